@@ -1,0 +1,110 @@
+"""Backbones: published sizes, policies, serialization and the builder."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from saaug_keras import backbones
+
+# Parameters and MACs with 1000 classes at the published resolution, batch norm folded.
+PUBLISHED = {
+    "mobilenetv2-tiny": (0.744e6, 23.50e6),
+    "mobilenetv2-w0.35": (1.670e6, 30.87e6),
+    "proxylessnas-w0.35": (1.774e6, 35.72e6),
+    "mobilenetv3-w0.35": (2.106e6, 19.50e6),
+    "mcunet-in0": (0.743e6, 6.36e6),
+    "mcunet-in1": (0.630e6, 12.79e6),
+    "mcunet-in2": (0.722e6, 67.29e6),
+    "mcunet-in3": (0.730e6, 81.79e6),
+    "mcunet-in4": (1.722e6, 125.87e6),
+}
+
+
+@pytest.mark.parametrize("name", backbones.NAMES)
+def test_parameters_and_macs_are_the_published_ones(name):
+    spec = backbones.spec(name)
+    parameters, macs = PUBLISHED[name]
+    assert round(backbones.count_parameters(spec) / 1e6, 3) == round(parameters / 1e6, 3)
+    assert round(backbones.count_macs(spec) / 1e6, 2) == round(macs / 1e6, 2)
+
+
+@pytest.mark.parametrize("operator", backbones.OPERATORS)
+def test_a_spec_survives_plain_data(operator):
+    spec = backbones.spec("mobilenetv3-w0.35", operator=operator, num_classes=7, squeeze_excite="shift")
+    assert backbones.NetSpec.from_dict(spec.as_dict()) == spec
+
+
+def test_the_stem_of_an_add_network_stays_multiplicative_and_its_classifier_shifts():
+    layers = {layer.name: layer for layer in backbones.lower(backbones.spec("mcunet-in0", operator="adder"))}
+    assert layers["stem"].operator == "conv"
+    assert layers["block1_expand"].operator == "adder"
+    assert layers["classifier"].operator == "shift"
+
+
+def test_a_shift_network_has_no_multiplicative_layer():
+    operators = {layer.operator for layer in backbones.lower(backbones.spec("mobilenetv2-tiny", operator="shift"))}
+    assert operators == {"shift", "none"}
+
+
+def test_shiftadd_is_a_shift_layer_and_an_add_layer():
+    layers = [x for x in backbones.lower(backbones.spec("mcunet-in0", operator="shiftadd")) if x.block == 2]
+    names = [x.name for x in layers if "depthwise" in x.name]
+    assert names == ["block2_depthwise_shift", "block2_depthwise_add"]
+    assert [x.operator for x in layers if "depthwise" in x.name] == ["shift", "adder"]
+
+
+def test_a_mixture_sets_each_block():
+    names = ["conv", "shift"] * 7 + ["adder"]
+    spec = backbones.spec("mcunet-in0", operator=names)
+    assert [block.operator for block in spec.blocks] == names
+    with pytest.raises(ValueError, match="NetSpec 'mcunet-in0': `operator` must be one name or 15 names"):
+        backbones.spec("mcunet-in0", operator=names[1:])
+
+
+def test_strides_drop_the_early_reductions():
+    spec = backbones.spec("mobilenetv2-tiny", input_shape=(32, 32, 3), strides=(1, 1, 2, 2, 2))
+    assert [layer.input_shape[:2] for layer in backbones.lower(spec) if layer.kind == "pool"] == [(4, 4)]
+    with pytest.raises(ValueError, match="backbones.spec: `strides` must be 5 numbers"):
+        backbones.spec("mobilenetv2-tiny", strides=(1, 2))
+
+
+def test_only_residual_blocks_can_be_depth_augmentation():
+    spec = backbones.spec("mcunet-in0")
+    blocks = list(spec.blocks)
+    residual = next(i for i, b in enumerate(blocks) if b.residual)
+    blocks[residual] = dataclasses.replace(blocks[residual], kept=False)
+    shorter = dataclasses.replace(spec, blocks=tuple(blocks))
+    assert not [x for x in backbones.lower(shorter) if x.block == residual]
+    assert backbones.lower(shorter, all_blocks=True) == backbones.lower(spec)
+    blocks[1] = dataclasses.replace(blocks[1], kept=False)
+    with pytest.raises(ValueError, match="block 1 cannot be depth augmentation"):
+        dataclasses.replace(spec, blocks=tuple(blocks))
+
+
+def test_an_unknown_backbone_names_the_known_ones():
+    with pytest.raises(ValueError, match="`name` must be one of 'mcunet-in0'"):
+        backbones.spec("mcunet-in9")
+
+
+@pytest.mark.parametrize("name", ["mcunet-in0", "mobilenetv3-w0.35"])
+@pytest.mark.parametrize("operator", ["conv", "shift5", "adder", "shiftadd"])
+def test_the_built_model_has_the_layers_of_the_spec(name, operator):
+    spec = backbones.spec(name, input_shape=(40, 33, 3), num_classes=5, operator=operator)
+    model = backbones.build(spec)
+    for layer in backbones.lower(spec):
+        kernel = getattr(model.get_layer(layer.name), "kernel", None)
+        if layer.weight_count:
+            assert int(np.prod(kernel.shape)) == layer.weight_count
+        assert tuple(model.get_layer(layer.name).output.shape[1:])[-1] == layer.output_shape[-1]
+    logits = model(np.random.default_rng(3).random((2, 40, 33, 3), "float32"))
+    assert logits.shape == (2, 5)
+    assert np.isfinite(np.asarray(logits)).all()
+
+
+def test_a_segmentation_network_gives_a_class_map():
+    spec = dataclasses.replace(
+        backbones.spec("mcunet-in0", input_shape=(48, 40, 3), num_classes=4, operator="shift"),
+        segmentation=backbones.SegmentationSpec(16, "shift", low_level_block=3),
+    )
+    assert backbones.build(spec).output_shape == (None, 48, 40, 4)
