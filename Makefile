@@ -1,0 +1,66 @@
+# `make demo` runs the main job, `make test` the tests. Both set up what they need in .venv on a machine that has
+# Python 3.11-3.13, a C compiler and make. Another interpreter: make test PYTHON=/path/to/python3.12
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+JOBS ?= 2
+SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for python in python3 python3.12 python3.13 python3.11; do \
+	$$python -c '$(SUITABLE)' >/dev/null 2>&1 && { command -v $$python; break; }; done)
+SOURCES := setup.cfg pyproject.toml README.md \
+	$(shell find saaug_keras tflm_export zoo -type f -not -path '*/__pycache__/*' 2>/dev/null)
+
+# Cross compilers and emulators for the tests that run kernels on microcontroller cores: command, Debian package.
+TOOLS := arm-none-eabi-gcc:gcc-arm-none-eabi riscv64-unknown-elf-gcc:gcc-riscv64-unknown-elf \
+	qemu-system-arm:qemu-system-arm qemu-system-riscv32:qemu-system-misc clang:clang
+LIBRARIES := libnewlib-arm-none-eabi picolibc-riscv64-unknown-elf
+
+.PHONY: help demo test lint tools clean
+
+help:
+	@echo 'make demo   train a small shift network, export it, run it on TFLite Micro; writes build/demo/report.json'
+	@echo 'make test   lint, then every test against the installed wheel'
+	@echo 'make clean  remove .venv and build'
+
+demo: $(VENV)/.demo
+	cd build && $(BIN)/python -m saaug_keras.demo --out demo
+
+test: tools lint
+	@mkdir -p build/test
+	cd build/test && $(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS) $(CURDIR)/tests
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+
+tools:
+	@missing=(); packages=(); \
+	for pair in $(TOOLS); do \
+		command -v $${pair%%:*} >/dev/null || { missing+=($${pair%%:*}); packages+=($${pair##*:}); }; \
+	done; \
+	[ $${#missing[@]} -eq 0 ] && exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "installing $${packages[*]} $(LIBRARIES)"; \
+		apt-get install -y -qq --no-install-recommends $${packages[@]} $(LIBRARIES) >/dev/null </dev/null \
+		|| { apt-get update -qq </dev/null && apt-get install -y -qq --no-install-recommends $${packages[@]} \
+			$(LIBRARIES) >/dev/null </dev/null; } && exit 0; \
+	fi; \
+	echo "not found: $${missing[*]}; the tests that need them are skipped."; \
+	echo "On Debian or Ubuntu: apt-get install $${packages[*]} $(LIBRARIES)"
+
+$(VENV)/bin/python:
+	@[ -n "$(PYTHON)" ] || { echo 'No Python 3.11, 3.12 or 3.13 with venv was found. Set PYTHON=/path/to/python.'; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+
+# A built wheel, not an editable install: what is tested is what a user gets. build/lib would keep deleted modules.
+$(VENV)/.demo $(VENV)/.test: $(VENV)/bin/python $(SOURCES)
+	rm -rf build/lib build/bdist.*
+	@mkdir -p build
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[$(if $(filter %.demo,$@),run,test)]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info
