@@ -1,0 +1,494 @@
+"""Image data sets as arrays, and the tf.data pipelines that feed them.
+
+Images are uint8 (N, H, W, C); `pipeline` turns them into float32 in [0, 1], pixel / 255.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import pathlib
+import pickle
+import sys
+import tarfile
+import urllib.request
+import zipfile
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from saaug_keras import _validate
+from saaug_keras._files import atomic_file
+
+_DIGITS = pathlib.Path(__file__).resolve().parent / "_data" / "digits.npz"
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images and labels, split into training and test.
+
+    Args:
+        name: as `load` takes it.
+        x_train, x_test: uint8 (N, H, W, C).
+        y_train, y_test: int32 (N,) classes, or uint8 (N, H, W) classes per pixel.
+        class_names: one name per class, in order.
+        mirror: whether a mirrored image still shows its class; digits do not.
+        ignore_class: label of pixels that belong to no class, or None.
+        x_validation, y_validation: the validation part where a data set comes with its own, else None.
+    """
+
+    name: str
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    class_names: tuple[str, ...]
+    mirror: bool = True
+    ignore_class: int | None = None
+    x_validation: np.ndarray | None = None
+    y_validation: np.ndarray | None = None
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are, without the ignored one."""
+        return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of one image."""
+        return self.x_train.shape[1:]
+
+    def split(self, validation_fraction: float = 0.1, seed: int = 0):
+        """Holds out a part of the training images for choosing models; the test images are not touched.
+
+        Args:
+            validation_fraction: share of the training images, in (0, 1). Every class gives its share, rounded. A data
+                set that comes with its own validation images gives those.
+            seed: which images; the same seed gives the same split.
+        Returns:
+            ((x, y) for fitting, (x, y) for validation), each in the original order.
+        """
+        if self.x_validation is not None:
+            return (self.x_train, self.y_train), (self.x_validation, self.y_validation)
+        owner = f"Dataset '{self.name}'"
+        count = len(self.x_train)
+        _validate.number_in(owner, "validation_fraction", validation_fraction, 0, 1, " of the training images")
+        groups = self.y_train if self.y_train.ndim == 1 else np.zeros(count, np.int32)
+        held = _stratified(groups, validation_fraction, np.random.default_rng(seed))
+        if not 0 < held.sum() < count:
+            raise ValueError(
+                f"{owner}: `validation_fraction` must leave images on both sides of {count} training images. "
+                f"Received: validation_fraction={validation_fraction}."
+            )
+        return (self.x_train[~held], self.y_train[~held]), (self.x_train[held], self.y_train[held])
+
+
+def _stratified(groups, fraction, generator):
+    """A bool mask that is True for `fraction` of every group."""
+    held = np.zeros(len(groups), bool)
+    for group in np.unique(groups):
+        members = np.flatnonzero(groups == group)
+        held[generator.permutation(members)[: round(fraction * len(members))]] = True
+    return held
+
+
+def load(name: str, *, data_dir=None) -> Dataset:
+    """Loads a data set.
+
+    Args:
+        name: "digits" (8x8 grey, bundled: no network), "cifar10", "cifar100" (32x32 colour) or "camvid" (road scenes
+            with a class for every pixel).
+        data_dir: for the CIFARs, a folder with the official binary or python layout (`cifar-100-binary/train.bin`,
+            `cifar-100-python/train`, ...), or that layout's own folder. Without one, or if it holds neither, Keras's
+            cache is searched, then the archive is downloaded into that cache. For camvid, the .npz file or its folder.
+    Raises:
+        ValueError: an unknown name, or damaged files.
+        FileNotFoundError: the data is in none of the places.
+    """
+    _validate.one_of("datasets.load", "name", name, tuple(sorted(_LOADERS)))
+    if data_dir is not None and not pathlib.Path(data_dir).exists():
+        raise FileNotFoundError(f"datasets.load: `data_dir` must be an existing folder. Received: data_dir={data_dir}.")
+    return _LOADERS[name](None if data_dir is None else pathlib.Path(data_dir))
+
+
+def _load_digits(_):
+    with np.load(_DIGITS) as arrays:
+        images, labels = arrays["images"], arrays["labels"].astype(np.int32)
+    test = _stratified(labels, 0.2, np.random.default_rng(20240702))
+    names = tuple(str(digit) for digit in range(10))
+    return Dataset("digits", images[~test], labels[~test], images[test], labels[test], names, mirror=False)
+
+
+@dataclass(frozen=True)
+class _Cifar:
+    """Where the files of a CIFAR are. `binary_labels` counts the label bytes of a record; the last one is the class."""
+
+    name: str
+    binary_folder: str
+    binary_train: tuple[str, ...]
+    binary_test: str
+    binary_names: str
+    binary_labels: int
+    python_folder: str
+    python_train: tuple[str, ...]
+    python_test: str
+    python_meta: str
+    labels_key: bytes
+    names_key: bytes
+    classes: int
+    sha256: str
+
+    @property
+    def url(self):
+        return f"https://www.cs.toronto.edu/~kriz/{self.archive}"
+
+    @property
+    def archive(self):
+        return f"cifar-{self.classes}-python.tar.gz"
+
+    @property
+    def cache(self):
+        """Folder and archive as Keras's own loader names them."""
+        folder = pathlib.Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "datasets"
+        return folder / f"cifar-{self.classes}-{'batches-py' if self.classes == 10 else 'python'}-target"
+
+
+_CIFAR10 = _Cifar(
+    "cifar10", "cifar-10-batches-bin", tuple(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin",
+    "batches.meta.txt", 1, "cifar-10-batches-py", tuple(f"data_batch_{i}" for i in range(1, 6)), "test_batch",
+    "batches.meta", b"labels", b"label_names", 10, "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+)  # fmt: skip
+_CIFAR100 = _Cifar(
+    "cifar100", "cifar-100-binary", ("train.bin",), "test.bin", "fine_label_names.txt", 2, "cifar-100-python",
+    ("train",), "test", "meta", b"fine_labels", b"fine_label_names", 100,
+    "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
+)  # fmt: skip
+
+
+def _load_cifar(files, data_dir):
+    roots = [] if data_dir is None else [data_dir]
+    for root in (*roots, files.cache, files.cache.parent):
+        for folder in (root, root / files.binary_folder):
+            if all((folder / name).is_file() for name in (*files.binary_train, files.binary_test)):
+                return _cifar_binary(files, folder)
+        for folder in (root, root / files.python_folder):
+            if all((folder / name).is_file() for name in (*files.python_train, files.python_test)):
+                return _cifar_python(files, lambda name, folder=folder: (folder / name).read_bytes(), str(folder))
+    archives = [root / files.archive for root in roots]
+    archives += [files.cache.with_name(files.cache.name + "_archive"), files.cache.parent / files.archive]
+    for archive in archives:
+        if archive.is_file() and _sha256(archive) == files.sha256:
+            return _cifar_archive(files, archive)
+    return _cifar_archive(files, _download(files, data_dir))
+
+
+def _download(files, data_dir):
+    """The archive in Keras's cache, where Keras finds it again."""
+    target = files.cache.with_name(files.cache.name + "_archive")
+    given = "no `data_dir` was given" if data_dir is None else f"`data_dir` {data_dir} holds neither"
+    try:
+        print(f"{files.name}: downloading {files.url}", file=sys.stderr)
+        with atomic_file(target) as aside, urllib.request.urlopen(files.url, timeout=60) as response:
+            with open(aside, "wb") as file:
+                while block := response.read(1 << 20):
+                    file.write(block)
+            if _sha256(aside) != files.sha256:
+                raise OSError("the archive that came has the wrong SHA-256")
+    except OSError as error:
+        raise FileNotFoundError(
+            f"datasets.load: {files.name} is in none of three places. 1. A local folder with "
+            f"{files.binary_folder}/{files.binary_test} or {files.python_folder}/{files.python_test}: {given}. "
+            f"2. Keras's cache: neither {files.cache} nor {target.name} is there. 3. Download of {files.url}: {error}. "
+            "Unpack the data set into a folder and name that folder."
+        ) from error
+    return target
+
+
+def _sha256(path):
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _damaged(files, where, what):
+    return ValueError(f"datasets.load: {files.name} file {where} is damaged: {what}.")
+
+
+def _cifar_dataset(files, parts, names):
+    """From (pixels uint8 (N, 3072) plane by plane, labels) of training and test."""
+    arrays = []
+    for pixels, labels, where in parts:
+        if len(labels) and labels.max() >= files.classes:
+            raise _damaged(files, where, f"label {labels.max()} is not below {files.classes}")
+        images = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        arrays += [np.ascontiguousarray(images), labels.astype(np.int32)]
+    return Dataset(files.name, *arrays, names)
+
+
+def _cifar_binary(files, folder):
+    length = files.binary_labels + 3072
+    parts = []
+    for group in (files.binary_train, (files.binary_test,)):
+        records = []
+        for name in group:
+            raw = np.fromfile(folder / name, np.uint8)
+            if raw.size == 0 or raw.size % length:
+                raise _damaged(files, folder / name, f"{raw.size} bytes are not a multiple of {length}")
+            records.append(raw.reshape(-1, length))
+        records = np.concatenate(records)
+        parts.append((records[:, files.binary_labels :], records[:, files.binary_labels - 1], folder / group[0]))
+    names = folder / files.binary_names
+    names = names.read_text().split() if names.is_file() else []
+    return _cifar_dataset(files, parts, _names(files, names))
+
+
+def _cifar_python(files, read, where):
+    """`read(name)` gives the bytes of a file of the python layout."""
+    parts = []
+    for group in (files.python_train, (files.python_test,)):
+        pixels, labels = [], []
+        for name in group:
+            batch = _unpickle(files, read(name), f"{where}/{name}")
+            try:
+                data, classes = np.asarray(batch[b"data"], np.uint8), np.asarray(batch[files.labels_key])
+            except KeyError as error:
+                raise _damaged(files, f"{where}/{name}", f"it has no {error}") from error
+            if data.shape != (len(classes), 3072):
+                raise _damaged(files, f"{where}/{name}", f"{data.shape} pixels for {len(classes)} labels")
+            pixels.append(data)
+            labels.append(classes)
+        parts.append((np.concatenate(pixels), np.concatenate(labels), f"{where}/{group[0]}"))
+    try:
+        meta = _unpickle(files, read(files.python_meta), f"{where}/{files.python_meta}")
+        names = [name.decode() for name in meta[files.names_key]]
+    except (FileNotFoundError, KeyError):
+        names = []
+    return _cifar_dataset(files, parts, _names(files, names))
+
+
+def _cifar_archive(files, path):
+    with tarfile.open(path) as archive:
+        members = {pathlib.PurePath(member.name).name: member for member in archive.getmembers() if member.isfile()}
+        return _cifar_python(files, lambda name: archive.extractfile(members[name]).read(), str(path))
+
+
+def _names(files, names):
+    return tuple(names) if len(names) == files.classes else tuple(f"class {index}" for index in range(files.classes))
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """A pickle can run code; the official files hold NumPy arrays and nothing else that needs a name."""
+
+    def find_class(self, module, name):
+        arrays = module.startswith("numpy") and name in ("_reconstruct", "ndarray", "dtype", "_frombuffer")
+        if arrays or (module, name) == ("_codecs", "encode"):  # the latter is how Python 3 writes bytes
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"it names {module}.{name}")
+
+
+def _unpickle(files, data, where):
+    try:
+        return _ArraysOnly(io.BytesIO(data), encoding="bytes").load()
+    except (pickle.UnpicklingError, EOFError, ValueError, IndexError, KeyError) as error:
+        raise _damaged(files, where, error) from error
+
+
+_CAMVID_CLASSES = (
+    "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist",
+)  # fmt: skip
+
+
+def _load_camvid(data_dir):
+    wanted = ".npz with x_train, y_train, x_val, y_val, x_test, y_test: images (N, H, W, 3), labels (N, H, W), uint8"
+    files = []
+    if data_dir is not None:
+        files = [data_dir] if data_dir.is_file() else sorted(data_dir.glob("*.npz"))
+    if len(files) != 1:
+        raise FileNotFoundError(
+            f"datasets.load: camvid's `data_dir` must be an {wanted}, or a folder with one .npz. Received: "
+            f"data_dir={data_dir}{f' with {len(files)} .npz files' if data_dir else ''}."
+        )
+    keys = ("x_train", "y_train", "x_test", "y_test", "x_val", "y_val")
+    try:
+        with np.load(files[0]) as stored:
+            arrays = {key: stored[key] for key in keys}
+    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+        raise ValueError(f"datasets.load: {files[0]} is damaged or not an {wanted}: {error}.") from error
+    ignored = len(_CAMVID_CLASSES)
+    for part in ("train", "val", "test"):
+        images, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
+        if images.shape != (*labels.shape, 3) or images.dtype != np.uint8 or labels.dtype != np.uint8:
+            raise ValueError(f"datasets.load: {files[0]}, part {part}, is not an {wanted}.")
+        if labels.max() > ignored:
+            raise ValueError(f"datasets.load: {files[0]}, part {part}: label {labels.max()} is above {ignored}.")
+    return Dataset(
+        "camvid", *(arrays[key] for key in keys[:4]), _CAMVID_CLASSES, ignore_class=ignored,
+        x_validation=arrays["x_val"], y_validation=arrays["y_val"],
+    )  # fmt: skip
+
+
+_LOADERS = {
+    "camvid": _load_camvid,
+    "cifar10": lambda data_dir: _load_cifar(_CIFAR10, data_dir),
+    "cifar100": lambda data_dir: _load_cifar(_CIFAR100, data_dir),
+    "digits": _load_digits,
+}
+
+
+class EpochCounter(keras.callbacks.Callback):
+    """Tells a `pipeline` which epoch it is, so that a resumed run sees the images that the first run would have seen.
+
+    Pass one object both as `pipeline(..., epoch=counter)` and in `fit(callbacks=[counter])`.
+    """
+
+    def __init__(self):
+        super().__init__()
+        with tf.device("CPU"):
+            self.variable = tf.Variable(0, dtype=tf.int64, trainable=False)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.variable.assign(epoch)
+
+
+def pipeline(
+    x, y=None, *, batch_size: int, shuffle: bool = False, augment: bool = False, seed: int = 0, epoch=None,
+    resolution=None, pad: int | None = None, flip: bool = True, ignore_class: int = 0, drop_remainder: bool = False,
+) -> tf.data.Dataset:  # fmt: skip
+    """Batches of float32 images in [0, 1], with their labels if there are any.
+
+    Args:
+        x: uint8 (N, H, W, C).
+        y: labels (N,) or (N, H, W), or None. Labels per pixel are cropped, mirrored and resized as their image is.
+        batch_size: images per batch; the last may be smaller unless `drop_remainder`.
+        shuffle: a new order every epoch.
+        augment: shift each image by up to `pad` pixels in both directions (zeros come in) and, with `flip`, mirror
+            half of them; drawn anew per image and epoch.
+        seed: of order and augmentation: the same seed gives the same batches.
+        epoch: an `EpochCounter`, or an int that fixes one epoch's batches. By default each iteration is a new epoch.
+        resolution: int or (H, W): images are resized (bilinear, antialiased, to whole grey values) after augmentation.
+        pad: pixels; by default an eighth of the height.
+        flip: False where a mirrored image changes its meaning.
+        ignore_class: the label of pixels that a shift brings in.
+        drop_remainder: leave out the last, smaller batch.
+    """
+    owner = "datasets.pipeline"
+    x = np.asarray(x)
+    if x.ndim != 4 or x.dtype != np.uint8 or not len(x):
+        raise ValueError(f"{owner}: `x` must be uint8 (N, H, W, C), N >= 1. Received: x={x.dtype} {x.shape}.")
+    if y is not None and (len(y) != len(x) or np.ndim(y) not in (1, 3)):
+        raise ValueError(
+            f"{owner}: `y` must be (N,) or (N, H, W) with N = {len(x)} as in `x`. Received: y of shape {np.shape(y)}."
+        )
+    _validate.int_in(owner, "batch_size", batch_size, 1, 1 << 20, " images")
+    _validate.int_in(owner, "seed", seed, 0, 2**31 - 1)
+    pad = x.shape[1] // 8 if pad is None else _validate.int_in(owner, "pad", pad, 0, 1 << 12, " pixels")
+    size = None if resolution is None else _validate.pair_of(owner, "resolution", resolution)
+    with tf.device("CPU"):
+        images = tf.constant(x)
+        labels = None if y is None else tf.constant(y)
+    count = len(x)
+
+    def batches_of(number):
+        order = tf.range(count)
+        if shuffle:
+            order = tf.random.experimental.stateless_shuffle(order, tf.stack([tf.constant(seed, tf.int64), number]))
+        batches = tf.data.Dataset.from_tensor_slices(order).batch(batch_size, drop_remainder=drop_remainder)
+        return batches.enumerate().map(lambda step, rows: (number, step, rows))
+
+    def fetch(number, step, rows):
+        batch = tf.gather(images, rows)
+        truth = None if labels is None else tf.gather(labels, rows)
+        if augment:
+            key = tf.random.fold_in(tf.stack([tf.constant(seed, tf.int64), number]), step + 1)
+            batch, truth = _shift_and_flip(batch, truth, key, pad, flip, ignore_class)
+        if size is not None and size != x.shape[1:3]:
+            batch = _resize(batch, size)
+            if truth is not None and truth.shape.rank == 3:
+                truth = tf.image.resize(truth[..., None], size, method="nearest")[..., 0]
+        batch = tf.cast(batch, tf.float32) / 255.0
+        return batch if truth is None else (batch, truth)
+
+    if isinstance(epoch, EpochCounter):
+        numbers = tf.data.Dataset.range(1).map(lambda _: epoch.variable.read_value())
+    elif epoch is not None:
+        numbers = tf.data.Dataset.from_tensors(tf.constant(epoch, tf.int64))
+    else:
+        numbers = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True).take(1)
+    batches = numbers.flat_map(batches_of).map(fetch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    steps = count // batch_size if drop_remainder else -(-count // batch_size)
+    return batches.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(2)
+
+
+def _shift_and_flip(batch, truth, key, pad, flip, ignore_class):
+    """One shift and one coin per image, by gathering rows, then columns: no loop over images and no interpolation."""
+    count, (height, width) = tf.shape(batch)[0], batch.shape[1:3]
+    draws = tf.random.stateless_uniform((count, 3), key, 0, 1 << 30, tf.int32)
+    shift = draws[:, :2] % (2 * pad + 1)
+    rows = tf.range(height) + shift[:, :1]
+    columns = tf.range(width)
+    if flip:
+        columns = tf.where(draws[:, 2:] % 2 == 1, width - 1 - columns, columns)
+    columns = columns + shift[:, 1:]
+
+    def move(tensor, fill):
+        margins = [[0, 0], [pad, pad], [pad, pad]] + [[0, 0]] * (tensor.shape.rank - 3)
+        padded = tf.pad(tensor, margins, constant_values=tf.cast(fill, tensor.dtype))
+        return tf.gather(tf.gather(padded, rows, batch_dims=1), columns, axis=2, batch_dims=1)
+
+    return move(batch, 0), truth if truth is None or truth.shape.rank == 1 else move(truth, ignore_class)
+
+
+def _resize(batch, size):
+    values = tf.image.resize(tf.cast(batch, tf.float32), size, antialias=True)
+    return tf.cast(tf.clip_by_value(tf.round(values), 0, 255), tf.uint8)
+
+
+def resize(x, resolution) -> np.ndarray:
+    """Images at another size, as `pipeline(resolution=...)` makes them: what a deployed network is fed.
+
+    Args:
+        x: uint8 (N, H, W, C).
+        resolution: int or (H, W).
+    Returns:
+        uint8 (N, *resolution, C).
+    """
+    size = _validate.pair_of("datasets.resize", "resolution", resolution)
+    if tuple(size) == tuple(x.shape[1:3]):
+        return x
+    return np.concatenate([_resize(tf.constant(x[start : start + 256]), size) for start in range(0, len(x), 256)])
+
+
+def load_folder(path, *, resolution=None) -> tuple[np.ndarray, list[str]]:
+    """Image files of a folder, sorted by name: PNG, JPEG, GIF, BMP.
+
+    Args:
+        path: the folder, or one image file.
+        resolution: int or (H, W) to resize to; needed when the files differ in size.
+    Returns:
+        (uint8 (N, H, W, 3), file names).
+    """
+    path = pathlib.Path(path)
+    endings = (".png", ".jpg", ".jpeg", ".gif", ".bmp")
+    files = [path] if path.is_file() else sorted(file for file in path.glob("*") if file.suffix.lower() in endings)
+    if not files:
+        raise FileNotFoundError(
+            f"datasets.load_folder: `path` must hold images ({', '.join(endings)}). Received: path={path}."
+        )
+    images = []
+    for file in files:
+        try:
+            image = tf.io.decode_image(file.read_bytes(), channels=3, expand_animations=False).numpy()
+        except tf.errors.InvalidArgumentError as error:
+            raise ValueError(f"datasets.load_folder: {file} is not an image that can be read.") from error
+        images.append(image if resolution is None else resize(image[None], resolution)[0])
+    sizes = {image.shape for image in images}
+    if len(sizes) > 1:
+        raise ValueError(
+            f"datasets.load_folder: images in {path} differ in size: {sorted(sizes)[:4]}. Give `resolution`."
+        )
+    return np.stack(images), [file.name for file in files]
