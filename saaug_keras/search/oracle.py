@@ -1,0 +1,710 @@
+"""The oracle of the two-stage search: what to try next, under limits, and a state that survives anything.
+
+It speaks KerasTuner's protocol (create_trial, update_trial, end_trial, get_space, ...), so its chief and workers serve
+it unchanged. It does not use the base class's implementation of those calls: that one keeps its lock after an
+exception, writes its state in place, and waits for ever for a worker that is gone.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import pathlib
+import threading
+import time
+import warnings
+
+import keras_tuner
+import numpy as np
+from keras_tuner.engine import trial as trial_module
+
+from saaug_keras import _files, _validate
+from saaug_keras._version import __version__
+from saaug_keras.search import pareto
+
+Status = trial_module.TrialStatus
+HEARTBEAT = "heartbeat"
+_REJECTS_SHOWN = 400  # per stage, kept for the page
+
+
+def _locked(method):
+    @functools.wraps(method)
+    def wrapped(self, *args, **kwargs):
+        with self._lock:
+            return method(self, *args, **kwargs)
+
+    return wrapped
+
+
+class TwoStageOracle(keras_tuner.Oracle):
+    """Steady-state ageing evolution under limits, in one or two stages.
+
+    Stage 1 searches `space`; its best trial makes the space of stage 2 (`space.second_stage`), if there is one. In
+    each stage the first `population_size` trials are random; after that a proposal is a mutation or a crossover, with
+    equal chances, of the `top` best among the `population_size` trials that finished last. There is no barrier
+    between generations: a slow or lost worker holds nobody up.
+
+    "Best" is NSGA-II's order on the objective and the costs in `minimize`, feasible trials before infeasible ones. A
+    candidate beyond a limit is rejected before it becomes a trial, and counted by reason in `rejects`.
+
+    Every draw depends on `seed` and the number of proposals so far, and on finished trials, on nothing else: so a
+    killed search goes on with the same proposals.
+
+    Args:
+        space: `GeneSpace` of the first stage.
+        stage_trials: trials of stage 1 and of stage 2, ints in [1, 1000000]; one int for a search of one stage.
+        limits: cost name -> largest allowed value; the names are in `space.cost_names`.
+        slack: cost name -> factor >= 1 on that limit in stage 1, whose winner loses layers in stage 2.
+        minimize: costs to be kept small beside the objective being kept large.
+        strategy: "evolution" or "random" (the same space, limits and rejection without learning: the baseline).
+        population_size, top: trials that count as alive, and those that become parents.
+        mutation_probability: per gene, in [0, 1].
+        reject_infeasible: False lets candidates beyond the limits become trials, ranked behind the feasible ones.
+        attempts: draws for one proposal; after them the last draw is shrunk, gene by gene, until it fits.
+        lease_seconds: a trial whose worker sends no sign of life for so long goes to another worker.
+        lost_leases: a trial lost so often counts as failed.
+        max_consecutive_failed_trials: after so many failures in a row the search ends with an error.
+        objective: metric that the tuner reports, to be kept large.
+        seed: int.
+    Raises:
+        ValueError: an unknown cost, a number out of range, or a limit that no candidate meets (with what the smallest
+            candidate needs).
+    Source: ageing evolution, Real et al. 2018, arXiv:1802.01548; ranking, Deb et al. 2002; numbers, ShiftAddNAS.
+    """
+
+    def __init__(
+        self,
+        space,
+        stage_trials=(500, 500),
+        *,
+        limits=None,
+        slack=None,
+        minimize=(),
+        strategy="evolution",
+        population_size=50,
+        top=10,
+        mutation_probability=0.2,
+        reject_infeasible=True,
+        attempts=200,
+        lease_seconds=120.0,
+        lost_leases=3,
+        max_consecutive_failed_trials=3,
+        objective="val_accuracy",
+        seed=0,
+    ):
+        owner = "TwoStageOracle"
+        stages = (stage_trials,) if isinstance(stage_trials, int) else tuple(stage_trials)
+        for number in stages:
+            _validate.int_in(owner, "stage_trials", number, 1, 1_000_000, " trials")
+        self.stage_trials = stages
+        _validate.one_of(owner, "strategy", strategy, ("evolution", "random"))
+        self.population_size = _validate.int_in(owner, "population_size", population_size, 2, 100_000, " trials")
+        self.top = _validate.int_in(owner, "top", top, 1, population_size, " trials")
+        self.mutation_probability = _validate.number_in(owner, "mutation_probability", mutation_probability, 0, 1)
+        self.attempts = _validate.int_in(owner, "attempts", attempts, 1, 1_000_000, " draws")
+        self.lease_seconds = _validate.number_in(owner, "lease_seconds", lease_seconds, 0.1, 86400, " s")
+        self.limits = dict(limits or {})
+        self.minimize = tuple(minimize)
+        self.slack = dict(slack or {})
+        for name in (*self.limits, *self.minimize, *self.slack):
+            _validate.one_of(owner, "limits, minimize or slack", name, space.cost_names)
+        for name, factor in self.slack.items():
+            _validate.number_in(owner, f"slack of {name}", factor, 1, 1000)
+        super().__init__(
+            objective=keras_tuner.Objective(objective, "max"),
+            max_trials=sum(stages),
+            hyperparameters=space.hyperparameters(),
+            max_consecutive_failed_trials=max_consecutive_failed_trials,
+        )
+        self.seed = _validate.int_in(owner, "seed", seed, 0, 2**63 - 1)  # after super, which turns 0 into a random one
+        self.space = space
+        self.strategy = strategy
+        self.reject_infeasible = reject_infeasible
+        self.lost_leases = lost_leases
+        self.stage = 1
+        self.subnet = None  # values of the first stage's winner
+        self.rejects = {}  # stage (as text) -> reason -> count
+        self.rejected = {}  # stage -> costs of the last rejected candidates
+        self.failure = None  # why the search cannot go on; the tuner raises it
+        self.clock = time.monotonic
+        self._spaces = {1: space}
+        self._lock = threading.RLock()
+        self._proposals = 0
+        self._facts = {}  # trial id -> {"values", "stage", "costs"}
+        self._tried = set()
+        self._leases = {}  # trial id -> (tuner id, end of the lease)
+        self._seen = {}  # tuner id -> when it last spoke
+        self._losses = {}  # trial id -> expired leases
+        self._display = TrialLines(self)
+        self._check_limits(space, self._limits(1))
+
+    # Space and limits
+
+    @property
+    def identity(self) -> dict:
+        """What must be equal for a state or a worker to belong to this search."""
+        return {
+            "version": __version__,
+            "space": self.space.identity,
+            "stages": len(self.stage_trials),
+            "limits": self.limits,
+            "slack": self.slack,
+            "minimize": list(self.minimize),
+            "objective": self.objective.name,
+        }
+
+    def stage_space(self, stage: int):
+        """The `GeneSpace` of a stage that has begun."""
+        if stage not in self._spaces:
+            self._spaces[stage] = self.space.second_stage(self.subnet)
+        return self._spaces[stage]
+
+    def _limits(self, stage):
+        if stage == len(self.stage_trials):
+            return self.limits
+        return {name: limit * self.slack.get(name, 1) for name, limit in self.limits.items()}
+
+    def _check_limits(self, space, limits):
+        candidates = [space.costs(values) for values in space.smallest()]
+        unmet = []
+        for name, limit in limits.items():
+            least = min(costs[name] for costs in candidates)
+            if least > limit:
+                unmet.append(f"{name}={limit:g} (the smallest network needs {least:g})")
+        if unmet:
+            raise ValueError(f"TwoStageOracle: `limits` that no candidate meets: {', '.join(unmet)}.")
+
+    def violation(self, stage: int, costs: dict) -> float:
+        """How far costs are beyond a stage's limits, as a sum of fractions of them; 0 is feasible."""
+        return sum(
+            max(0.0, costs[name] / limit - 1) if limit else float(costs[name])
+            for name, limit in self._limits(stage).items()
+        )
+
+    # Proposals
+
+    def populate_space(self, trial_id):
+        """The next candidate: {"status", "values"}. Never raises for lack of one: `failure` then says why."""
+        if self.failure is not None:
+            return {"status": Status.STOPPED}
+        if self._started(self.stage) >= self.stage_trials[self.stage - 1]:
+            if self.ongoing_trials or self._retry_queue:
+                return {"status": Status.IDLE}
+            if self.stage == len(self.stage_trials) or not self._begin_next_stage():
+                return {"status": Status.STOPPED}
+        values = self._propose(np.random.default_rng([self.seed, self._proposals]))
+        if values is None:
+            # Exhausted: every candidate that fits was tried. What is ongoing still counts.
+            if self.ongoing_trials or self._retry_queue:
+                return {"status": Status.IDLE}
+            if self.stage < len(self.stage_trials) and self._begin_next_stage():
+                return self.populate_space(trial_id)
+            return {"status": Status.STOPPED}
+        return {"status": Status.RUNNING, "values": values}
+
+    def _started(self, stage):
+        return sum(facts["stage"] == stage for facts in self._facts.values())
+
+    def _begin_next_stage(self):
+        best = next((t for t in self.ranked(self.stage) if self._violation_of(t) == 0), None)
+        if best is None:
+            self.failure = f"stage {self.stage} ended without one finished trial within the limits."
+            return False
+        self.subnet = dict(self._facts[best.trial_id]["values"])
+        if self.space.second_stage(self.subnet) is None:
+            return False
+        self.stage += 1
+        try:
+            self._check_limits(self.stage_space(self.stage), self._limits(self.stage))
+        except ValueError as error:
+            self.failure = f"{error} The first stage's winner is too large even without its optional layers."
+            return False
+        return True
+
+    def _propose(self, rng):
+        space = self.stage_space(self.stage)
+        limits = self._limits(self.stage)
+        parents = self._parents() if self.strategy == "evolution" else []
+        seeds = [s for s in map(space.canonical, space.seeds()) if self._key(s) not in self._tried]
+        last = None
+        for attempt in range(self.attempts):
+            if attempt < len(seeds):
+                values = seeds[attempt]
+            elif not parents:
+                values = space.sample(rng)
+            elif rng.random() < 0.5 or len(parents) < 2:
+                parent = parents[rng.integers(len(parents))]
+                values = space.mutate(parent, rng, self.mutation_probability)
+            else:
+                first, second = rng.choice(len(parents), 2, replace=False)
+                values = space.crossover(parents[first], parents[second], rng)
+            if self._accept(space, values, limits):
+                return values
+            last = values
+        for start in [last] + [space.sample(rng) for _ in range(20)]:
+            for values in space.shrink(start, rng):
+                if self._accept(space, values, limits):
+                    return values
+        return None
+
+    def _accept(self, space, values, limits):
+        counts = self.rejects.setdefault(str(self.stage), {})
+        if self._key(values) in self._tried:
+            counts["duplicate"] = counts.get("duplicate", 0) + 1
+            return False
+        costs = space.costs(values)
+        beyond = [name for name, limit in limits.items() if costs[name] > limit]
+        if beyond and self.reject_infeasible:
+            for name in beyond:
+                counts[name] = counts.get(name, 0) + 1
+            sample = self.rejected.setdefault(str(self.stage), [])
+            sample.append({name: float(costs[name]) for name in space.cost_names})
+            del sample[:-_REJECTS_SHOWN]
+            return False
+        return True
+
+    def _parents(self):
+        """Values of the `top` best of the living; none until the first population is complete."""
+        ended = [i for i in self.end_order if self._facts[i]["stage"] == self.stage and self._is_scored(self.trials[i])]
+        if len(ended) < min(self.population_size, self.stage_trials[self.stage - 1] // 2 or 1):
+            return []
+        return [self._facts[t.trial_id]["values"] for t in self._rank(ended[-self.population_size :])[: self.top]]
+
+    # Ranking
+
+    @staticmethod
+    def _is_scored(trial):
+        return trial.status == Status.COMPLETED and trial.score is not None
+
+    def _violation_of(self, trial):
+        facts = self._facts[trial.trial_id]
+        return self.violation(facts["stage"], facts["costs"])
+
+    def _objectives(self, trials, minimize):
+        return np.array([[-t.score, *(self._facts[t.trial_id]["costs"][m] for m in minimize)] for t in trials])
+
+    def _rank(self, trial_ids):
+        trials = [self.trials[i] for i in trial_ids]
+        order = pareto.best_first(self._objectives(trials, self.minimize), [self._violation_of(t) for t in trials])
+        return [trials[i] for i in order]
+
+    def _scored(self, stage):
+        stage = stage or self.stage
+        return [t for i, t in self.trials.items() if self._facts[i]["stage"] == stage and self._is_scored(t)]
+
+    @_locked
+    def ranked(self, stage=None):
+        """Finished trials of a stage (default: the current one): feasible ones first, then by score, best first."""
+        return sorted(self._scored(stage), key=lambda t: (self._violation_of(t), -t.score))
+
+    @_locked
+    def pareto_front(self, minimize=None, stage=None):
+        """The feasible trials that no other dominates, by falling score.
+
+        Args:
+            minimize: costs beside the objective. Default: the oracle's, or all of the space's if it has none.
+            stage: 1 or 2. Default: the stage reached.
+        """
+        minimize = tuple(minimize or self.minimize or self.space.cost_names)
+        for name in minimize:
+            _validate.one_of("pareto_front", "minimize", name, self.space.cost_names)
+        trials = [t for t in self._scored(stage) if self._violation_of(t) == 0]
+        if not trials:
+            return []
+        ranks = pareto.fronts(self._objectives(trials, minimize), np.zeros(len(trials)))
+        return sorted((t for t, rank in zip(trials, ranks, strict=True) if rank == 0), key=lambda t: -t.score)
+
+    @_locked
+    def get_best_trials(self, num_trials=1):
+        """The best trials of the stage reached, feasible ones first; of the first if the second has none yet."""
+        return (self.ranked() or self.ranked(1))[:num_trials]
+
+    @_locked
+    def candidate(self, trial_id) -> dict:
+        """{"stage", "values", "costs", "feasible"} of a trial."""
+        facts = self._facts[trial_id]
+        return {**facts, "feasible": self.violation(facts["stage"], facts["costs"]) == 0}
+
+    @_locked
+    def history(self) -> list[dict]:
+        """One plain row for every finished trial, in the order of finishing."""
+        rows = []
+        for trial_id in self.end_order:
+            trial = self.trials[trial_id]
+            seconds = trial.metrics.get_last_value("seconds") if trial.metrics.exists("seconds") else None
+            rows.append(
+                {
+                    "trial": trial_id, "status": trial.status, "score": trial.score,
+                    "seconds": None if seconds is None else float(seconds), **self.candidate(trial_id),
+                }
+            )  # fmt: skip
+        return rows
+
+    # KerasTuner's protocol
+
+    @_locked
+    def get_space(self):
+        """The space with one more entry, which says whose search this is."""
+        space = self.space.hyperparameters()
+        space.Fixed("search_identity", json.dumps(self.identity, sort_keys=True))
+        return space
+
+    @_locked
+    def create_trial(self, tuner_id):
+        """The next trial for a tuner, or an empty one that says IDLE or STOPPED."""
+        self.tuner_ids.add(tuner_id)
+        self._seen[tuner_id] = self.clock()
+        if tuner_id in self.ongoing_trials:
+            return self.ongoing_trials[tuner_id]
+        self.expire_leases()
+        if self._retry_queue and self.failure is None:
+            trial = self.trials[self._retry_queue.pop(0)]
+            trial.status = Status.RUNNING
+        else:
+            trial_id = f"{self._proposals:0{len(str(self.max_trials))}d}"
+            response = self.populate_space(trial_id)
+            if response["status"] != Status.RUNNING:
+                if response["status"] == Status.STOPPED:
+                    self.tuner_ids.discard(tuner_id)
+                return trial_module.Trial(self._hyperparameters({}), trial_id, response["status"])
+            trial = self._new_trial(trial_id, self.stage, response["values"])
+        self._leases[trial.trial_id] = (tuner_id, self.clock() + self.lease_seconds)
+        self.ongoing_trials[tuner_id] = trial
+        self._save_trial(trial)
+        self.save()
+        self._display.on_trial_begin(trial)
+        return trial
+
+    def _hyperparameters(self, values):
+        # Values without the space: it is the same for every trial, and would be most of every file.
+        hyperparameters = keras_tuner.HyperParameters()
+        hyperparameters.values = dict(values)
+        return hyperparameters
+
+    def _new_trial(self, trial_id, stage, values):
+        values = {"stage": stage, **(self.subnet if stage > 1 else {}), **values}
+        trial = trial_module.Trial(self._hyperparameters(values), trial_id, Status.RUNNING)
+        self._proposals += 1
+        self.trials[trial_id] = trial
+        self.start_order.append(trial_id)
+        self._remember(trial)
+        return trial
+
+    def _remember(self, trial):
+        values = dict(trial.hyperparameters.values)
+        stage = values.pop("stage")
+        space = self.stage_space(stage)
+        values = {name: value for name, value in values.items() if name in space.genes}
+        self._facts[trial.trial_id] = {
+            "stage": stage, "values": values, "costs": {n: float(c) for n, c in space.costs(values).items()},
+        }  # fmt: skip
+        self._tried.add(self._key(values))
+
+    @staticmethod
+    def _key(values):
+        return tuple(values.items())
+
+    @_locked
+    def update_trial(self, trial_id, metrics, step=0):
+        """Records a worker's metrics; metrics of which one is "heartbeat" only renew the lease."""
+        trial = self._known(trial_id)
+        lease = self._leases.get(trial_id)
+        if lease is not None:
+            self._leases[trial_id] = (lease[0], self.clock() + self.lease_seconds)
+            self._seen[lease[0]] = self.clock()
+        if HEARTBEAT in metrics:
+            return trial
+        if self.objective.name not in metrics:
+            raise ValueError(
+                f"TwoStageOracle: `metrics` must hold '{self.objective.name}'. Received: metrics={dict(metrics)}."
+            )
+        if trial.status not in (Status.COMPLETED, Status.FAILED):  # a lost worker's late word changes nothing
+            for name, value in metrics.items():
+                if not trial.metrics.exists(name):
+                    trial.metrics.register(name, direction="max" if name == self.objective.name else "min")
+                trial.metrics.update(name, value, step=step)
+        return trial
+
+    def _known(self, trial_id):
+        if trial_id not in self.trials:
+            raise ValueError(
+                f"TwoStageOracle: `trial_id` must be one of this search's {len(self.trials)} trials. "
+                f"Received: trial_id={trial_id!r}; does the worker belong to another search?"
+            )
+        return self.trials[trial_id]
+
+    @_locked
+    def get_trial(self, trial_id):
+        return self._known(trial_id)
+
+    @_locked
+    def end_trial(self, trial):
+        """Takes a trial's end; of a trial that two workers ran, the first end counts."""
+        mine = self._known(trial.trial_id)
+        holder = self._leases.pop(trial.trial_id, (None, 0))[0]
+        if holder is not None:
+            self._seen[holder] = self.clock()
+        for tuner_id in [t for t, ongoing in self.ongoing_trials.items() if ongoing.trial_id == trial.trial_id]:
+            del self.ongoing_trials[tuner_id]
+        if trial.trial_id in self._retry_queue:
+            self._retry_queue.remove(trial.trial_id)
+        if mine.status in (Status.COMPLETED, Status.FAILED) and trial.trial_id in self.end_order:
+            return
+        mine.status = trial.status
+        mine.message = trial.message
+        self._finish(mine)
+        self._save_trial(mine)
+        self.save()
+        self._display.on_trial_end(mine)
+
+    def _finish(self, trial):
+        if trial.status == Status.COMPLETED:
+            self.score_trial(trial)
+            if not np.isfinite(trial.score):
+                trial.status, trial.score = Status.FAILED, None
+                trial.message = f"{self.objective.name} is not finite"
+        else:
+            trial.status = Status.FAILED
+        self.end_order.append(trial.trial_id)
+        last = [self.trials[i] for i in self.end_order[-self.max_consecutive_failed_trials :]]
+        if len(last) == self.max_consecutive_failed_trials and all(t.status == Status.FAILED for t in last):
+            self.failure = f"{len(last)} trials failed in a row. The last one: {trial.message or 'no message'}"
+
+    def score_trial(self, trial):
+        trial.score = float(trial.metrics.get_last_value(self.objective.name))
+
+    # Leases
+
+    @_locked
+    def expire_leases(self):
+        """Takes trials from workers that gave no sign of life for `lease_seconds`; returns their ids."""
+        now = self.clock()
+        late = [trial_id for trial_id, (_, end) in self._leases.items() if end < now]
+        for trial_id in late:
+            tuner_id, _ = self._leases.pop(trial_id)
+            self.ongoing_trials.pop(tuner_id, None)
+            self.tuner_ids.discard(tuner_id)
+            self._losses[trial_id] = self._losses.get(trial_id, 0) + 1
+            warnings.warn(
+                f"TwoStageOracle: worker {tuner_id} gave no sign of life for {self.lease_seconds:g} s; trial {trial_id} "
+                "goes to another.",
+                stacklevel=2,
+            )
+            if self._losses[trial_id] >= self.lost_leases:
+                trial = self.trials[trial_id]
+                trial.status, trial.message = Status.FAILED, f"lost by {self._losses[trial_id]} workers"
+                self._finish(trial)
+                self._save_trial(trial)
+                self.save()
+            else:
+                self._retry_queue.append(trial_id)
+        busy = {tuner_id for tuner_id, _ in self._leases.values()}
+        for tuner_id in list(self.tuner_ids - busy):
+            if self._seen.get(tuner_id, 0) + self.lease_seconds < now:
+                self.tuner_ids.discard(tuner_id)
+        return late
+
+    @_locked
+    def is_over(self) -> bool:
+        """Whether nothing is left to run and every living worker has been told so."""
+        self.expire_leases()
+        if self.failure is not None:
+            return not self.tuner_ids - set(self.ongoing_trials)
+        done = self.stage == len(self.stage_trials) and self._started(self.stage) >= self.stage_trials[-1]
+        return done and not self.ongoing_trials and not self._retry_queue and not self.tuner_ids
+
+    @_locked
+    def remaining_trials(self):
+        return self.max_trials - len(self.trials)
+
+    # State
+
+    @_locked
+    def get_state(self):
+        return {
+            "identity": self.identity,
+            "seed": self.seed,
+            "proposals": self._proposals,  # with the seed, this is the whole random state
+            "stage": self.stage,
+            "subnet": self.subnet,
+            "start_order": self.start_order,
+            "end_order": self.end_order,
+            "losses": self._losses,
+            "rejects": self.rejects,
+            "rejected": self.rejected,
+            "failure": self.failure,
+            "display": self._display.get_state(),
+        }
+
+    @_locked
+    def set_state(self, state):
+        if state.get("identity") != self.identity:
+            raise ValueError(_difference("the state in " + str(self._state_path()), state.get("identity"), self.identity))
+        self.seed = state["seed"]
+        self._proposals = state["proposals"]
+        self.stage = state["stage"]
+        self.subnet = state["subnet"]
+        self.rejects = state["rejects"]
+        self.rejected = state["rejected"]
+        self._losses = state["losses"]
+        self._display.set_state(state["display"])
+        self._restore(state["start_order"], state["end_order"])
+
+    def _restore(self, start_order, end_order):
+        """Fits the trials that were read to the order in which they ran."""
+        self.trials = {i: self.trials[i] for i in start_order if i in self.trials}
+        self.start_order = list(self.trials)
+        self.end_order = [i for i in end_order if i in self.trials]
+        self._facts, self._tried, self._spaces = {}, set(), {1: self.space}
+        self.ongoing_trials, self._leases, self._retry_queue, self.failure = {}, {}, [], None
+        for trial in self.trials.values():
+            self._remember(trial)
+        for trial_id in self.start_order:
+            if trial_id in self.end_order:
+                continue
+            if self._is_scored(self.trials[trial_id]):
+                self.end_order.append(trial_id)  # finished, but killed before the oracle's own state was written
+            else:
+                self.trials[trial_id].metrics = trial_module.Trial(None).metrics
+                self._retry_queue.append(trial_id)
+
+    def _state_path(self):
+        return pathlib.Path(self._get_oracle_fname())
+
+    def save(self):
+        self._write(self._state_path(), self.get_state())
+
+    def _save_trial(self, trial):
+        self._write(self._trial_path(trial.trial_id), trial.get_state())
+
+    def _trial_path(self, trial_id):
+        return pathlib.Path(self._project_dir) / f"trial_{trial_id}" / "trial.json"
+
+    def _write(self, path, state):
+        try:
+            _files.write_atomic(path, json.dumps(state))
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"TwoStageOracle: cannot write the search's state ({error.strerror}). Everything written before is "
+                "intact: make room and start again with the same directory to go on",
+                str(path),
+            ) from error
+
+    @_locked
+    def reload(self):
+        """Reads the state back. Trials that were running will be run again, first of all.
+
+        A trial file that cannot be read is skipped with a warning. Without the oracle's own file the search is
+        rebuilt from its finished trials.
+
+        Raises:
+            ValueError: oracle.json is damaged, or belongs to another search or version.
+        """
+        folder = pathlib.Path(self._project_dir)
+        for aside in [*folder.glob(".oracle.json.*"), *folder.glob("trial_*/.trial.json.*")]:
+            aside.unlink(missing_ok=True)  # left by a kill in the middle of a write
+        self.trials = {}
+        for path in sorted(folder.glob("trial_*/trial.json")):
+            try:
+                trial = trial_module.Trial.from_state(json.loads(path.read_text()))
+                if "stage" not in trial.hyperparameters.values:
+                    raise KeyError("stage")
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                warnings.warn(f"TwoStageOracle: skipped the damaged trial file {path} ({error!r}).", stacklevel=2)
+                continue
+            self.trials[trial.trial_id] = trial
+        path = self._state_path()
+        if not path.exists():
+            self._rebuild()
+            return
+        try:
+            state = json.loads(path.read_text())
+            complete = isinstance(state, dict) and "display" in state
+        except ValueError:
+            complete = False
+        if not complete:
+            finished = sum(self._is_scored(t) for t in self.trials.values())
+            raise ValueError(
+                f"TwoStageOracle: the state file {path} is damaged. The {finished} finished trials beside it are intact: "
+                "delete this one file and start again, and the search goes on from them."
+            )
+        self.set_state(state)
+
+    def _rebuild(self):
+        trials = sorted(self.trials)
+        if not trials:
+            return
+        warnings.warn(
+            f"TwoStageOracle: no oracle.json in {self._project_dir}; the search was rebuilt from {len(trials)} trial "
+            "files. Rejects before this moment are not counted.",
+            stacklevel=2,
+        )
+        self._proposals = 1 + max(map(int, trials))
+        self.stage = max(t.hyperparameters.values["stage"] for t in self.trials.values())
+        second = [t for t in self.trials.values() if t.hyperparameters.values["stage"] > 1]
+        if second:
+            names = self.space.genes
+            self.subnet = {n: v for n, v in second[0].hyperparameters.values.items() if n in names}
+        ended = [i for i in trials if self.trials[i].status in (Status.COMPLETED, Status.FAILED)]
+        self._restore(trials, ended)
+
+
+def _difference(owner, theirs, ours):
+    """Says in what two identities differ."""
+    theirs = theirs or {}
+    parts = [f"{key}: {theirs.get(key)!r} there, {ours[key]!r} here" for key in ours if theirs.get(key) != ours[key]]
+    return (
+        f"TwoStageOracle: {owner} belongs to another search ({'; '.join(parts)}). Use the same space, limits and "
+        "version, or another directory."
+    )
+
+
+class TrialLines:
+    """One line for each finished trial, with the time left; in place of KerasTuner's tables."""
+
+    def __init__(self, oracle):
+        self.oracle = oracle
+        self.verbose = 1
+        self._elapsed = 0.0
+        self._begun = None
+        self._ended = 0
+
+    def get_state(self):
+        return {"elapsed": self.elapsed()}
+
+    def set_state(self, state):
+        self._elapsed = state["elapsed"]
+
+    def elapsed(self) -> float:
+        """Seconds of searching, over all restarts."""
+        return self._elapsed + (0 if self._begun is None else time.monotonic() - self._begun)
+
+    def on_trial_begin(self, trial):
+        if self._begun is None:
+            self._begun = time.monotonic()
+
+    def on_trial_end(self, trial):
+        self._ended += 1
+        if self.verbose < 1:
+            return
+        oracle = self.oracle
+        facts = oracle.candidate(trial.trial_id)
+        costs = ", ".join(f"{name} {value:,.4g}" for name, value in facts["costs"].items())
+        score = "failed" if trial.score is None else f"{oracle.objective.name} {trial.score:.4f}"
+        best = oracle.ranked(facts["stage"])[:1]
+        best = f" (best {best[0].score:.4f})" if best else ""
+        spent = 0 if self._begun is None else time.monotonic() - self._begun
+        left = (oracle.max_trials - len(oracle.end_order)) * spent / self._ended
+        print(
+            f"stage {facts['stage']}, trial {len(oracle.end_order)} of {oracle.max_trials}: {score}{best}; {costs}; "
+            f"{_duration(left)} left",
+            flush=True,
+        )
+
+
+def _duration(seconds: float) -> str:
+    seconds = int(round(seconds))
+    hours, rest = divmod(seconds, 3600)
+    minutes, seconds = divmod(rest, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"

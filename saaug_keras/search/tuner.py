@@ -1,0 +1,209 @@
+"""The tuner of the two-stage search: runs trials, alone or as one of many workers beside a chief.
+
+Chief and workers are KerasTuner's: the environment variables KERASTUNER_TUNER_ID ("chief" for the chief),
+KERASTUNER_ORACLE_IP and KERASTUNER_ORACLE_PORT, and its gRPC protocol.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+import time
+from concurrent import futures
+
+import keras_tuner
+from keras_tuner.engine import trial as trial_module
+
+from saaug_keras import _files
+from saaug_keras.search import oracle as oracle_module
+
+Status = trial_module.TrialStatus
+
+
+class TwoStageTuner(keras_tuner.Tuner):
+    """Evaluates the candidates of an oracle; used like any KerasTuner tuner.
+
+    A trial is one call of `evaluate`: nothing is trained or saved per trial, so that disk and memory stay bounded
+    (one small JSON file a trial).
+
+    Args:
+        oracle: a `TwoStageOracle`, or another `keras_tuner.Oracle` whose objective is what `evaluate` returns.
+        evaluate: callable: values -> the objective, or a dict of metrics. Values are those of the trial: the active
+            genes, "stage", and in stage 2 the genes of the first stage's winner too. Optional attributes:
+            `prepare(*args, **kwargs)`, called once with what `search` was given; `build_model(values)` -> a Keras
+            model with the candidate's weights, for `get_best_models`.
+        **kwargs: directory, project_name, overwrite, as `keras_tuner.Tuner`.
+    """
+
+    def __init__(self, oracle, evaluate, **kwargs):
+        self.evaluate = evaluate
+        self._own_oracle = oracle  # on a worker, `self.oracle` is a client of the chief's
+        super().__init__(oracle, **kwargs)
+        is_ours = isinstance(oracle, oracle_module.TwoStageOracle) and not self._is_worker()
+        if is_ours and not kwargs.get("overwrite") and not os.path.exists(self._get_tuner_fname()):
+            oracle.reload()  # killed before the tuner's own first file
+
+    def run_trial(self, trial, *args, **kwargs):
+        """Evaluates one candidate; also reports the seconds that it took."""
+        begin = time.perf_counter()
+        result = self.evaluate(dict(trial.hyperparameters.values))
+        metrics = dict(result) if isinstance(result, dict) else {self.oracle.objective.name: float(result)}
+        return {**metrics, "seconds": time.perf_counter() - begin}
+
+    def search(self, *args, **kwargs):
+        """Runs trials until the oracle has no more. Arguments are handed to `evaluate.prepare`; `verbose` is 0 or 1.
+
+        Under a chief's environment variables, the chief serves the oracle and returns when all workers are done.
+
+        Raises:
+            RuntimeError: the search cannot go on (too many failed trials in a row, no candidate within the limits).
+            ValueError: a worker whose space, limits or version are not its chief's.
+        """
+        chief = "KERASTUNER_ORACLE_IP" in os.environ and not self._is_worker()
+        if not self._is_worker() and "verbose" in kwargs:
+            self.oracle.verbose = kwargs.pop("verbose")
+        kwargs.pop("verbose", None)
+        if chief:
+            self.save()
+            serve(self.oracle)
+            return
+        if self._is_worker():
+            self._check_chief()
+        if hasattr(self.evaluate, "prepare"):
+            self.evaluate.prepare(*args, **kwargs)
+        self.on_search_begin()
+        pause = 0.05
+        while True:
+            self.pre_create_trial()
+            trial = self.oracle.create_trial(self.tuner_id)
+            if trial.status == Status.STOPPED:
+                break
+            if trial.status == Status.IDLE:
+                time.sleep(pause)  # others are still at it, and one of their trials may come to us
+                pause = min(2.0, 2 * pause)
+                continue
+            pause = 0.05
+            self.on_trial_begin(trial)
+            self._run(trial, *args, **kwargs)
+            self.on_trial_end(trial)
+        self.on_search_end()
+        if getattr(self.oracle, "failure", None):
+            raise RuntimeError(f"{type(self).__name__}: {self.oracle.failure}")
+
+    def _run(self, trial, *args, **kwargs):
+        try:
+            with self._heartbeat(trial):
+                metrics = self.run_trial(trial, *args, **kwargs)
+        except keras_tuner.errors.FailedTrialError as error:
+            # The protocol carries no message: here is where it can be read.
+            print(f"trial {trial.trial_id} failed: {error}", flush=True)
+            trial.status, trial.message = Status.FAILED, str(error)
+            return
+        self.oracle.update_trial(trial.trial_id, metrics)
+        trial.status = Status.COMPLETED
+
+    @contextlib.contextmanager
+    def _heartbeat(self, trial):
+        """Tells the chief from time to time that this worker lives."""
+        if not self._is_worker():
+            yield
+            return
+        seconds = max(0.05, self._lease_seconds / 4)
+        over = threading.Event()
+
+        def beat():
+            while not over.wait(seconds):
+                self.oracle.update_trial(trial.trial_id, {oracle_module.HEARTBEAT: 1.0})
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def _check_chief(self):
+        own = self._own_oracle
+        self._lease_seconds = getattr(own, "lease_seconds", 120.0)
+        if not isinstance(own, oracle_module.TwoStageOracle):
+            return
+        entry = [hp for hp in self.oracle.get_space().space if hp.name == "search_identity"]
+        theirs = json.loads(entry[0].value) if entry else {}
+        if theirs != own.identity:
+            raise ValueError(oracle_module._difference("the chief's search", theirs, own.identity))
+
+    def load_model(self, trial):
+        """The candidate as a Keras model with its weights, by `evaluate.build_model`."""
+        if not hasattr(self.evaluate, "build_model"):
+            raise ValueError(
+                f"{type(self).__name__}: `evaluate` must have a `build_model` method for get_best_models. "
+                f"Received: evaluate={self.evaluate!r}."
+            )
+        return self.evaluate.build_model(dict(trial.hyperparameters.values))
+
+    def save(self):
+        """Writes the tuner's file; the oracle writes its own state whenever it changes."""
+        if not os.path.exists(self._get_tuner_fname()):
+            if not self._is_worker():
+                self.oracle.save()
+            _files.write_atomic(self._get_tuner_fname(), json.dumps(self.get_state()))
+
+    def reload(self):
+        """Reads the oracle's state back; the tuner itself has none."""
+        if not self._is_worker():
+            self.oracle.reload()
+
+
+def serve(oracle, *, poll_seconds: float = 0.2):
+    """Serves an oracle to workers, at KERASTUNER_ORACLE_IP and KERASTUNER_ORACLE_PORT, until the search is over.
+
+    Raises:
+        OSError: the address cannot be used.
+        RuntimeError: the search failed; the message says why.
+    """
+    import grpc
+    from keras_tuner.src import protos  # the protocol has no public name
+    from keras_tuner.src.distribute import oracle_chief
+
+    address = f"{os.environ['KERASTUNER_ORACLE_IP']}:{os.environ['KERASTUNER_ORACLE_PORT']}"
+    server = grpc.server(futures.ThreadPoolExecutor(max_workers=4), options=[("grpc.so_reuseport", 0)])
+    servicer = _Servicer(oracle, oracle_chief.OracleServicer(oracle))
+    protos.get_service_grpc().add_OracleServicer_to_server(servicer, server)
+    try:
+        server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise OSError(f"TwoStageTuner: the chief cannot listen at {address}. Is another search running there?") from error
+    server.start()
+    try:
+        while not oracle.is_over():
+            if servicer.error is not None:
+                raise servicer.error
+            time.sleep(poll_seconds)
+        if oracle.failure is not None:
+            raise RuntimeError(f"TwoStageTuner: {oracle.failure}")
+    finally:
+        server.stop(grace=1.0).wait()
+
+
+class _Servicer:
+    """KerasTuner's servicer; an OSError (a full disk) ends the chief too, not only the worker that met it."""
+
+    def __init__(self, oracle, inner):
+        self.oracle = oracle
+        self.inner = inner
+        self.error = None
+
+    def __getattr__(self, name):
+        method = getattr(self.inner, name)
+
+        def call(request, context):
+            try:
+                return method(request, context)
+            except OSError as error:
+                self.error = error
+                raise
+
+        return call
