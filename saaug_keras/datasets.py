@@ -444,7 +444,8 @@ def _shift_and_flip(batch, truth, key, pad, flip, ignore_class):
 
 
 def _resize(batch, size):
-    values = tf.image.resize(tf.cast(batch, tf.float32), size, antialias=True)
+    smaller = size[0] < batch.shape[1] or size[1] < batch.shape[2]  # enlarging needs no antialiasing, which is slow
+    values = tf.image.resize(tf.cast(batch, tf.float32), size, antialias=smaller)
     return tf.cast(tf.clip_by_value(tf.round(values), 0, 255), tf.uint8)
 
 

@@ -1,0 +1,153 @@
+"""What the commands share: plain errors, quiet start-up, JSON or a table, progress."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+import time
+
+
+def add_common_options(parser: argparse.ArgumentParser):
+    """Options that every command has."""
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object and nothing else")
+    parser.add_argument("--traceback", action="store_true", help="on an error print where it happened, too")
+
+
+def run_plainly(run, args) -> int:
+    """Runs a command; an error that the input caused ends as one line on stderr and exit code 2."""
+    try:
+        return run(args)
+    except KeyboardInterrupt:
+        print("saaug: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of stdout has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        if args.traceback:
+            raise
+        print(f"saaug: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+@contextlib.contextmanager
+def quiet():
+    """Silences the start-up noise of TensorFlow, which writes to file descriptor 2 past Python and its own settings.
+
+    For imports and first uses only: an error inside still propagates as an exception.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    saved = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
+
+
+def load_keras():
+    """Imports Keras and TensorFlow without their noise. Every command that needs them calls this first."""
+    with quiet():
+        import keras
+        import tensorflow as tf
+
+        tf.zeros(()).numpy()  # the device is looked for, and complained about, here
+    tf.get_logger().setLevel("ERROR")
+    return keras
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """argparse type: "1,1.6,2.2" -> (1.0, 1.6, 2.2)."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be numbers separated by commas, not {text!r}") from None
+
+
+def integers(text: str) -> tuple[int, ...]:
+    """argparse type: "1,2,2" -> (1, 2, 2)."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be whole numbers separated by commas, not {text!r}") from None
+
+
+def show(args, result: dict, *, title: str | None = None, rows=None, columns=None):
+    """Prints a result: with --json the dictionary, else a table.
+
+    Args:
+        args: the parsed arguments.
+        result: plain data.
+        title: above the table.
+        rows: list of tuples for the table; by default (key, value) of `result`.
+        columns: headings of `rows`.
+    """
+    if args.json:
+        print(json.dumps(result))
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    if rows is None:
+        rows, columns = [(key.replace("_", " "), value) for key, value in result.items()], columns or ("", "")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, show_header=any(columns))
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right")
+    for row in rows:
+        table.add_row(*(cell if isinstance(cell, str) else format_value(cell) for cell in row))
+    Console().print(table)
+
+
+def format_value(value) -> str:
+    """A number as a person reads it: 12,345, 0.8125, 1,234.5."""
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "-"}[value]
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4f}" if abs(value) < 10 else f"{value:,.1f}"
+    return str(value)
+
+
+def say(args, text: str):
+    """A line for a person, on stderr, so that stdout stays the result."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def format_seconds(seconds: float) -> str:
+    """45s, 3m05s, 2h07m."""
+    seconds = int(round(seconds))
+    if seconds < 60:
+        return f"{seconds}s"
+    if seconds < 3600:
+        return f"{seconds // 60}m{seconds % 60:02d}s"
+    return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
+
+
+class Progress:
+    """A line that is rewritten in place on a terminal, and absent elsewhere."""
+
+    def __init__(self, every_seconds: float = 0.2):
+        self.every_seconds = every_seconds
+        self.enabled = sys.stderr.isatty()
+        self._next = 0.0
+
+    def update(self, text: str):
+        """Shows `text` in place of what was there, at most every `every_seconds`."""
+        if self.enabled and time.monotonic() >= self._next:
+            self._next = time.monotonic() + self.every_seconds
+            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+    def clear(self):
+        """Removes the line."""
+        if self.enabled:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        self._next = 0.0

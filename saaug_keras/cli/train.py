@@ -1,0 +1,159 @@
+"""`saaug train`: trains a network, by default inside an augmented one, and writes the deployed network."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import time
+
+from saaug_keras.cli import common
+
+
+def add_parser(subparsers):
+    """The parser of `saaug train`."""
+    parser = subparsers.add_parser(
+        "train",
+        help="train a network inside an augmented one",
+        description="Trains a network and writes a folder: target.keras (the deployed network), recipe.json, "
+        "history.json and history.csv (one row per epoch), result.json. A killed run goes on with --resume, to the "
+        "numbers that it would have reached.",
+    )
+    parser.add_argument("--backbone", required=True, help="for example mcunet-in0, mobilenetv2-tiny")
+    parser.add_argument("--operator", default="shift", help="conv, shift, shift5, shift-ps, shift5-ps, adder or "
+                        "shiftadd (default: shift)")  # fmt: skip
+    parser.add_argument("--dataset", required=True, help="digits, cifar10, cifar100 or camvid")
+    parser.add_argument("--data", metavar="DIR", help="folder with the data set's files")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    parser.add_argument("--overwrite", action="store_true", help="replace the run in --out")
+    parser.add_argument("--test", action="store_true", help="evaluate the test images, once, at the end")
+
+    group = parser.add_argument_group("training")
+    group.add_argument("--epochs", type=int, default=30, help="default: 30")
+    group.add_argument("--batch-size", type=int, default=128, help="images per step (default: 128)")
+    group.add_argument("--learning-rate", type=float, default=0.1, help="its peak; cosine decay to 0 (default: 0.1)")
+    group.add_argument("--warmup-epochs", type=float, default=1.0, help="linear rise before the peak (default: 1)")
+    group.add_argument("--optimizer", default="sgd", choices=("adamw", "sgd"), help="sgd with Nesterov momentum 0.9, "
+                       "or adamw (default: sgd)")  # fmt: skip
+    group.add_argument("--weight-decay", type=float, default=4e-5, help="default: 4e-5")
+    group.add_argument("--label-smoothing", type=float, default=0.0, help="in [0, 0.9] (default: 0)")
+    group.add_argument("--ema", type=float, help="momentum of an average of the weights, which is evaluated and kept")
+    group.add_argument("--dtype", default="float32", help="Keras dtype policy, for example mixed_float16")
+    group.add_argument("--seed", type=int, default=0, help="of weights, drawn widths and data order (default: 0)")
+    group.add_argument("--validation-fraction", type=float, default=0.1, help="of the training images (default: 0.1)")
+    group.add_argument("--no-data-augmentation", action="store_true", help="no random shift and mirror of images")
+
+    group = parser.add_argument_group("network")
+    group.add_argument("--resolution", type=int, help="pixels; images are resized (default: the data's own)")
+    group.add_argument("--strides", type=common.integers, metavar="S,S,...", help="of the stem and the stages, in "
+                       "place of the backbone's own")  # fmt: skip
+    group.add_argument("--width-multiplier", type=float, default=1.0, help="of all channels (default: 1)")
+
+    group = parser.add_argument_group("augmentation")
+    which = group.add_mutually_exclusive_group()
+    which.add_argument("--augment", dest="direct", action="store_false", help="train inside a larger multiplicative "
+                       "network (the default)")  # fmt: skip
+    which.add_argument("--direct", action="store_true", help="train the network alone")
+    group.add_argument("--width", type=common.numbers, default=(1.0, 1.6, 2.2), metavar="F,F,...",
+                       help="factors of all channels (default: 1,1.6,2.2)")  # fmt: skip
+    group.add_argument("--expand", type=common.numbers, default=(1.0, 1.6, 2.2, 2.8), metavar="F,F,...",
+                       help="factors inside the blocks (default: 1,1.6,2.2,2.8)")  # fmt: skip
+    group.add_argument("--aug-loss-weight", type=float, default=1.0, help="of the augmented loss (default: 1)")
+    group.add_argument("--normalize-loss", action="store_true", help="divide the sum of losses by 1 + aug-loss-weight")
+    group.add_argument("--distill-weight", type=float, default=0.0, help="of the augmented network as a teacher")
+    group.add_argument("--no-remap", action="store_true", help="no Gaussian-to-Laplace remap of shared weights")
+    group.add_argument("--no-reorder", action="store_true", help="no channel reorder after each epoch")
+
+    parser.add_argument("--tensorboard", metavar="DIR", help="write TensorBoard logs there")
+    return parser
+
+
+def make_recipe(args):
+    """The `Recipe` that the arguments ask for."""
+    from saaug_keras.recipes import Recipe
+
+    given = vars(args)
+    same = {field.name: given[field.name] for field in dataclasses.fields(Recipe) if field.name in given}
+    return Recipe(**same | {
+        "aug_loss_weight": 0.0 if args.direct else args.aug_loss_weight,
+        "distill_weight": 0.0 if args.direct else args.distill_weight,
+        "remap": not args.no_remap,
+        "reorder": not args.no_reorder,
+        "augment_data": not args.no_data_augmentation,
+    })  # fmt: skip
+
+
+def run(args) -> int:
+    """Trains."""
+    keras = common.load_keras()
+    from saaug_keras import datasets, recipes
+
+    recipe = make_recipe(args)
+    out = pathlib.Path(args.out)
+    if (out / "recipe.json").exists() and not (args.resume or args.overwrite):
+        raise ValueError(f"train: `--out` must be a new folder. Received: {out}, which holds a run. Pass --resume to go "
+                         "on with it or --overwrite to replace it.")  # fmt: skip
+    data = datasets.load(args.dataset, data_dir=args.data)
+    recipe.spec(data.image_shape, data.num_classes)  # its errors come before anything is written
+    callbacks = [make_reporter(recipe, args)]
+    if args.tensorboard:
+        callbacks.append(keras.callbacks.TensorBoard(args.tensorboard))
+    result = recipes.train(recipe, data, out, resume=not args.overwrite, test=args.test, callbacks=callbacks)
+    write_csv(out)
+    common.show(args, {"out": str(out), **result}, title=f"{recipe.backbone}, {recipe.operator}, {data.name}")
+    return 0
+
+
+def write_csv(out: pathlib.Path):
+    """history.csv beside history.json, for spreadsheets."""
+    import csv
+    import io
+    import json
+
+    from saaug_keras._files import write_atomic
+
+    history = json.loads((out / "history.json").read_text())
+    columns = list(dict.fromkeys(key for row in history for key in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(history)
+    write_atomic(out / "history.csv", text.getvalue())
+
+
+def make_reporter(recipe, args):
+    """The callback that prints one line per epoch, and on a terminal a line that moves within the epoch."""
+    import keras
+
+    class Reporter(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            self.started, self.progress, self.first = time.monotonic(), common.Progress(), None
+
+        def on_epoch_begin(self, epoch, logs=None):
+            self.first = epoch if self.first is None else self.first
+            self.epoch, self.epoch_started = epoch, time.monotonic()
+
+        def on_train_batch_end(self, batch, logs=None):
+            steps = self.params["steps"]
+            self.fitted = time.monotonic()
+            speed = (batch + 1) * recipe.batch_size / (self.fitted - self.epoch_started)
+            left = (recipe.epochs - self.epoch - (batch + 1) / steps) * steps * recipe.batch_size / speed
+            self.progress.update(
+                f"epoch {self.epoch + 1}/{recipe.epochs}  step {batch + 1}/{steps}  loss {logs['loss']:.3f}  "
+                f"accuracy {logs.get('accuracy', float('nan')):.3f}  {speed:,.0f} img/s  "
+                f"{common.format_seconds(left)} left"
+            )
+
+        def on_epoch_end(self, epoch, logs=None):
+            now = time.monotonic()
+            speed = self.params["steps"] * recipe.batch_size / (self.fitted - self.epoch_started)
+            left = (now - self.started) / (epoch + 1 - self.first) * (recipe.epochs - epoch - 1)
+            shown = ("loss", "target_loss", "augmented_loss", "accuracy", "val_loss", "val_accuracy")
+            values = "  ".join(f"{key} {logs[key]:.4f}" for key in shown if key in logs)
+            self.progress.clear()
+            common.say(
+                args,
+                f"epoch {epoch + 1}/{recipe.epochs}  {values}  {speed:,.0f} img/s  {common.format_seconds(left)} left",
+            )
+
+    return Reporter()
