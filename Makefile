@@ -10,8 +10,8 @@ JOBS ?= 2
 SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for python in python3 python3.12 python3.13 python3.11; do \
 	$$python -c '$(SUITABLE)' >/dev/null 2>&1 && { command -v $$python; break; }; done)
-SOURCES := setup.cfg pyproject.toml README.md \
-	$(shell find saaug_keras tflm_export zoo -type f -not -path '*/__pycache__/*' 2>/dev/null)
+PARTS := setup.cfg pyproject.toml README.md LICENSE saaug_keras tflm_export $(wildcard zoo)
+SOURCES := $(shell find $(PARTS) -type f -not -path '*/__pycache__/*' 2>/dev/null)
 
 # Cross compilers and emulators for the tests that run kernels on microcontroller cores: command, Debian package.
 TOOLS := arm-none-eabi-gcc:gcc-arm-none-eabi riscv64-unknown-elf-gcc:gcc-riscv64-unknown-elf \
@@ -53,14 +53,14 @@ tools:
 $(VENV)/bin/python:
 	@[ -n "$(PYTHON)" ] || { echo 'No Python 3.11, 3.12 or 3.13 with venv was found. Set PYTHON=/path/to/python.'; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 
-# A built wheel, not an editable install: what is tested is what a user gets. build/lib would keep deleted modules.
+# A built wheel, not an editable install: what is tested is what a user gets. It is built from a fresh copy, so that no
+# module deleted since lives on in it.
 $(VENV)/.demo $(VENV)/.test: $(VENV)/bin/python $(SOURCES)
-	rm -rf build/lib build/bdist.*
-	@mkdir -p build
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[$(if $(filter %.demo,$@),run,test)]'
+	@rm -rf build/source && mkdir -p build/source && cp -R $(PARTS) build/source
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		'./build/source[$(if $(filter %.demo,$@),run,test)]'
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build
