@@ -77,7 +77,7 @@ def make_recipe(args):
     return Recipe(**same | {
         "aug_loss_weight": 0.0 if args.direct else args.aug_loss_weight,
         "distill_weight": 0.0 if args.direct else args.distill_weight,
-        "remap": not args.no_remap,
+        "remap": not (args.no_remap or args.direct),  # the remap belongs to shared weights
         "reorder": not args.no_reorder,
         "augment_data": not args.no_data_augmentation,
     })  # fmt: skip

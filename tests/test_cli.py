@@ -1,0 +1,130 @@
+"""The command line, as a user meets it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from saaug_keras import cli
+from saaug_keras.cli import common
+
+TRAIN = ["train", "--backbone", "mobilenetv2-tiny", "--dataset", "digits"]
+
+
+def saaug(*words, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "saaug_keras.cli", *map(str, words)], capture_output=True, text=True, timeout=300, **options
+    )
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_help_needs_no_tensorflow(name):
+    code = f"import sys; from saaug_keras.cli import main\ntry: main([{name!r}, '--help'])\n" \
+           "except SystemExit: pass\nsys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and f"usage: saaug {name}" in done.stdout and "--json" in done.stdout
+
+
+def test_version_and_missing_command():
+    assert saaug("--version").stdout.startswith("saaug_keras ")
+    done = saaug()
+    assert done.returncode == 2 and "COMMAND" in done.stderr
+
+
+@pytest.mark.parametrize("words, message", [
+    (["--backbone", "resnet50"], "Recipe: `backbone` must be one of"),
+    (["--dataset", "mnist"], "datasets.load: `name` must be one of"),
+    (["--data", "no/such/folder"], "`data_dir` must be an existing folder"),
+    (["--epochs", "0"], "Recipe: `epochs` must be an int in"),
+    (["--learning-rate", "nan"], "Recipe: `learning_rate` must be a number"),
+    (["--operator", "xor"], "`operator` must be one of"),
+    (["--strides", "1,2"], "`strides` must be"),
+    (["--validation-fraction", "0.99"], "`validation_fraction` must"),
+])  # fmt: skip
+def test_bad_input_is_one_line_and_writes_nothing(words, message, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert cli.main([*TRAIN, "--out", str(out), *words]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("saaug: ") and message in error and error.count("\n") == 1
+    assert not out.exists()
+
+
+def test_an_unwritable_folder_is_named(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert cli.main([*TRAIN, "--out", str(tmp_path / "file" / "out")]) == 2
+    assert str(tmp_path / "file") in capsys.readouterr().err
+
+
+def test_strange_words_are_argparse_errors(capsys):
+    for words in (["--strides", "1,x"], ["--width", "wide"], ["--direct", "--augment"], ["--epoch", "x"]):
+        with pytest.raises(SystemExit) as caught:
+            cli.main([*TRAIN, "--out", "out", *words])
+        assert caught.value.code == 2
+    assert "whole numbers separated by commas, not '1,x'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seconds, text", [(0.4, "0s"), (59.4, "59s"), (185, "3m05s"), (2 * 3600 + 7 * 60, "2h07m")])
+def test_times_are_read_at_a_glance(seconds, text):
+    assert common.format_seconds(seconds) == text
+
+
+SMALL = ["--strides", "1,2,2,2,1", "--width-multiplier", "0.25", "--batch-size", "256", "--learning-rate", "0.05"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Folders of a run of two epochs, and of the same run that stopped after one and went on."""
+    folder = tmp_path_factory.mktemp("cli")
+    words = [*TRAIN, *SMALL, "--epochs", "2", "--width", "1,1.5", "--expand", "1,1.5", "--json"]
+    whole = saaug(*words, "--out", folder / "whole")
+    assert whole.returncode == 0, whole.stderr
+    return folder, words, whole
+
+
+def test_train_writes_its_folder_and_reports(trained):
+    folder, _, whole = trained
+    result = json.loads(whole.stdout)
+    names = {path.name for path in (folder / "whole").iterdir()}
+    assert {"target.keras", "recipe.json", "history.json", "history.csv", "result.json"} <= names
+    assert not [name for name in names if name.startswith(("checkpoint", "."))]
+    history = json.loads((folder / "whole" / "history.json").read_text())
+    assert [row["epoch"] for row in history] == [1, 2]
+    assert {"target_loss", "augmented_loss", "val_accuracy"} <= set(history[0])
+    assert 0 <= result["val_accuracy"] <= 1 and result["images_per_second"] > 0
+    lines = [line for line in whole.stderr.splitlines() if line.startswith("epoch ")]
+    assert len(lines) == 2 and "img/s" in lines[0] and lines[1].endswith("0s left")
+    assert whole.stderr.splitlines() == lines, "start-up noise"
+
+
+def test_a_killed_run_goes_on_to_the_same_numbers(trained):
+    folder, words, whole = trained
+    code = (
+        "import os, sys\nfrom saaug_keras import recipes\nfrom saaug_keras.cli import main, train\n"
+        "make = train.make_reporter\n"
+        "def killing(recipe, args):\n"
+        "    reporter = make(recipe, args)\n"
+        "    reporter.on_train_batch_end = lambda batch, logs=None: "
+        "reporter.epoch == 1 and batch == 1 and os.kill(os.getpid(), 9)\n"
+        "    reporter.on_epoch_end = lambda epoch, logs=None: None\n"
+        "    return reporter\n"
+        "train.make_reporter = killing\nmain(sys.argv[1:])"
+    )
+    out = folder / "killed"
+    done = subprocess.run([sys.executable, "-c", code, *words, "--out", str(out)], capture_output=True, timeout=300)
+    assert done.returncode == -9, done.stderr.decode()[-2000:]
+    refused = saaug(*words, "--out", out)
+    assert refused.returncode == 2 and "--resume" in refused.stderr and "--overwrite" in refused.stderr
+    resumed = saaug(*words, "--out", out, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "epoch 1/2" not in resumed.stderr and "epoch 2/2" in resumed.stderr
+    numbers = ("loss", "target_loss", "augmented_loss", "accuracy", "val_loss", "val_accuracy")
+    once, twice = (json.loads((folder / name / "history.json").read_text()) for name in ("whole", "killed"))
+    for first, second in zip(once, twice, strict=True):
+        assert {key: first[key] for key in numbers} == pytest.approx({key: second[key] for key in numbers}, rel=1e-5)
+
+
+def test_resume_of_another_recipe_is_refused(trained, capsys):
+    folder, words, _ = trained
+    assert cli.main([*words, "--seed", "9", "--out", str(folder / "whole"), "--resume"]) == 2
+    assert "another recipe" in capsys.readouterr().err
