@@ -95,15 +95,23 @@ def _stratified(groups, fraction, generator):
     return held
 
 
-def load(name: str, *, data_dir=None) -> Dataset:
+def load(name: str, *, data_dir=None, resolution=None) -> Dataset:
     """Loads a data set.
 
     Args:
-        name: "digits" (8x8 grey, bundled: no network), "cifar10", "cifar100" (32x32 colour) or "camvid" (road scenes
-            with a class for every pixel).
+        name: "digits" (8x8 grey, bundled: no network), "cifar10", "cifar100" (32x32 colour), "camvid" (road scenes
+            with a class for every pixel) or "folder" (image files of your own, see below).
         data_dir: for the CIFARs, a folder with the official binary or python layout (`cifar-100-binary/train.bin`,
             `cifar-100-python/train`, ...), or that layout's own folder. Without one, or if it holds neither, Keras's
             cache is searched, then the archive is downloaded into that cache. For camvid, the .npz file or its folder.
+        resolution: int or (H, W) that the images of "folder" are resized to; needed when they differ in size. Other data
+            sets keep their size: `pipeline` resizes.
+
+    A "folder" for classification holds `train/<class>/*.png` and `test/<class>/*.png`; one for segmentation holds
+    `train/images/*.png`, `train/labels/*.png` of the same names (8-bit grey, the class of every pixel, 255 for none),
+    the same under `test`, and `classes.txt` with one name per line. `validation` beside them is used if it is there;
+    PNG, JPEG, GIF and BMP are read.
+
     Raises:
         ValueError: an unknown name, or damaged files.
         FileNotFoundError: the data is in none of the places.
@@ -111,7 +119,8 @@ def load(name: str, *, data_dir=None) -> Dataset:
     _validate.one_of("datasets.load", "name", name, tuple(sorted(_LOADERS)))
     if data_dir is not None and not pathlib.Path(data_dir).exists():
         raise FileNotFoundError(f"datasets.load: `data_dir` must be an existing folder. Received: data_dir={data_dir}.")
-    return _LOADERS[name](None if data_dir is None else pathlib.Path(data_dir))
+    data_dir = None if data_dir is None else pathlib.Path(data_dir)
+    return _load_own(data_dir, resolution) if name == "folder" else _LOADERS[name](data_dir)
 
 
 def _load_digits(_):
@@ -332,11 +341,76 @@ def _load_camvid(data_dir):
     )  # fmt: skip
 
 
+def _load_own(path, resolution):
+    if path is None or not all((path / part).is_dir() for part in ("train", "test")):
+        raise FileNotFoundError(
+            f"datasets.load: `data_dir` of 'folder' must hold the folders train and test. Received: data_dir={path}."
+        )
+    parts = ["train", "test"] + ["validation"] * (path / "validation").is_dir()
+    if (path / "train" / "labels").is_dir():
+        names = path / "classes.txt"
+        if not names.is_file():
+            raise FileNotFoundError(f"datasets.load: {names} must hold the names of the classes, one per line.")
+        names = tuple(names.read_text().splitlines())
+        arrays = [_segmentation_part(path / part, len(names), resolution) for part in parts]
+        ignored = _NO_CLASS
+    else:
+        names = tuple(sorted(folder.name for folder in (path / "train").iterdir() if folder.is_dir()))
+        if not names:
+            raise FileNotFoundError(f"datasets.load: {path / 'train'} must hold one folder of images per class.")
+        arrays = [_class_part(path / part, names, resolution) for part in parts]
+        ignored = None
+    shapes = {images.shape[1:] for images, _ in arrays}
+    if len(shapes) > 1:
+        raise ValueError(f"datasets.load: images in {path} differ in size: {sorted(shapes)}. Give `resolution`.")
+    (x, y), (x_test, y_test), (x_held, y_held) = arrays + [(None, None)] * (3 - len(arrays))
+    return Dataset(
+        "folder", x, y, x_test, y_test, names, ignore_class=ignored, x_validation=x_held, y_validation=y_held
+    )
+
+
+def _class_part(path, names, resolution):
+    unknown = sorted(folder.name for folder in path.iterdir() if folder.is_dir() and folder.name not in names)
+    if unknown:
+        raise ValueError(f"datasets.load: {path} has classes that the training images have not: {', '.join(unknown)}.")
+    images, labels = [], []
+    for index, name in enumerate(names):
+        if (path / name).is_dir():
+            found, _ = load_folder(path / name, resolution=resolution)
+            images.append(found)
+            labels.append(np.full(len(found), index, np.int32))
+    if len({group.shape[1:] for group in images}) != 1:
+        raise ValueError(f"datasets.load: images in {path} are missing or differ in size. Give `resolution`.")
+    return np.concatenate(images), np.concatenate(labels)
+
+
+def _segmentation_part(path, classes, resolution):
+    images, names = load_folder(path / "images", resolution=resolution)
+    labels = []
+    for image, name in zip(images, names, strict=True):
+        found = sorted((path / "labels").glob(pathlib.PurePath(name).stem + ".*"))
+        if not found:
+            raise FileNotFoundError(f"datasets.load: {path / 'labels'} has no labels for {name}.")
+        label = _read_image(found[0], channels=1)
+        if resolution is not None:
+            label = tf.image.resize(label, image.shape[:2], method="nearest").numpy()
+        if label.shape[:2] != image.shape[:2]:
+            raise ValueError(f"datasets.load: {found[0]} is {label.shape[:2]} pixels, its image {image.shape[:2]}.")
+        worst = label[label != _NO_CLASS].max(initial=0)
+        if worst >= classes:
+            raise ValueError(f"datasets.load: {found[0]} has class {worst}, classes.txt names {classes}.")
+        labels.append(label[..., 0])
+    return images, np.stack(labels)
+
+
+_NO_CLASS = 255
+
 _LOADERS = {
     "camvid": _load_camvid,
     "cifar10": lambda data_dir: _load_cifar(_CIFAR10, data_dir),
     "cifar100": lambda data_dir: _load_cifar(_CIFAR100, data_dir),
     "digits": _load_digits,
+    "folder": _load_own,
 }
 
 
@@ -482,10 +556,7 @@ def load_folder(path, *, resolution=None) -> tuple[np.ndarray, list[str]]:
         )
     images = []
     for file in files:
-        try:
-            image = tf.io.decode_image(file.read_bytes(), channels=3, expand_animations=False).numpy()
-        except tf.errors.InvalidArgumentError as error:
-            raise ValueError(f"datasets.load_folder: {file} is not an image that can be read.") from error
+        image = _read_image(file, channels=3)
         images.append(image if resolution is None else resize(image[None], resolution)[0])
     sizes = {image.shape for image in images}
     if len(sizes) > 1:
@@ -493,3 +564,10 @@ def load_folder(path, *, resolution=None) -> tuple[np.ndarray, list[str]]:
             f"datasets.load_folder: images in {path} differ in size: {sorted(sizes)[:4]}. Give `resolution`."
         )
     return np.stack(images), [file.name for file in files]
+
+
+def _read_image(file, channels):
+    try:
+        return tf.io.decode_image(file.read_bytes(), channels=channels, expand_animations=False).numpy()
+    except tf.errors.InvalidArgumentError as error:
+        raise ValueError(f"datasets.load_folder: {file} is not an image that can be read.") from error

@@ -171,7 +171,7 @@ def test_a_folder_that_does_not_exist_is_named(tmp_path):
 
 
 def test_unknown_name_lists_the_known():
-    with pytest.raises(ValueError, match="`name` must be one of 'camvid', 'cifar10', 'cifar100', 'digits'"):
+    with pytest.raises(ValueError, match="`name` must be one of 'camvid', 'cifar10', 'cifar100', 'digits', 'folder'"):
         datasets.load("mnist")
 
 
@@ -351,3 +351,49 @@ def test_images_of_a_folder(tmp_path):
         datasets.load_folder(tmp_path, resolution=4)
     with pytest.raises(FileNotFoundError, match="must hold images"):
         datasets.load_folder(tmp_path / "none")
+
+
+def write_png(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(tf.io.encode_png(array).numpy())
+
+
+def test_a_folder_of_classes(tmp_path):
+    for part, count in (("train", 3), ("test", 2)):
+        for index, name in enumerate(("cat", "dog")):
+            for image in range(count):
+                write_png(tmp_path / part / name / f"{image}.png", np.full((4, 6, 3), 100 * index + image, np.uint8))
+    dataset = datasets.load("folder", data_dir=tmp_path)
+    assert dataset.class_names == ("cat", "dog") and dataset.image_shape == (4, 6, 3)
+    np.testing.assert_array_equal(dataset.y_train, [0, 0, 0, 1, 1, 1])
+    np.testing.assert_array_equal(dataset.x_test[:, 0, 0, 0], [0, 1, 100, 101])
+    assert datasets.load("folder", data_dir=tmp_path, resolution=(8, 9)).image_shape == (8, 9, 3)
+    assert dataset.x_validation is None
+    write_png(tmp_path / "validation" / "dog" / "1.png", np.zeros((4, 6, 3), np.uint8))
+    np.testing.assert_array_equal(datasets.load("folder", data_dir=tmp_path).y_validation, [1])
+    write_png(tmp_path / "test" / "bird" / "1.png", np.zeros((4, 6, 3), np.uint8))
+    with pytest.raises(ValueError, match="classes that the training images have not: bird"):
+        datasets.load("folder", data_dir=tmp_path)
+    with pytest.raises(FileNotFoundError, match="must hold the folders train and test"):
+        datasets.load("folder", data_dir=tmp_path / "train")
+
+
+def test_a_folder_of_labels_per_pixel(tmp_path):
+    labels = RANDOM.integers(0, 3, (2, 4, 6, 1), dtype=np.uint8)
+    labels[0, 0, 0] = 255
+    for part in ("train", "test"):
+        for index in range(2):
+            write_png(tmp_path / part / "images" / f"{index}.png", np.zeros((4, 6, 3), np.uint8))
+            write_png(tmp_path / part / "labels" / f"{index}.png", labels[index])
+    with pytest.raises(FileNotFoundError, match="classes.txt must hold the names"):
+        datasets.load("folder", data_dir=tmp_path)
+    (tmp_path / "classes.txt").write_text("road\nsky\ntree\n")
+    dataset = datasets.load("folder", data_dir=tmp_path)
+    np.testing.assert_array_equal(dataset.y_train, labels[..., 0])
+    assert dataset.ignore_class == 255 and dataset.class_names == ("road", "sky", "tree")
+    np.testing.assert_array_equal(
+        datasets.load("folder", data_dir=tmp_path, resolution=(8, 18)).y_test[:, ::2, ::3], labels[..., 0]
+    )
+    (tmp_path / "classes.txt").write_text("road\nsky\n")
+    with pytest.raises(ValueError, match="has class 2, classes.txt names 2"):
+        datasets.load("folder", data_dir=tmp_path)
