@@ -104,8 +104,8 @@ def load(name: str, *, data_dir=None, resolution=None) -> Dataset:
         data_dir: for the CIFARs, a folder with the official binary or python layout (`cifar-100-binary/train.bin`,
             `cifar-100-python/train`, ...), or that layout's own folder. Without one, or if it holds neither, Keras's
             cache is searched, then the archive is downloaded into that cache. For camvid, the .npz file or its folder.
-        resolution: int or (H, W) that the images of "folder" are resized to; needed when they differ in size. Other data
-            sets keep their size: `pipeline` resizes.
+        resolution: int or (H, W) that the images of "folder" are resized to; needed when they differ in size. Other
+            data sets keep their size: `pipeline` resizes.
 
     A "folder" for classification holds `train/<class>/*.png` and `test/<class>/*.png`; one for segmentation holds
     `train/images/*.png`, `train/labels/*.png` of the same names (8-bit grey, the class of every pixel, 255 for none),

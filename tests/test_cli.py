@@ -13,9 +13,8 @@ TRAIN = ["train", "--backbone", "mobilenetv2-tiny", "--dataset", "digits"]
 
 
 def saaug(*words, **options):
-    return subprocess.run(
-        [sys.executable, "-m", "saaug_keras.cli", *map(str, words)], capture_output=True, text=True, timeout=300, **options
-    )
+    command = [sys.executable, "-m", "saaug_keras.cli", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)

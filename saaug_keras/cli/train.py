@@ -21,8 +21,8 @@ def add_parser(subparsers):
     parser.add_argument("--backbone", required=True, help="for example mcunet-in0, mobilenetv2-tiny")
     parser.add_argument("--operator", default="shift", help="conv, shift, shift5, shift-ps, shift5-ps, adder or "
                         "shiftadd (default: shift)")  # fmt: skip
-    parser.add_argument("--dataset", required=True, help="digits, cifar10, cifar100, camvid, or folder for "
-                        "your own images in --data")
+    parser.add_argument("--dataset", required=True, help="digits, cifar10, cifar100, camvid, or folder for your own "
+                        "images in --data")  # fmt: skip
     parser.add_argument("--data", metavar="DIR", help="folder with the data set's files")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
@@ -92,8 +92,10 @@ def run(args) -> int:
     recipe = make_recipe(args)
     out = pathlib.Path(args.out)
     if (out / "recipe.json").exists() and not (args.resume or args.overwrite):
-        raise ValueError(f"train: `--out` must be a new folder. Received: {out}, which holds a run. Pass --resume to go "
-                         "on with it or --overwrite to replace it.")  # fmt: skip
+        raise ValueError(
+            f"train: `--out` must be a new folder. Received: {out}, which holds a run. Pass --resume to go on with it or "
+            "--overwrite to replace it."
+        )
     data = datasets.load(args.dataset, data_dir=args.data, resolution=args.resolution)
     recipe.spec(data.image_shape, data.num_classes)  # its errors come before anything is written
     callbacks = [make_reporter(recipe, args)]
