@@ -93,7 +93,7 @@ def run(args) -> int:
     out = pathlib.Path(args.out)
     if (out / "recipe.json").exists() and not (args.resume or args.overwrite):
         raise ValueError(
-            f"train: `--out` must be a new folder. Received: {out}, which holds a run. Pass --resume to go on with it or "
+            f"train: `--out` must be a new folder. Received: {out}, which holds a run. Pass --resume to go on or "
             "--overwrite to replace it."
         )
     data = datasets.load(args.dataset, data_dir=args.data, resolution=args.resolution)
