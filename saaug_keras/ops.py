@@ -1,0 +1,285 @@
+"""Tensor maths of multiplication-free layers with its gradients, for the TensorFlow and the JAX backend.
+
+Arrays in, arrays out; all images are channels-last. Sums of absolute differences run in islands that XLA compiles,
+`saaug_keras._adder`.
+"""
+
+import keras
+import numpy as np
+from keras import ops as K
+
+from saaug_keras import _adder, _validate
+
+# Magnitudes whose exponent is looked for: the normal float32 numbers that stay so after three more halvings.
+_LOWEST_EXPONENT, _HIGHEST_EXPONENT = -120, 120
+
+
+def straight_through(value, gradient_of):
+    """`value` in the forward pass; the gradient goes to `gradient_of` as if this were the identity."""
+    # x - x is exactly 0, so the result is exactly `value`.
+    return K.stop_gradient(value) + (gradient_of - K.stop_gradient(gradient_of))
+
+
+def power_of_two(exponent):
+    """Exactly 2**exponent in float32 for an integer-valued `exponent` in [-126, 127]; no gradient."""
+    biased = K.cast(K.stop_gradient(exponent), "int32") + 127
+    return K.view(biased * (1 << 23), dtype="float32")
+
+
+def shift_exponents(kernel, *, bits=4, zero_code=True, channel_axes=(-1,)):
+    """Signs and exponents of the nearest (in log2) powers of two; see `round_to_power_of_two`.
+
+    Returns:
+        (sign in {-1, 0, 1}, exponent), float32 tensors of the kernel's shape with integer values.
+    """
+    kernel = K.stop_gradient(K.cast(kernel, "float32"))
+    magnitude = K.abs(kernel)
+    exponent = K.round(K.log(K.maximum(magnitude, 2.0**_LOWEST_EXPONENT)) * float(1 / np.log(2)))
+    axes = [axis for axis in range(len(kernel.shape)) if axis not in {a % len(kernel.shape) for a in channel_axes}]
+    top = K.max(exponent, axis=axes, keepdims=True)
+    lowest = top - float(2 ** (bits - 1) - (2 if zero_code else 1))
+    sign = K.where(kernel < 0, -1.0, 1.0)
+    if zero_code:
+        # Below half the smallest magnitude, and where there is nothing at all.
+        smallest = power_of_two(K.maximum(lowest - 1, -126.0))
+        sign = K.where(K.logical_or(magnitude < smallest, magnitude < 2.0**_LOWEST_EXPONENT), 0.0, sign)
+    return sign, K.clip(exponent, K.maximum(lowest, -126.0), K.minimum(top, float(_HIGHEST_EXPONENT)))
+
+
+def round_to_power_of_two(kernel, *, bits=4, zero_code=True, channel_axes=(-1,)):
+    """Rounds a kernel to signed powers of two.
+
+        q = sign(k) * 2**p,   p = clip(round(log2|k|), lowest, top),   top = round(log2 max|k|)
+
+    `zero_code` spends one level on zero: |k| < 2**(lowest - 1) gives 0. The gradient is the identity everywhere, and
+    none goes through `top`. A channel of zeros stays zero with the code, and is the smallest power of two (2**-126 or
+    so) without it.
+
+    Args:
+        kernel: float tensor.
+        bits: int in [2, 8], of a weight: 1 sign bit and the code of the exponent. lowest = top - (2**(bits - 1) - 2)
+            with the zero code, one less without it.
+        zero_code: whether zero is a level.
+        channel_axes: axes that have a `top` of their own, () for one of the whole kernel.
+    Returns:
+        Tensor of the kernel's shape and dtype. float16 holds powers of two down to 2**-24.
+    Source: DeepShift-Q, Elhoushi et al. 2019, arXiv:1905.13298; the zero code is ours.
+    """
+    sign, exponent = shift_exponents(kernel, bits=bits, zero_code=zero_code, channel_axes=channel_axes)
+    return straight_through(K.cast(sign * power_of_two(exponent), kernel.dtype), kernel)
+
+
+def nudged_range(low, high, bits=8):
+    """The quantization grid that TensorFlow's fake quantization uses for a range, in its float32 arithmetic.
+
+    The range is widened to include 0 and moved so that 0 is a grid point.
+
+    Args:
+        low, high: floats with low <= high.
+        bits: int in [2, 16].
+    Returns:
+        (low', high', scale, zero_point): float32 scalars and an int for signed storage, -128..127 for 8 bits;
+        value = scale * (stored - zero_point).
+    """
+    low, high = _with_zero(np, np.float32(low), np.float32(high))
+    steps = np.float32(2**bits - 1)
+    scale = (high - low) / steps
+    zero = np.clip(np.round(-low / scale), np.float32(0), steps)
+    return (-zero) * scale, (steps - zero) * scale, scale, int(zero) - 2 ** (bits - 1)
+
+
+def _with_zero(xp, low, high):
+    """The range with 0 in it, and never empty."""
+    low, high = xp.minimum(low, 0.0), xp.maximum(high, 0.0)
+    return low, xp.maximum(high, low + 1e-6)
+
+
+def _grid(low, high, bits):
+    low, high = _with_zero(K, K.cast(K.stop_gradient(low), "float32"), K.cast(K.stop_gradient(high), "float32"))
+    steps = float(2**bits - 1)
+    scale = (high - low) / steps
+    zero = K.clip(K.floor(-low / scale + 0.5), 0.0, steps)
+    return scale, zero, steps
+
+
+def quantization_scale(low, high, bits=8):
+    """The step of the grid of `nudged_range`, as a float32 tensor without gradient."""
+    return _grid(low, high, bits)[0]
+
+
+def fake_quantize(x, low, high, bits=8):
+    """Rounds `x` to the grid of `nudged_range(low, high, bits)`; the gradient is 1 inside the range and 0 outside.
+
+    Args:
+        x: float tensor.
+        low, high: scalar tensors or floats; no gradient goes to them.
+        bits: int in [2, 16].
+    Returns:
+        Tensor of the shape and dtype of `x`.
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        low, high = _with_zero(tf, tf.cast(low, tf.float32), tf.cast(high, tf.float32))
+        out = tf.quantization.fake_quant_with_min_max_vars(
+            tf.cast(x, tf.float32), tf.stop_gradient(low), tf.stop_gradient(high), num_bits=bits
+        )
+        return tf.cast(out, x.dtype)
+    scale, zero, steps = _grid(low, high, bits)
+    value = K.cast(x, "float32")
+    smallest, largest = -zero * scale, (steps - zero) * scale
+    clipped = K.clip(K.stop_gradient(value), smallest, largest)
+    rounded = (K.floor((clipped - smallest) * (1 / scale) + 0.5) - zero) * scale
+    inside = K.logical_and(value >= smallest, value <= largest)
+    return K.cast(straight_through(rounded, K.where(inside, value, K.stop_gradient(value))), x.dtype)
+
+
+def round_to_step(kernel, step):
+    """Rounds `kernel` to multiples of `step` (a scalar tensor), without clipping; the gradient is the identity."""
+    step = K.cast(K.stop_gradient(step), "float32")
+    rounded = K.round(K.stop_gradient(K.cast(kernel, "float32")) / step) * step
+    return straight_through(K.cast(rounded, kernel.dtype), kernel)
+
+
+def conv2d(x, kernel, *, strides=(1, 1), padding="same", dilation_rate=(1, 1)):
+    """Ordinary 2D convolution, channels-last, whose channel counts may be unknown while a graph is built.
+
+    A 1x1 kernel is a matrix multiplication on the TensorFlow backend, which is faster on a CPU.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return K.conv(
+            x, kernel, strides=strides, padding=padding, data_format="channels_last", dilation_rate=dilation_rate
+        )
+    import tensorflow as tf
+
+    if tuple(kernel.shape[:2]) == (1, 1):
+        x = x[:, :: strides[0], :: strides[1]] if tuple(strides) != (1, 1) else x
+        filters = kernel.shape[3] if kernel.shape[3] is not None else tf.shape(kernel)[3]
+        matrix = tf.reshape(kernel, (-1, filters))
+        channels = kernel.shape[2] if kernel.shape[2] is not None else tf.shape(kernel)[2]
+        shape = tf.shape(x)
+        out = tf.matmul(tf.reshape(x, (-1, channels)), matrix)
+        out = tf.reshape(out, (shape[0], shape[1], shape[2], filters))
+        out.set_shape((*x.shape[:3], kernel.shape[3]))
+        return out
+    return tf.nn.conv2d(x, kernel, strides=strides, padding=padding.upper(), dilations=dilation_rate)
+
+
+def depthwise_conv2d(x, kernel, *, strides=(1, 1), padding="same", dilation_rate=(1, 1)):
+    """Ordinary depthwise convolution, channels-last, whose channel count may be unknown while a graph is built.
+
+    Args:
+        x: (N, H, W, C); kernel: (kh, kw, C, depth multiplier).
+    """
+    if keras.backend.backend() != "tensorflow":
+        return K.depthwise_conv(
+            x, kernel, strides=strides, padding=padding, data_format="channels_last", dilation_rate=dilation_rate
+        )
+    import tensorflow as tf
+
+    if strides[0] == strides[1]:
+        return tf.nn.depthwise_conv2d(x, kernel, (1, *strides, 1), padding.upper(), dilations=dilation_rate)
+    # TensorFlow's kernel wants equal strides. Take every position, then those that remain.
+    window = [(size - 1) * rate + 1 for size, rate in zip(kernel.shape[:2], dilation_rate, strict=True)]
+    if padding == "same":
+        pads = [_adder.same_padding(x, axis, window[axis], strides[axis]) for axis in (0, 1)]
+        x = tf.pad(x, [(0, 0), *pads, (0, 0)])
+    out = tf.nn.depthwise_conv2d(x, kernel, (1, 1, 1, 1), "VALID", dilations=dilation_rate)
+    return out[:, :: strides[0], :: strides[1]]
+
+
+def adder_conv2d(x, kernel, strides=1, padding="same", dilation_rate=1):
+    """2D convolution with the l1 distance in the place of multiplication.
+
+        y[m, n, t] = - sum over i, j, k of |x[m+i, n+j, k] - f[i, j, k, t]|
+        dL/df = sum g * (x - f),     dL/dx = sum g * clip(f - x, -1, 1)         (the gradients of AdderNet)
+
+    Padding is with zeros, which are taps like any other. The tensor positions x taps x filters is never built.
+    Computed in float32; second derivatives are not defined.
+
+    Args:
+        x: (N, H, W, C) tensor; N, H and W may be unknown while a graph is built.
+        kernel: (kh, kw, C, filters) tensor.
+        strides, dilation_rate: int or pair, at least 1.
+        padding: "same" or "valid".
+    Returns:
+        (N, H', W', filters), dtype of `x`.
+    Raises:
+        ValueError: an argument out of range.
+    Source: AdderNet, Chen et al. 2019, arXiv:1912.13200.
+    """
+    strides, dilation_rate = _window("adder_conv2d", strides, padding, dilation_rate)
+    return _adder.conv2d(x, kernel, strides, padding, dilation_rate)
+
+
+def adder_depthwise_conv2d(x, kernel, strides=1, padding="same", dilation_rate=1):
+    """`adder_conv2d` of every channel by itself.
+
+        y[m, n, c*M + q] = - sum over i, j of |x[m+i, n+j, c] - f[i, j, c, q]|
+
+    Args:
+        x: (N, H, W, C) tensor; kernel: (kh, kw, C, M) tensor, M the depth multiplier.
+        strides, padding, dilation_rate: as for `adder_conv2d`.
+    Returns:
+        (N, H', W', C * M), dtype of `x`.
+    """
+    strides, dilation_rate = _window("adder_depthwise_conv2d", strides, padding, dilation_rate)
+    multiplier = kernel.shape[3]
+    if multiplier != 1:
+        x = K.repeat(x, multiplier, axis=-1)
+    kernel = K.reshape(kernel, (*kernel.shape[:2], -1))
+    return _adder.depthwise_conv2d(x, kernel, strides, padding, dilation_rate)
+
+
+def _window(owner, strides, padding, dilation_rate):
+    _validate.one_of(owner, "padding", padding, ("same", "valid"))
+    return _validate.pair_of(owner, "strides", strides), _validate.pair_of(owner, "dilation_rate", dilation_rate)
+
+
+def scale_adder_gradients(variables, gradients):
+    """AdderNet's adaptive learning rate, applied to summed raw gradients.
+
+        g <- g * eta * sqrt(numel) / ||g||         for every variable with the attribute `adder_learning_rate` = eta
+
+    A latent kernel of a hybrid layer also has `adder_target` = (axis, size) pairs: the leading block that the add
+    operator uses. It alone is scaled; the multiplicative rest keeps its gradient.
+
+    Args:
+        variables: Keras variables.
+        gradients: their gradients, in the same order; None stays None.
+    Returns:
+        List of gradients.
+    Source: AdderNet, arXiv:1912.13200, eq. 13; eta = 0.2 there.
+    """
+    scaled = []
+    for variable, gradient in zip(variables, gradients, strict=True):
+        eta = getattr(variable, "adder_learning_rate", None)
+        if gradient is not None and eta is not None:
+            gradient = _scaled(gradient, eta, getattr(variable, "adder_target", None))
+        scaled.append(gradient)
+    return scaled
+
+
+def _scaled(gradient, eta, target):
+    gradient = K.convert_to_tensor(gradient)
+    size = int(np.prod(gradient.shape))
+    square = K.square(K.cast(gradient, "float32"))
+    if target is None:
+        factor = _rate(eta, size, K.sum(square))
+    else:
+        mask = np.ones((1,) * len(gradient.shape), bool)
+        block = [slice(None)] * len(gradient.shape)
+        inside = size
+        for axis, channels in target:
+            shape = [1] * len(gradient.shape)
+            shape[axis] = -1
+            mask = mask & (np.arange(gradient.shape[axis]) < channels).reshape(shape)
+            block[axis] = slice(channels)
+            inside = inside // gradient.shape[axis] * channels
+        factor = K.where(mask, _rate(eta, inside, K.sum(square[tuple(block)])), 1.0)
+    return gradient * K.cast(factor, gradient.dtype)
+
+
+def _rate(eta, size, square_sum):
+    # 0 / 0 is 0: a kernel that took no part in the step does not move.
+    return K.where(square_sum > 0, eta * float(np.sqrt(size)) / K.sqrt(K.maximum(square_sum, 1e-30)), 0.0)
