@@ -50,9 +50,6 @@
 extern "C" {
 #endif
 
-#define SAAUG_OPTIONS_MAGIC 0x47414153u /* the bytes "SAAG" */
-#define SAAUG_OPTIONS_BYTES 24u         /* of version 1 */
-
 typedef enum {
     SAAUG_OK = 0,
     SAAUG_BAD_OPTIONS = 1, /* the option record: length, magic, version, or a field out of its range */
@@ -100,13 +97,8 @@ typedef struct {
 const char *saaug_version(void);
 
 /**
- * Reads an option record into `options`, which is untouched on failure. Version 1 is these 24 bytes, little-endian; later
- * versions append.
- *    0 uint32 magic SAAUG_OPTIONS_MAGIC     8 uint8 kernel_h     12 uint8 dilation_h          20 int8 input_zero_point
- *    4 uint8  version 1                     9 uint8 kernel_w     13 uint8 dilation_w          21 int8 output_zero_point
- *    5 uint8  op                           10 uint8 stride_h     14 uint16 depth_multiplier   22 int8 act_min
- *    6 uint8  layout                       11 uint8 stride_w     16 uint16 pad_top            23 int8 act_max
- *    7 uint8  requant                                            18 uint16 pad_left
+ * Reads an option record, the custom_options of an operator, into `options`, which is untouched on failure. Version 1 is 28
+ * bytes, little-endian, without padding: saaug_option_record.h has the offsets. Later versions are longer.
  * @return SAAUG_OK, or SAAUG_BAD_OPTIONS: length, magic, version, unknown enumeration, or a field out of its range.
  */
 saaug_status saaug_parse_options(const void *record, size_t length, saaug_options *options);
