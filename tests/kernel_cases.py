@@ -1,0 +1,210 @@
+"""Random layers for the kernels, an independent NumPy implementation of them, and the file that kernel_driver.c reads.
+
+The NumPy side shares nothing with the C side but the sentences of saaug_nn.h: weights are decoded to integers, windows are
+cut from a padded image, sums are int64.
+"""
+
+import dataclasses
+import importlib.util
+import pathlib
+import struct
+
+import numpy as np
+
+KERNELS = pathlib.Path(next(iter(importlib.util.find_spec("tflm_export").submodule_search_locations))) / "kernels"
+
+OPS = {
+    "shift_conv_2d": 1,
+    "shift_depthwise_conv_2d": 2,
+    "shift_fully_connected": 3,
+    "adder_conv_2d": 4,
+    "adder_depthwise_conv_2d": 5,
+}
+NIBBLE, BYTE, OFFSET = 0, 1, 2
+Q31, POWER_OF_TWO = 0, 1
+
+
+@dataclasses.dataclass
+class Case:
+    """One layer with its data. `codes` has shape (O, K); options and shape are in the order of the C structs."""
+
+    op: str
+    layout: int
+    requant: int
+    kernel: tuple
+    strides: tuple
+    dilations: tuple
+    pads: tuple  # top, left
+    depth_multiplier: int
+    zero_points: tuple  # input, output
+    activation: tuple  # least, most
+    input: np.ndarray  # int8 (N, H, W, C)
+    out_size: tuple  # H', W', O
+    codes: np.ndarray
+    params: np.ndarray  # int32 (O, 3)
+
+    def options(self):
+        fields = (OPS[self.op], self.layout, self.requant, *self.kernel, *self.strides, *self.dilations, *self.pads)
+        return (*fields, self.depth_multiplier, *self.zero_points, *self.activation)
+
+    def shape(self):
+        return (*self.input.shape, *self.out_size)
+
+    def weights(self):
+        return pack(self.codes, self.layout)
+
+    def expected(self):
+        return run(self)
+
+
+def pack(codes, layout):
+    """(O, K) codes to bytes: rows padded to 4 codes, nibbles low first."""
+    rows = np.zeros((len(codes), -(-codes.shape[1] // 4) * 4), np.uint8)
+    rows[:, : codes.shape[1]] = codes.astype(np.int64) & 255
+    if layout == NIBBLE:
+        rows = rows[:, 0::2] | rows[:, 1::2] << 4
+    return rows
+
+
+def decode(codes, layout):
+    """Codes to the integers that they stand for."""
+    codes = codes.astype(np.int64)
+    if layout == NIBBLE:
+        magnitude, negative = codes & 7, codes > 7
+    elif layout == BYTE:
+        magnitude, negative = np.abs(codes), codes < 0
+    else:
+        return codes - 128
+    return np.where(magnitude > 0, 2 ** np.maximum(magnitude - 1, 0), 0) * np.where(negative, -1, 1)
+
+
+def windows(case):
+    """Input values under every tap: (N, H', W', kh, kw, C)."""
+    n, height, width, channels = case.input.shape
+    out_h, out_w, _ = case.out_size
+    need = [
+        (out - 1) * stride + (taps - 1) * dilation + 1
+        for out, stride, taps, dilation in zip(
+            case.out_size[:2], case.strides, case.kernel, case.dilations, strict=True
+        )
+    ]
+    image = np.full((n, max(need[0], height + case.pads[0]), max(need[1], width + case.pads[1]), channels),
+                    case.zero_points[0], np.int64)
+    image[:, case.pads[0] : case.pads[0] + height, case.pads[1] : case.pads[1] + width] = case.input
+    result = np.empty((n, out_h, out_w, *case.kernel, channels), np.int64)
+    for i in range(case.kernel[0]):
+        for j in range(case.kernel[1]):
+            top, left = i * case.dilations[0], j * case.dilations[1]
+            result[:, :, :, i, j] = image[
+                :,
+                top : top + (out_h - 1) * case.strides[0] + 1 : case.strides[0],
+                left : left + (out_w - 1) * case.strides[1] + 1 : case.strides[1],
+            ]
+    return result
+
+
+def accumulators(case):
+    """int64 (N, H', W', O), the bias included."""
+    x = windows(case)
+    weights = decode(case.codes, case.layout)
+    if "depthwise" in case.op:
+        x = np.repeat(x, case.depth_multiplier, axis=-1)
+        x = np.moveaxis(x, -1, 3).reshape(*x.shape[:3], len(weights), -1)
+    else:
+        x = x.reshape(*x.shape[:3], 1, -1)
+    terms = np.abs(x - weights) if case.op.startswith("adder") else x * weights
+    return terms.sum(axis=-1) + case.params[:, 0].astype(np.int64)
+
+
+def requantize(acc, case):
+    multiplier, shift = (case.params[:, column].astype(np.int64) for column in (1, 2))
+    if case.requant == Q31:
+        product = acc * multiplier
+        nudge = np.where(product >= 0, 1 << 30, 1 - (1 << 30))
+        value = np.sign(product + nudge) * (np.abs(product + nudge) >> 31)  # towards zero, as TFLite Micro divides
+    else:
+        value = acc * multiplier
+    remainder = value & ((1 << shift) - 1)
+    threshold = (((1 << shift) - 1) >> 1) + (value < 0)
+    value = (value >> shift) + (remainder > threshold)
+    return np.clip(value + case.zero_points[1], *case.activation).astype(np.int8)
+
+
+def run(case):
+    return requantize(accumulators(case), case)
+
+
+def random_case(rng, op, *, largest=9, channels=20, layout=None, requant=None, **fixed):
+    """A lopsided layer: height is not width, no two strides or zero points are tied."""
+    fully, depthwise, adder = op == "shift_fully_connected", "depthwise" in op, op.startswith("adder")
+    if layout is None:
+        layout = OFFSET if adder else int(rng.choice([NIBBLE, NIBBLE, NIBBLE, BYTE]))
+    requant = int(rng.choice([Q31, Q31, Q31, POWER_OF_TWO])) if requant is None else requant
+    one = (1, 1)
+    kernel = one if fully else tuple(int(k) for k in rng.choice([1, 1, 2, 3, 3, 4, 5, 7], 2))
+    if not fully and not depthwise and rng.random() < 0.4:
+        kernel = one
+    strides = one if fully else tuple(int(k) for k in rng.choice([1, 1, 2, 3], 2))
+    dilations = one if fully else tuple(int(k) for k in rng.choice([1, 1, 1, 2, 3], 2))
+    kernel, strides = fixed.get("kernel", kernel), fixed.get("strides", strides)
+    dilations = fixed.get("dilations", dilations)
+    reach = tuple((k - 1) * d for k, d in zip(kernel, dilations, strict=True))
+    pads = fixed.get("pads", tuple(int(rng.integers(0, r + 1)) for r in reach))
+    size = one if fully else fixed.get("size", tuple(int(v) for v in rng.integers(1, largest + 1, 2)))
+    out = []
+    for axis in range(2):
+        far = int(rng.integers(0, reach[axis] + 1))
+        far += max(0, reach[axis] + 1 - size[axis] - pads[axis] - far)
+        far = min(far, reach[axis]) if size[axis] + pads[axis] + far > reach[axis] else far
+        out.append((size[axis] + pads[axis] + far - reach[axis] - 1) // strides[axis] + 1)
+    in_c = int(fixed.get("in_c", rng.integers(1, channels + 1)))
+    depth_multiplier = int(fixed.get("depth_multiplier", rng.choice([1, 1, 1, 2, 3]))) if depthwise else 1
+    out_c = in_c * depth_multiplier if depthwise else int(fixed.get("out_c", rng.integers(1, channels + 1)))
+    taps = kernel[0] * kernel[1] * (1 if depthwise else in_c)
+    extremes = [-128, 127, 0]
+    zero_points = fixed.get(
+        "zero_points",
+        tuple(int(rng.choice(extremes)) if rng.random() < 0.4 else int(v) for v in rng.integers(-128, 128, 2)),
+    )
+    if rng.random() < 0.6:
+        activation = (-128, 127)
+    else:
+        activation = tuple(sorted(int(v) for v in rng.integers(-128, 128, 2)))
+    x = rng.integers(-128, 128, (int(fixed.get("batches", rng.integers(1, 4))), *size, in_c)).astype(np.int8)
+    if rng.random() < 0.15:
+        x = rng.choice(np.array([-128, 127], np.int8), x.shape)
+    if layout == NIBBLE:
+        codes = rng.choice([code for code in range(16) if code != 8], (out_c, taps))
+    elif layout == BYTE:
+        codes = rng.integers(-16, 17, (out_c, taps))
+    else:
+        codes = rng.integers(0, 256, (out_c, taps))
+    weights = decode(codes, layout)
+    bias = rng.integers(-(2**12), 2**12, out_c)
+    spread = 255 * taps if adder else 128 * np.abs(weights).sum(axis=1)
+    typical = 85 * taps if adder else 74 * np.sqrt((weights.astype(float) ** 2).sum(axis=1)) + 64
+    if adder:
+        bias = bias - 85 * taps
+    room = 2**30 - 1 - spread
+    bias = np.clip(bias, -room, room)
+    # The result should fill the int8 range: typical / 2^shift is about 60.
+    shift = np.clip(np.round(np.log2(typical / 60)), 1, 30).astype(np.int64) + np.zeros(out_c, np.int64)
+    if requant == POWER_OF_TWO:
+        multiplier = rng.choice([-1, 1], out_c)
+    else:
+        multiplier = rng.integers(2**30, 2**31, out_c) * rng.choice([-1, 1], out_c)
+        shift = np.maximum(shift - 1, 1)
+        multiplier[rng.random(out_c) < 0.03] = 0
+    return Case(op, layout, requant, kernel, strides, dilations, pads, depth_multiplier, zero_points, activation, x,
+                (out[0], out[1], out_c), codes, np.stack([bias, multiplier, shift], axis=1).astype(np.int32))
+
+
+def write_cases(path, cases):
+    """The file of kernel_driver.c: per case 25 int32 (options, shape, bytes of weights, number of params), then the data."""
+    with open(path, "wb") as file:
+        for case in cases:
+            weights = case.weights().tobytes()
+            file.write(struct.pack("<25i", *case.options(), *case.shape(), len(weights), case.params.size))
+            for block in (case.input.tobytes(), weights, case.params.astype("<i4").tobytes(),
+                          case.expected().tobytes()):
+                file.write(block)
