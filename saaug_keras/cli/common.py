@@ -79,6 +79,15 @@ def integers(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"must be whole numbers separated by commas, not {text!r}") from None
 
 
+def size(text: str) -> int:
+    """argparse type: "65536" or "64k" (KiB) or "1M" (MiB) -> bytes."""
+    units = {"k": 1 << 10, "m": 1 << 20}
+    digits, unit = (text[:-1], units.get(text[-1:].lower(), 0)) if text[-1:].isalpha() else (text, 1)
+    if not (digits.isdecimal() and digits.isascii() and unit):
+        raise argparse.ArgumentTypeError(f"must be a number of bytes such as 65536, 64k or 1M, not {text!r}")
+    return int(digits) * unit
+
+
 def show(args, result: dict, *, title: str | None = None, rows=None, columns=None):
     """Prints a result: with --json the dictionary, else a table.
 

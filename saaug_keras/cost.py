@@ -1,0 +1,424 @@
+"""What a network costs, from its spec alone: operations, parameters, flash, SRAM, and energy and latency by a formula.
+
+Three views that are never mixed in one number:
+
+- Operations of one inference, by kind: multiplications, shifts, additions.
+- Memory of a microcontroller: bytes of flash (the exported model) and of SRAM (the tensors of TFLite Micro's arena).
+- Energy and latency of an Eyeriss-like accelerator with DRAM, the view of the papers. It predicts nothing about a
+  microcontroller, which has neither DRAM nor an array of processing elements.
+
+Two conventions:
+
+- "honest", the default: a multiplication or shift is followed by an addition; an Add tap is a subtraction and an
+  addition; integer layers requantize every output; residual additions, pooling and squeeze-excite count; a depthwise
+  layer reads all its channels.
+- "paper": one operation per tap of a layer with weights and nothing else, as ShiftAddNAS and ShiftAddAug count, and the
+  memory formula as they apply it, in which a depthwise layer's input has one channel. It reproduces the energies of
+  ShiftAddAug's multiplicative networks to every printed digit.
+
+Three bit widths (`bits`): 32 (floating point; shifts on 32-bit integers), 8 (integers, weights in a byte each) and None,
+as deployed: 8-bit activations and weights of their operator's width. In the convention "paper", deployed means the
+authors' rule instead: "conv" and "adder" at 32 bits, and shift layers with all their traffic, and their time, at
+(16 + 5) / 2 bits. That rule gives the plotted shift networks within 1%; what the authors charged for Add layers is not
+known, and 32 bits is our choice.
+
+Sources: Horowitz, ISSCC 2014 (energy of an operation); ShiftAddNet, arXiv:2010.12785, and ShiftAddNAS, arXiv:2205.08119
+(shifts, the formula); Chen et al., Eyeriss, ISSCC 2016 (the accelerator).
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+
+from saaug_keras import _validate
+from saaug_keras.backbones import LayerSpec, NetSpec, lower, operator_kind
+
+CONVENTIONS = ("honest", "paper")
+
+# Energy of an operation in pJ, 45 nm. Multiply and add: Horowitz, ISSCC 2014, fig. 1.1.9. Shift: ShiftAddNet, table 1.
+MULTIPLY_PJ = {"fp32": 3.7, "int32": 3.1, "int8": 0.2}
+ADD_PJ = {"fp32": 0.9, "int32": 0.1, "int8": 0.03}
+SHIFT_PJ = {"int32": 0.13, "int8": 0.024}
+
+# Energy of moving 16 bits in pJ: ShiftAddNAS, after Eyeriss's ratios of 200 : 6 : 2 : 1 to a register access of 3.7 pJ.
+# DRAM keeps the absolute 200.
+DRAM_PJ = 200.0
+BUFFER_PJ = 6 * 3.7
+NETWORK_PJ = 2 * 3.7
+NETWORK_SUM_PJ = 1 * 3.7  # partial sums go to the neighbour
+REGISTER_PJ = 1 * 3.7
+REGISTER_WEIGHT_PJ = 2 * 3.7
+
+CLOCK_HZ = 250e6  # ShiftAddNAS; Eyeriss ran at 200 MHz
+# Capacities at 32 bits, in elements: ShiftAddNAS. At 8 bits memories hold twice as many, and there are four times as many
+# processing elements.
+SUM_REGISTERS = 16
+INPUT_REGISTERS = 12
+WEIGHT_REGISTERS = 192 * 5
+BUFFER_ELEMENTS = 65536
+PROCESSING_ELEMENTS = 16 * 12
+
+PAPER_SHIFT_BITS = (16 + 5) / 2  # of all traffic of a shift layer; ShiftAddNAS's program rounds it down to 10
+
+ARENA_ALIGNMENT = 16  # bytes; TFLite Micro's MicroArenaBufferAlignment()
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """Costs of one layer of one inference; energy and latency of the accelerator."""
+
+    name: str
+    kind: str
+    operator: str
+    macs: int
+    multiplies: int
+    shifts: int
+    adds: int
+    params: int
+    flash_bytes: int
+    output_bytes: int
+    energy_mj: float
+    latency_ms: float
+
+
+@dataclass(frozen=True)
+class NetCost:
+    """Costs of a network.
+
+    Attributes:
+        bits: 32, 8 or None (as deployed).
+        convention: "honest" or "paper".
+        macs: taps of all weights, whatever their operator: the MACs of the multiplicative network.
+        multiplies, shifts, adds: operations by kind; `operations` is their sum.
+        params: weights and biases, batch norm folded.
+        flash_bytes: the exported model.
+        sram_bytes: the activations in TFLite Micro's arena (the part that its memory planner lays out). Its bookkeeping
+            comes on top, some 50 bytes a layer and, for layers with multiplications, 8 bytes an output channel.
+        energy_mj, latency_ms: of the accelerator.
+        layers: tuple of `LayerCost`.
+    """
+
+    bits: int | None
+    convention: str
+    macs: int
+    multiplies: int
+    shifts: int
+    adds: int
+    params: int
+    flash_bytes: int
+    sram_bytes: int
+    energy_mj: float
+    latency_ms: float
+    layers: tuple[LayerCost, ...]
+
+    @property
+    def operations(self) -> int:
+        """Multiplications, shifts and additions together."""
+        return self.multiplies + self.shifts + self.adds
+
+    def as_dict(self, *, layers: bool = False) -> dict:
+        """Plain data for JSON; with `layers`, those of every layer, too."""
+        data = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "layers"}
+        data["bits"] = "deployed" if self.bits is None else self.bits
+        data["operations"] = self.operations
+        if layers:
+            data["layers"] = [dataclasses.asdict(layer) for layer in self.layers]
+        return data
+
+
+def estimate(spec: NetSpec, *, bits: int | None = None, convention: str = "honest") -> NetCost:
+    """The costs of a network, without building it.
+
+    The search for an accelerator's tiling is kept per layer geometry: a network of known geometries takes well under a
+    millisecond; a first network takes some tens of milliseconds, and one that shares its shapes with those seen before
+    pays for the new ones only.
+
+    Args:
+        spec: the network. Blocks of depth augmentation (`kept=False`) cost nothing: they are not deployed.
+        bits: 32, 8 or None; see the module.
+        convention: "honest" or "paper"; see the module.
+    Raises:
+        ValueError: an unknown convention or bit width.
+        TypeError: `spec` is no `NetSpec`.
+    """
+    if not isinstance(spec, NetSpec):
+        raise TypeError(f"cost.estimate: `spec` must be a NetSpec. Received: spec={spec!r}.")
+    if bits not in (None, 8, 32) or isinstance(bits, float):
+        raise ValueError(f"cost.estimate: `bits` must be 8, 32 or None (as deployed). Received: bits={bits!r}.")
+    _validate.one_of("cost.estimate", "convention", convention, CONVENTIONS)
+    lowered = lower(spec)
+    layers = tuple(_layer_cost(layer, bits, convention == "paper") for layer in lowered)
+    total = {
+        name: sum(getattr(layer, name) for layer in layers)
+        for name in ("macs", "multiplies", "shifts", "adds", "params", "flash_bytes", "energy_mj", "latency_ms")
+    }
+    sram = plan_arena(_buffers(lowered, 4 if bits == 32 else 1))
+    return NetCost(bits=bits, convention=convention, sram_bytes=sram, layers=layers, **total)
+
+
+def compare(spec: NetSpec, *, convention: str = "honest") -> dict[str, NetCost]:
+    """Operator and bit width apart: the costs of a network and of its multiplicative twin.
+
+    Returns:
+        "fp32_multiply" and "int8_multiply", the twin; "operator_alone", this network at 32 bits; "deployed".
+    """
+    twin = spec.with_operator("conv")
+    return {
+        "fp32_multiply": estimate(twin, bits=32, convention=convention),
+        "int8_multiply": estimate(twin, bits=8, convention=convention),
+        "operator_alone": estimate(spec, bits=32, convention=convention),
+        "deployed": estimate(spec, convention=convention),
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One layer
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _layer_cost(layer: LayerSpec, bits, paper) -> LayerCost:
+    operations, operation_pj = _operations(layer, bits, paper)
+    energy, latency = (operation_pj, 0.0)
+    if layer.weight_count:
+        energy, latency = _accelerate(layer, bits, paper, operation_pj)
+    height, width, channels = layer.output_shape
+    return LayerCost(
+        name=layer.name,
+        kind=layer.kind,
+        operator=layer.operator,
+        macs=layer.taps,
+        **operations,
+        params=layer.weight_count + layer.bias_count,
+        flash_bytes=_flash(layer, bits),
+        output_bytes=height * width * channels * (4 if bits == 32 else 1),
+        energy_mj=energy * 1e-9,
+        latency_ms=latency,
+    )
+
+
+def _operations(layer: LayerSpec, bits, paper):
+    """Counts by kind, and their energy in pJ."""
+    height, width, channels = layer.output_shape
+    outputs = height * width * channels
+    if bits is None and paper:
+        bits = 32
+    floats = bits == 32
+    small, wide = ("fp32", "fp32") if floats else ("int8", "int32")
+    shift_pj = SHIFT_PJ["int32" if floats else "int8"]
+    multiplies = shifts = adds = 0
+    energy = 0.0
+    if layer.weight_count:
+        kind, taps = operator_kind(layer.operator), layer.taps
+        if kind == "conv":
+            multiplies, energy = taps, taps * MULTIPLY_PJ[small]
+        elif kind == "shift":
+            shifts, energy = taps, taps * shift_pj
+        else:
+            adds, energy = taps, taps * ADD_PJ[small]
+        if not paper:  # the sum, which starts at the bias
+            adds, energy = adds + taps, energy + taps * ADD_PJ[wide]
+    elif not paper:
+        inputs = int(np.prod(layer.input_shape))
+        if layer.kind == "pool":
+            adds, energy = inputs, inputs * ADD_PJ[wide]
+        elif layer.kind == "add":
+            adds, energy = outputs, outputs * ADD_PJ[wide]
+        elif layer.kind == "multiply":
+            multiplies, energy = outputs, outputs * MULTIPLY_PJ[small]
+        elif layer.kind == "resize":  # bilinear: three interpolations, each a + t * (b - a)
+            multiplies, adds = 3 * outputs, 6 * outputs
+            energy = outputs * (3 * MULTIPLY_PJ[small] + 6 * ADD_PJ[small])
+    if not (paper or floats):
+        # Requantization: a 32-bit product, a rounding addition and a shift; a residual addition brings both its inputs
+        # to one scale first. A bilinear resize keeps its scale: a shift.
+        times = outputs * {"add": 3, "resize": 0}.get(layer.kind, 1)
+        extra = max(times, outputs)
+        multiplies, shifts, adds = multiplies + times, shifts + extra, adds + extra
+        energy += times * MULTIPLY_PJ["int32"] + extra * (SHIFT_PJ["int32"] + ADD_PJ["int32"])
+    return {"multiplies": multiplies, "shifts": shifts, "adds": adds}, energy
+
+
+def _accelerate(layer: LayerSpec, bits, paper, operation_pj):
+    """Energy (pJ) and latency (ms) of a layer with weights on the accelerator."""
+    activation_bits = weight_bits = 8 if bits is None else bits
+    slower = 1.0
+    if bits is None:
+        shift = operator_kind(layer.operator) == "shift"
+        if paper:
+            activation_bits = weight_bits = PAPER_SHIFT_BITS if shift else 32
+            slower = activation_bits / 32
+        elif shift:
+            weight_bits = 8 * _code_bytes(layer.operator)
+    height, width, channels = layer.input_shape
+    memory, latency = _tile(
+        height,
+        width,
+        1 if layer.kind == "depthwise" else channels,
+        *layer.output_shape,
+        layer.kernel_size,
+        layer.strides,
+        layer.dilation,
+        operation_pj,
+        activation_bits,
+        weight_bits,
+        layer.kind == "depthwise" and not paper,
+        bits == 8 or (bits is None and not paper),
+    )
+    return operation_pj + memory, latency * slower
+
+
+@functools.lru_cache(maxsize=None)
+def _factorizations(number: int, parts: int) -> tuple[tuple[int, ...], ...]:
+    """All ordered ways of writing `number` as a product of `parts` factors."""
+    if parts == 1:
+        return ((number,),)
+    return tuple(
+        (divisor, *rest)
+        for divisor in range(1, number + 1)
+        if number % divisor == 0
+        for rest in _factorizations(number // divisor, parts - 1)
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def _factor_columns(number: int, parts: int) -> np.ndarray:
+    return np.array(_factorizations(number, parts), np.float64).T
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _tile(
+    height, width, channels, out_height, out_width, filters, kernel, stride, dilation, operation_pj, activation_bits,
+    weight_bits, reads_all, eight_bit,
+):  # fmt: skip
+    """Energy of memory (pJ) and latency (ms) of the best tiling of a layer, by ShiftAddNAS's formula.
+
+    With H, W, C the input's and E, F, M the output's sizes, R = S the kernel and M = M0 M1 M2 M3, C = C0 C1 C2, E = E1 E3:
+
+        energy  = DRAM     * (M3 I + E3 K + O)
+                + buffer   * (M3 M2 I + max(2 (C2 - 1), 1) O)
+                + network  * (M3 M2 M1 R E/H I + E3 E1 K) + network_sum * max(C2 (C1 R - 1), 1) O
+                + register * (M3 M2 M1 M0 R S E/H F/W I + max(2 C2 C1 R (C0 S - 1), 1) O) + register_weight * E3 E1 F K
+        latency = M3 M2 M0 C2 C0 E3 F S / clock
+
+    where I, K and O are the sizes of input, kernel and output. The best tiling has the least sum of energy above the least
+    and latency above the least, each relative to its largest value. The input term depends on the tiling of M alone, the
+    kernel's on E's and the output's on C's, so that only sums and limits are formed for every combination.
+
+    `operation_pj` is the energy of the layer's operations, which weighs energy against latency. `reads_all`: the input of a
+    depthwise layer (C = 1 per group) is read once per channel. Ours, where no tiling is legal: first E1 = 1 is allowed, as
+    it is for dense layers, then every tiling.
+    """
+    m0, m1, m2, m3 = (column[:, None, None] for column in _factor_columns(filters, 4))
+    c0, c1, c2 = (column[None, :, None] for column in _factor_columns(channels, 3))
+    e1, e3 = (column[None, None, :] for column in _factor_columns(out_height, 2))
+
+    more, elements = (2, 4) if eight_bit else (1, 1)
+    legal_m = (m0 <= SUM_REGISTERS * more) & (m1 * kernel < PROCESSING_ELEMENTS * elements)
+    legal_c = (c0 * kernel < INPUT_REGISTERS * more) & (c1 * kernel < PROCESSING_ELEMENTS * elements)
+    if legal_m.any() and legal_c.any():
+        m0, m1, m2, m3 = (column[legal_m][:, None, None] for column in (m0, m1, m2, m3))
+        c0, c1, c2 = (column[legal_c][None, :, None] for column in (c0, c1, c2))
+    reach = (kernel - 1) * dilation + 1
+    legal = (
+        (m0 * c0 * kernel < WEIGHT_REGISTERS * more)
+        & ((m1 * e1) * c1 * kernel < PROCESSING_ELEMENTS * elements)
+        & (
+            c1 * c0 * (((e1 - 1) * stride + reach) * ((out_width - 1) * stride + reach))
+            + (m2 * m1 * m0) * (e1 * out_width)
+            < BUFFER_ELEMENTS * more
+        )
+    )  # fmt: skip
+    spread = legal & (e1 != 1)
+    if spread.any():
+        legal = spread
+    elif not legal.any():
+        legal = np.ones_like(legal)
+
+    image, out = height * width * channels, out_height * out_width * filters
+    weights = kernel * kernel * channels * filters
+    rows, columns = out_height / height, out_width / width
+    reads = (filters,) * 3 if reads_all else (m3, m3 * m2, m3 * m2 * m1)
+    input_pj = image * (
+        DRAM_PJ * reads[0]
+        + BUFFER_PJ * reads[1]
+        + NETWORK_PJ * kernel * rows * reads[2]
+        + REGISTER_PJ * filters * kernel * kernel * rows * columns
+    )
+    output_pj = out * (
+        DRAM_PJ
+        + BUFFER_PJ * np.maximum(2 * (c2 - 1), 1)
+        + NETWORK_SUM_PJ * np.maximum(c2 * (c1 * kernel - 1), 1)
+        + REGISTER_PJ * np.maximum(2 * c2 * c1 * kernel * (c0 * kernel - 1), 1)
+    )
+    weight_pj = weights * (DRAM_PJ * e3 + NETWORK_PJ * out_height + REGISTER_WEIGHT_PJ * out_height * out_width)
+
+    energy = (input_pj + output_pj) * (activation_bits / 16) + weight_pj * (weight_bits / 16)
+    energy = np.broadcast_to(energy, legal.shape)[legal]
+    cycles = ((m3 * m2 * m0) * (c2 * c0) * (e3 * (out_width * kernel)))[legal]
+    most = energy.max() + operation_pj
+    best = ((energy - energy.min()) / most + (cycles - cycles.min()) / cycles.max()).argmin()
+    return float(energy[best]), float(cycles[best]) / CLOCK_HZ * 1e3
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Memory of a microcontroller
+
+
+def _code_bytes(operator) -> float:
+    """Bytes of a deployed weight."""
+    return 0.5 if operator in ("shift", "shift-ps") else 1
+
+
+def _flash(layer: LayerSpec, bits) -> int:
+    """Bytes that a layer's constants take in the exported model."""
+    if not layer.weight_count:
+        return 0
+    channels = layer.output_shape[2]
+    row = layer.weight_count // channels
+    if bits == 32:
+        return 4 * (layer.weight_count + layer.bias_count)
+    if operator_kind(layer.operator) == "conv" or bits == 8:
+        return layer.weight_count + channels * 4
+    return int(channels * -(-row // 4) * 4 * _code_bytes(layer.operator)) + channels * 3 * 4
+
+
+def _buffers(layers: tuple[LayerSpec, ...], element_bytes: int) -> list[tuple[int, int, int]]:
+    """(bytes, first use, last use) of every activation, in the order of TFLite Micro's tensors; the image is used at 0."""
+    last = {}
+    for step, layer in enumerate(layers, 1):
+        for name in (*layer.inputs, layer.name):
+            last[name] = step
+    first = layers[0].input_shape
+    shapes = [("input", first, 0)] + [(layer.name, layer.output_shape, step) for step, layer in enumerate(layers, 1)]
+    return [(h * w * c * element_bytes, step, last[name]) for name, (h, w, c), step in shapes]
+
+
+def plan_arena(buffers) -> int:
+    """Bytes that TFLite Micro's greedy memory planner needs for buffers with lifetimes.
+
+    The largest buffer comes first; each goes to the lowest gap that is large enough between those placed before it which
+    are alive at the same time. Equal sizes are placed from the last to the first.
+
+    Args:
+        buffers: (bytes, first use, last use) of each, uses counted in operators from 0.
+    """
+    placed = [[] for _ in range(1 + max((last for _, _, last in buffers), default=-1))]
+    total = 0
+    for index in sorted(range(len(buffers)), key=lambda index: (-buffers[index][0], -index)):
+        size, first, last = buffers[index]
+        size = -(-size // ARENA_ALIGNMENT) * ARENA_ALIGNMENT
+        neighbours = placed[first] if first == last else sorted({b for step in placed[first : last + 1] for b in step})
+        offset = 0
+        for start, end in neighbours:
+            if start - offset >= size:
+                break
+            offset = max(offset, end)
+        total = max(total, offset + size)
+        for step in placed[first : last + 1]:
+            bisect.insort(step, (offset, offset + size))
+    return total
