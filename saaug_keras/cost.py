@@ -16,9 +16,9 @@ Two conventions:
   memory formula as they apply it, in which a depthwise layer's input has one channel. It reproduces the energies of
   ShiftAddAug's multiplicative networks to every printed digit.
 
-Three bit widths (`bits`): 32 (floating point; shifts on 32-bit integers), 8 (integers, weights in a byte each) and None,
-as deployed: 8-bit activations and weights of their operator's width. In the convention "paper", deployed means the
-authors' rule instead: "conv" and "adder" at 32 bits, and shift layers with all their traffic, and their time, at
+Three bit widths (`bits`): 32 (floating point; shifts on 32-bit integers), 8 (integers, weights in a byte each) and
+None, as deployed: 8-bit activations and weights of their operator's width. In the convention "paper", deployed means
+the authors' rule instead: "conv" and "adder" at 32 bits, and shift layers with all their traffic, and their time, at
 (16 + 5) / 2 bits. That rule gives the plotted shift networks within 1%; what the authors charged for Add layers is not
 known, and 32 bits is our choice.
 
@@ -55,8 +55,8 @@ REGISTER_PJ = 1 * 3.7
 REGISTER_WEIGHT_PJ = 2 * 3.7
 
 CLOCK_HZ = 250e6  # ShiftAddNAS; Eyeriss ran at 200 MHz
-# Capacities at 32 bits, in elements: ShiftAddNAS. At 8 bits memories hold twice as many, and there are four times as many
-# processing elements.
+# Capacities at 32 bits, in elements: ShiftAddNAS. At 8 bits memories hold twice as many, and there are four times as
+# many processing elements.
 SUM_REGISTERS = 16
 INPUT_REGISTERS = 12
 WEIGHT_REGISTERS = 192 * 5
@@ -272,7 +272,7 @@ def _accelerate(layer: LayerSpec, bits, paper, operation_pj):
     return operation_pj + memory, latency * slower
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _factorizations(number: int, parts: int) -> tuple[tuple[int, ...], ...]:
     """All ordered ways of writing `number` as a product of `parts` factors."""
     if parts == 1:
@@ -297,7 +297,7 @@ def _tile(
 ):  # fmt: skip
     """Energy of memory (pJ) and latency (ms) of the best tiling of a layer, by ShiftAddNAS's formula.
 
-    With H, W, C the input's and E, F, M the output's sizes, R = S the kernel and M = M0 M1 M2 M3, C = C0 C1 C2, E = E1 E3:
+    With H, W, C the input's and E, F, M the output's sizes, R = S the kernel, M = M0 M1 M2 M3, C = C0 C1 C2, E = E1 E3:
 
         energy  = DRAM     * (M3 I + E3 K + O)
                 + buffer   * (M3 M2 I + max(2 (C2 - 1), 1) O)
@@ -305,13 +305,13 @@ def _tile(
                 + register * (M3 M2 M1 M0 R S E/H F/W I + max(2 C2 C1 R (C0 S - 1), 1) O) + register_weight * E3 E1 F K
         latency = M3 M2 M0 C2 C0 E3 F S / clock
 
-    where I, K and O are the sizes of input, kernel and output. The best tiling has the least sum of energy above the least
-    and latency above the least, each relative to its largest value. The input term depends on the tiling of M alone, the
-    kernel's on E's and the output's on C's, so that only sums and limits are formed for every combination.
+    where I, K and O are the sizes of input, kernel and output. The best tiling has the least sum of energy above the
+    least and latency above the least, each relative to its largest value. The input term depends on the tiling of M
+    alone, the kernel's on E's and the output's on C's, so that only sums and limits are formed for every combination.
 
-    `operation_pj` is the energy of the layer's operations, which weighs energy against latency. `reads_all`: the input of a
-    depthwise layer (C = 1 per group) is read once per channel. Ours, where no tiling is legal: first E1 = 1 is allowed, as
-    it is for dense layers, then every tiling.
+    `operation_pj` is the energy of the layer's operations, which weighs energy against latency. `reads_all`: the input
+    of a depthwise layer (C = 1 per group) is read once per channel. Ours, where no tiling is legal: first E1 = 1 is
+    allowed, as it is for dense layers, then every tiling.
     """
     m0, m1, m2, m3 = (column[:, None, None] for column in _factor_columns(filters, 4))
     c0, c1, c2 = (column[None, :, None] for column in _factor_columns(channels, 3))
@@ -388,7 +388,7 @@ def _flash(layer: LayerSpec, bits) -> int:
 
 
 def _buffers(layers: tuple[LayerSpec, ...], element_bytes: int) -> list[tuple[int, int, int]]:
-    """(bytes, first use, last use) of every activation, in the order of TFLite Micro's tensors; the image is used at 0."""
+    """(bytes, first use, last use) of every activation, in the order of TFLite Micro's tensors; the image's at 0."""
     last = {}
     for step, layer in enumerate(layers, 1):
         for name in (*layer.inputs, layer.name):
@@ -401,8 +401,8 @@ def _buffers(layers: tuple[LayerSpec, ...], element_bytes: int) -> list[tuple[in
 def plan_arena(buffers) -> int:
     """Bytes that TFLite Micro's greedy memory planner needs for buffers with lifetimes.
 
-    The largest buffer comes first; each goes to the lowest gap that is large enough between those placed before it which
-    are alive at the same time. Equal sizes are placed from the last to the first.
+    The largest buffer comes first; each goes to the lowest gap that is large enough between those placed before it
+    which are alive at the same time. Equal sizes are placed from the last to the first.
 
     Args:
         buffers: (bytes, first use, last use) of each, uses counted in operators from 0.

@@ -1,8 +1,8 @@
 """Microcontrollers by name, and whether a network fits one.
 
-SRAM is the largest contiguous region, since TFLite Micro's arena is one block; the program's stack and variables, and the
-arena's own bookkeeping, share it. Flash holds the program beside the model. `fits` compares with the whole of both: pass
-`sram` and `flash` to leave room.
+SRAM is the largest contiguous region, since TFLite Micro's arena is one block; the program's stack and variables, and
+the arena's own bookkeeping, share it. Flash holds the program beside the model. `fits` compares with the whole of both:
+pass `sram` and `flash` to leave room.
 
 1 KiB = 1024 bytes; figures from the manufacturers' data sheets.
 """
@@ -49,8 +49,8 @@ DEVICES = (
     Device("stm32h743", "Cortex-M7", 480, 512 * KIB, 2048 * KIB, "one cycle, or two 16-bit products a cycle (SMLAD)"),
     # nRF52840 product specification: 64 MHz, 1 MiB flash, 256 KiB RAM.
     Device("nrf52840", "Cortex-M4F", 64, 256 * KIB, 1024 * KIB, "one cycle, or two 16-bit products a cycle (SMLAD)"),
-    # RP2040 data sheet: 133 MHz, 264 KiB SRAM, the single-cycle multiplier of Cortex-M0+, no flash inside; 2 MiB is what
-    # its reference board, the Pico, carries.
+    # RP2040 data sheet: 133 MHz, 264 KiB SRAM, the single-cycle multiplier of Cortex-M0+, no flash inside; 2 MiB is
+    # what its reference board, the Pico, carries.
     Device("rp2040", "Cortex-M0+", 133, 264 * KIB, 2048 * KIB, "one cycle, 32-bit result, one product at a time"),
     # CH32V003 data sheet: QingKe V2A (RV32EC: no M extension), 48 MHz, 16 KiB flash, 2 KiB SRAM.
     Device("ch32v003", "RV32EC", 48, 2 * KIB, 16 * KIB, "none: a library call", has_multiplier=False),

@@ -8,19 +8,19 @@ from saaug_keras.cli import common
 HEADINGS = {
     "fp32_multiply": "FP32 multiply",
     "int8_multiply": "INT8 multiply",
-    "operator_alone": "this at 32 bits",
+    "operator_alone": "at 32 bits",
     "deployed": "as deployed",
 }
 ROWS = (
-    ("multiplications", "multiplies"),
-    ("shifts", "shifts"),
-    ("additions", "adds"),
+    ("multiply", "multiplies"),
+    ("shift", "shifts"),
+    ("add", "adds"),
     ("operations", "operations"),
     ("parameters", "params"),
-    ("flash, bytes", "flash_bytes"),
-    ("peak SRAM, bytes", "sram_bytes"),
-    ("energy, mJ", "energy_mj"),
-    ("latency, ms", "latency_ms"),
+    ("flash bytes", "flash_bytes"),
+    ("SRAM bytes", "sram_bytes"),
+    ("energy mJ", "energy_mj"),
+    ("latency ms", "latency_ms"),
 )
 
 
@@ -45,8 +45,8 @@ def add_parser(subparsers):
 
     group = parser.add_argument_group("view")
     group.add_argument("--bits", choices=("8", "32", "deployed"), help="price this network alone, at this width")
-    group.add_argument("--convention", choices=("honest", "paper"), default="honest", help="honest counts the sums, the "
-                       "requantization and what stands between the layers; paper counts one operation per tap "
+    group.add_argument("--convention", choices=("honest", "paper"), default="honest", help="honest counts the sums, "
+                       "the requantization and what stands between the layers; paper counts one operation per tap "
                        "(default: honest)")  # fmt: skip
     group.add_argument("--layers", action="store_true", help="one row per layer")
 
@@ -65,7 +65,7 @@ def run(args) -> int:
 
     shape = None
     if args.resolution is not None or args.channels != 3:
-        resolution = args.resolution or backbones.spec(args.backbone).input_shape[0]
+        resolution = backbones.spec(args.backbone).input_shape[0] if args.resolution is None else args.resolution
         shape = (resolution, resolution, args.channels)
     spec = backbones.spec(
         args.backbone, input_shape=shape, num_classes=args.classes, operator=args.operator, strides=args.strides,
@@ -142,7 +142,8 @@ def show_layers(args, columns, result):
          layer.output_bytes, layer.energy_mj * 1e3, layer.latency_ms * 1e3)
         for layer in shown.layers
     ]  # fmt: skip
-    headings = ("layer", "operator", "multiply", "shift", "add", "params", "flash", "output", "energy, uJ", "latency, us")
+    headings = ("layer", "operator", "multiply", "shift", "add", "params", "flash", "output", "energy, uJ",
+                "latency, us")  # fmt: skip
     common.show(args, result, title=f"layers, {list(columns)[-1]}", rows=rows, columns=headings)
     if len(columns) > 1 and len({len(column.layers) for column in columns.values()}) == 1:
         rows = [
