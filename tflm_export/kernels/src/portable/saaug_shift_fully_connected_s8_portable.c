@@ -1,0 +1,12 @@
+#include "saaug_internal.h"
+
+int64_t saaug_shift_fully_connected_s8_portable_size(const saaug_options *options, const saaug_shape *shape)
+{
+    return saaug_shift_fully_connected_s8_reference_size(options, shape);
+}
+
+saaug_status saaug_shift_fully_connected_s8_portable(const saaug_options *options, const saaug_shape *shape, const int8_t *input,
+                                     const uint8_t *weights, const int32_t *params, int8_t *output, void *scratch)
+{
+    return saaug_shift_fully_connected_s8_reference(options, shape, input, weights, params, output, scratch);
+}
