@@ -233,10 +233,12 @@ def _operations(layer: LayerSpec, bits, paper):
         elif layer.kind == "resize":  # bilinear: three interpolations, each a + t * (b - a)
             multiplies, adds = 3 * outputs, 6 * outputs
             energy = outputs * (3 * MULTIPLY_PJ[small] + 6 * ADD_PJ[small])
+    swish = 0 if paper or layer.activation != "hard_swish" else outputs  # x * (relu6(x + 3) / 6)
+    multiplies, adds, energy = multiplies + swish, adds + swish, energy + swish * (MULTIPLY_PJ[small] + ADD_PJ[small])
     if not (paper or floats):
         # Requantization: a 32-bit product, a rounding addition and a shift; a residual addition brings both its inputs
         # to one scale first. A bilinear resize keeps its scale: a shift.
-        times = outputs * {"add": 3, "resize": 0}.get(layer.kind, 1)
+        times = outputs * {"add": 3, "resize": 0}.get(layer.kind, 1) + swish
         extra = max(times, outputs)
         multiplies, shifts, adds = multiplies + times, shifts + extra, adds + extra
         energy += times * MULTIPLY_PJ["int32"] + extra * (SHIFT_PJ["int32"] + ADD_PJ["int32"])
@@ -388,14 +390,25 @@ def _flash(layer: LayerSpec, bits) -> int:
 
 
 def _buffers(layers: tuple[LayerSpec, ...], element_bytes: int) -> list[tuple[int, int, int]]:
-    """(bytes, first use, last use) of every activation, in the order of TFLite Micro's tensors; the image's at 0."""
-    last = {}
-    for step, layer in enumerate(layers, 1):
-        for name in (*layer.inputs, layer.name):
-            last[name] = step
-    first = layers[0].input_shape
-    shapes = [("input", first, 0)] + [(layer.name, layer.output_shape, step) for step, layer in enumerate(layers, 1)]
-    return [(h * w * c * element_bytes, step, last[name]) for name, (h, w, c), step in shapes]
+    """(bytes, first use, last use) of every activation, in the order of TFLite Micro's tensors.
+
+    A use is an operator's number, from 1; the image is there at 0. Batch norm and clamping activations are part of the
+    layer's operator; hard-swish is an operator of its own.
+    """
+    height, width, channels = layers[0].input_shape
+    buffers = [[height * width * channels * element_bytes, 0, 0]]
+    home, step = {"input": 0}, 0
+    for layer in layers:
+        height, width, channels = layer.output_shape
+        inputs = [home[name] for name in layer.inputs]
+        for _ in range(2 if layer.activation == "hard_swish" else 1):
+            step += 1
+            for index in inputs:
+                buffers[index][2] = step
+            inputs = [len(buffers)]
+            buffers.append([height * width * channels * element_bytes, step, step])
+        home[layer.name] = inputs[0]
+    return [tuple(buffer) for buffer in buffers]
 
 
 def plan_arena(buffers) -> int:

@@ -138,6 +138,12 @@ def test_honest_counts_sums_requantization_and_what_stands_between():
     assert shift.adds == taps + pools + residual + requantized
     assert shift.operations == shift.multiplies + shift.shifts + shift.adds
 
+    swish = dataclasses.replace(TINY, stem=dataclasses.replace(TINY.stem, activation="hard_swish"))
+    more, outputs = cost.estimate(swish.with_operator("shift")), 5 * 3 * 3
+    assert (more.multiplies, more.shifts, more.adds) == (
+        shift.multiplies + 2 * outputs, shift.shifts + outputs, shift.adds + 2 * outputs
+    )  # fmt: skip
+
     add = cost.estimate(TINY.with_operator("adder"))
     adds = EXPAND + DEPTHWISE + PROJECT
     assert add.adds == shift.adds + adds  # a subtraction and a sum
@@ -211,6 +217,9 @@ def test_a_residual_keeps_its_input_alive():
     plain = dataclasses.replace(net, blocks=(BlockSpec(16, 48),))
     assert cost.estimate(plain, bits=8).sram_bytes == 8 * 8 * (48 + 48)
     assert cost.estimate(plain, bits=32).sram_bytes == 4 * 8 * 8 * (48 + 48)
+    # A hard-swish is an operator of its own: it reads the stem's output while that is the largest tensor.
+    swish = NetSpec("swish", (8, 8, 3), 2, StemSpec(32, strides=1, activation="hard_swish"), ())
+    assert cost.estimate(swish, bits=8).sram_bytes == 8 * 8 * (32 + 32)
 
 
 def test_it_needs_no_keras_and_is_quick():
