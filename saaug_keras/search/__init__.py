@@ -8,8 +8,14 @@ import importlib
 _HOME = {
     "Gene": "genes",
     "GeneSpace": "genes",
+    "SearchSpace": "space",
+    "StageSpace": "space",
+    "SuperNet": "supernet",
+    "SuperNetEvaluator": "evaluator",
+    "TargetSpace": "space",
     "TwoStageOracle": "oracle",
     "TwoStageTuner": "tuner",
+    "rank_subspaces": "space",
 }
 
 __all__ = list(_HOME)

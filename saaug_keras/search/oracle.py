@@ -486,8 +486,8 @@ class TwoStageOracle(keras_tuner.Oracle):
             self.tuner_ids.discard(tuner_id)
             self._losses[trial_id] = self._losses.get(trial_id, 0) + 1
             warnings.warn(
-                f"TwoStageOracle: worker {tuner_id} gave no sign of life for {self.lease_seconds:g} s; trial {trial_id} "
-                "goes to another.",
+                f"TwoStageOracle: worker {tuner_id} gave no sign of life for {self.lease_seconds:g} s; "
+                f"trial {trial_id} goes to another.",
                 stacklevel=2,
             )
             if self._losses[trial_id] >= self.lost_leases:
@@ -539,7 +539,7 @@ class TwoStageOracle(keras_tuner.Oracle):
     @_locked
     def set_state(self, state):
         if state.get("identity") != self.identity:
-            raise ValueError(_difference("the state in " + str(self._state_path()), state.get("identity"), self.identity))
+            raise ValueError(_difference(f"the state in {self._state_path()}", state.get("identity"), self.identity))
         self.seed = state["seed"]
         self._proposals = state["proposals"]
         self.stage = state["stage"]
@@ -626,8 +626,8 @@ class TwoStageOracle(keras_tuner.Oracle):
         if not complete:
             finished = sum(self._is_scored(t) for t in self.trials.values())
             raise ValueError(
-                f"TwoStageOracle: the state file {path} is damaged. The {finished} finished trials beside it are intact: "
-                "delete this one file and start again, and the search goes on from them."
+                f"TwoStageOracle: the state file {path} is damaged. The {finished} finished trials beside it are "
+                "intact: delete this one file and start again, and the search goes on from them."
             )
         self.set_state(state)
 

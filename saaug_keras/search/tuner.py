@@ -175,7 +175,7 @@ def serve(oracle, *, poll_seconds: float = 0.2):
     try:
         server.add_insecure_port(address)
     except RuntimeError as error:
-        raise OSError(f"TwoStageTuner: the chief cannot listen at {address}. Is another search running there?") from error
+        raise OSError(f"TwoStageTuner: the chief cannot listen at {address}. Is another search there?") from error
     server.start()
     try:
         while not oracle.is_over():
