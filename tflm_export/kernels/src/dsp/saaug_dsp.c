@@ -9,29 +9,24 @@
 
 const uint32_t saaug_nibble_pairs[256] = {PAIRS64(0), PAIRS64(64), PAIRS64(128), PAIRS64(192)};
 
-int saaug_prepare_channels(const saaug_options *options, const int32_t *params, int32_t first, int32_t count,
-                           int32_t padded, saaug_channel *channels)
+int saaug_prepare_channels(const saaug_options *options, const int32_t *params, int32_t count,
+                           saaug_channel_pair *pairs)
 {
     int simple = options->requant == SAAUG_REQUANT_Q31 && options->act_min == -128 && options->act_max == 127;
     int32_t i;
-    for (i = 0; i < padded; ++i) {
-        const int32_t *const from = params + 3 * (first + i);
-        if (i >= count) {
-            channels[i].bias = 0;
-            channels[i].multiplier = 0;
-            channels[i].rounding = 1;
-            channels[i].shift = 1;
-            continue;
-        }
-        channels[i].bias = from[0];
-        channels[i].multiplier = from[1];
-        channels[i].shift = from[2];
-        channels[i].rounding = 1 << (from[2] - 1);
+    for (i = 0; i < (count + 1) / 2 * 2; ++i) {
+        const int32_t *const from = params + 3 * (i < count ? i : count - 1);
+        saaug_channel_pair *const pair = pairs + i / 2;
+        int32_t rounding = (int32_t)((uint32_t)1 << (from[2] - 1));
         if (from[2] > SAAUG_MOST_FOLDED_SHIFT) {
             simple = 0;
         } else {
-            channels[i].rounding += saaug_shift_left(options->output_zero_point, (uint32_t)from[2]);
+            rounding += saaug_shift_left(options->output_zero_point, (uint32_t)from[2]);
         }
+        pair->bias[i & 1] = from[0];
+        pair->finish[i & 1].multiplier = from[1];
+        pair->finish[i & 1].rounding = rounding;
+        pair->finish[i & 1].shift = from[2];
     }
     return simple;
 }

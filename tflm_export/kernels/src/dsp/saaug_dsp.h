@@ -126,22 +126,32 @@ static inline uint32_t saaug_load_part(const void *from, int32_t count)
 /* Both weights of a byte of nibbles as int16, low nibble in the low half. */
 extern const uint32_t saaug_nibble_pairs[256];
 
-/** What finishes one output channel. `rounding` is 2^(shift-1), and output zero point * 2^shift if the layer is `simple`. */
+/* Keeps a hot loop out of its caller, whose many variables would take its registers. */
+#define SAAUG_APART __attribute__((noinline))
+
+/**
+ * What finishes two output channels, in the order of use. `rounding` is 2^(shift-1), and output zero point * 2^shift if the
+ * layer is `simple`.
+ */
 typedef struct {
-    int32_t bias, multiplier, rounding, shift;
-} saaug_channel;
+    int32_t bias[2];
+    struct {
+        int32_t multiplier, rounding, shift;
+    } finish[2];
+} saaug_channel_pair;
 
 /* No shift above: then |v| + rounding < 2^31 also with the zero point in it. */
 #define SAAUG_MOST_FOLDED_SHIFT 22
 
 /**
- * Fills `channels` for output channels [first, first + count), zeros up to `padded`.
+ * Fills (count + 1) / 2 pairs; an odd last channel stands twice in its pair.
+ * @param params  of the first of these channels.
  * @return 1 if saaug_finish_simple() gives these channels' results, 0 if saaug_requantize() must be used.
  */
-int saaug_prepare_channels(const saaug_options *options, const int32_t *params, int32_t first, int32_t count,
-                           int32_t padded, saaug_channel *channels);
+int saaug_prepare_channels(const saaug_options *options, const int32_t *params, int32_t count,
+                           saaug_channel_pair *pairs);
 
-/** Result of `acc`, for a simple layer: Q31, full activation range, shifts up to 22. Six instructions. */
+/** Result of `acc`, for a simple layer: Q31, full activation range, shifts up to 22. Seven instructions with the store. */
 static inline int8_t saaug_finish_simple(int32_t acc, int32_t multiplier, int32_t rounding, int32_t shift)
 {
     const int32_t value = saaug_smmulr(acc + acc, multiplier);

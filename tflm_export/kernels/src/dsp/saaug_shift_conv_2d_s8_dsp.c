@@ -8,12 +8,13 @@
 #if defined(SAAUG_DSP)
 #include "../saaug_gather.h"
 
-/* Decoded weights of one block, in bytes; a block has two channels at least. */
-#define BLOCK_BYTES 4096
+/* Decoded weights of one block, in bytes: 2560 weights. A block has two channels at least. */
+#define BLOCK_BYTES 5120
 
 /* Order in scratch: pixels, channels, weights, staging. */
 typedef struct {
     int32_t quads;     /* groups of four taps */
+    int32_t padded;    /* quads in scratch, even: the inner loop does two */
     int32_t positions; /* of the output, over all batches */
     int32_t block;     /* output channels per block, even; 0: one position, the weights are read directly */
     int64_t pixels_bytes, channels_bytes, weights_bytes;
@@ -24,15 +25,16 @@ static layout lay_out(const saaug_options *options, const saaug_shape *shape)
 {
     layout result;
     const int64_t taps = (int64_t)options->kernel_h * options->kernel_w * shape->in_c;
-    const int64_t most = BLOCK_BYTES / ((taps + 3) / 4 * 8);
+    const int64_t most = BLOCK_BYTES / ((taps + 7) / 8 * 16);
     const int32_t even = (shape->out_c + 1) / 2 * 2;
     result.quads = (int32_t)((taps + 3) / 4);
+    result.padded = (result.quads + 1) / 2 * 2;
     result.positions = shape->batches * shape->out_h * shape->out_w;
     result.staging_bytes = saaug_is_pointwise(options) ? 0 : (int64_t)result.quads * 4;
     if (result.positions == 1 && options->layout == SAAUG_LAYOUT_NIBBLE) {
         result.block = 0;
         result.pixels_bytes = (int64_t)result.quads * 8;
-        result.channels_bytes = 2 * (int64_t)sizeof(saaug_channel);
+        result.channels_bytes = 0;
         result.weights_bytes = 0;
         return result;
     }
@@ -43,9 +45,9 @@ static layout lay_out(const saaug_options *options, const saaug_shape *shape)
         const int32_t blocks = most < 2 ? even / 2 : (int32_t)((even + most / 2 * 2 - 1) / (most / 2 * 2));
         result.block = (even / 2 + blocks - 1) / blocks * 2;
     }
-    result.pixels_bytes = (int64_t)result.quads * 16;
-    result.channels_bytes = result.block * (int64_t)sizeof(saaug_channel);
-    result.weights_bytes = (int64_t)result.quads * 8 * result.block;
+    result.pixels_bytes = (int64_t)result.padded * 16;
+    result.channels_bytes = result.block / 2 * (int64_t)sizeof(saaug_channel_pair);
+    result.weights_bytes = (int64_t)result.padded * 8 * result.block;
     return result;
 }
 
@@ -63,21 +65,27 @@ static int exceeds_int16(const saaug_options *options, const saaug_shape *shape,
     return 0;
 }
 
-/* K int8 values to pairs of int16; `step` words from one quad to the next. */
-static void expand(const int8_t *from, int32_t taps, uint32_t *to, int32_t step)
+static inline void expand_word(uint32_t bytes, uint32_t *to)
 {
-    int32_t n;
-    for (n = taps; n >= 4; n -= 4, from += 4, to += step) {
-        const uint32_t bytes = saaug_load_word(from);
-        const uint32_t even = saaug_even_bytes(bytes), odd = saaug_odd_bytes(bytes);
-        to[0] = saaug_low_halves(even, odd);
-        to[1] = saaug_high_halves(even, odd);
+    const uint32_t even = saaug_even_bytes(bytes), odd = saaug_odd_bytes(bytes);
+    to[0] = saaug_low_halves(even, odd);
+    to[1] = saaug_high_halves(even, odd);
+}
+
+/* `taps` int8 values to pairs of int16; `step` words from one quad to the next. */
+static inline void expand(const int8_t *from, int32_t taps, uint32_t *to, int32_t step)
+{
+    for (; taps >= 8; taps -= 8, from += 8, to += 2 * step) {
+        expand_word(saaug_load_word(from), to);
+        expand_word(saaug_load_word(from + 4), to + step);
     }
-    if (n > 0) {
-        const uint32_t bytes = saaug_load_part(from, n);
-        const uint32_t even = saaug_even_bytes(bytes), odd = saaug_odd_bytes(bytes);
-        to[0] = saaug_low_halves(even, odd);
-        to[1] = saaug_high_halves(even, odd);
+    if (taps >= 4) {
+        expand_word(saaug_load_word(from), to);
+        from += 4;
+        to += step;
+    }
+    if ((taps & 3) != 0) {
+        expand_word(saaug_load_part(from, taps & 3), to);
     }
 }
 
@@ -89,8 +97,9 @@ static uint32_t byte_weight(uint8_t code)
     return (negative ? 0u - weight : weight) & 0xFFFFu;
 }
 
-/* The rows of two channels, quad by quad side by side; a NULL row is zero. */
-static void decode_rows(const uint8_t *first, const uint8_t *second, int32_t layout_id, int32_t quads, uint32_t *to)
+/* The rows of two channels, quad by quad side by side, zeros up to `padded`; a NULL row is zero. */
+static void decode_rows(const uint8_t *first, const uint8_t *second, int32_t layout_id, int32_t quads, int32_t padded,
+                        uint32_t *to)
 {
     const uint8_t *rows[2];
     int32_t n, i;
@@ -99,8 +108,8 @@ static void decode_rows(const uint8_t *first, const uint8_t *second, int32_t lay
     for (i = 0; i < 2; ++i) {
         const uint8_t *row = rows[i];
         uint32_t *out = to + 2 * i;
-        for (n = 0; n < quads; ++n, out += 4) {
-            if (row == NULL) {
+        for (n = 0; n < padded; ++n, out += 4) {
+            if (row == NULL || n >= quads) {
                 out[0] = 0;
                 out[1] = 0;
             } else if (layout_id == SAAUG_LAYOUT_NIBBLE) {
@@ -133,57 +142,70 @@ static void decode_rows(const uint8_t *first, const uint8_t *second, int32_t lay
         acc11 = saaug_smlad(x3, w1, acc11);                                                                            \
     } while (0)
 
-/* All channels of a block at two output positions. Where there is no second position, out1 is out0 and the pixels are equal. */
-static void two_positions(const uint32_t *pixels, const uint32_t *w, const saaug_channel *channel, int32_t quads,
-                          int32_t count, int simple, const int32_t *params, const saaug_options *options, int8_t *out0,
-                          int8_t *out1)
+/* Channels 0 and 1 of a pair at two positions: the sums of all taps. */
+#define FOUR_SUMS(pixels, w, pair, quads, acc00, acc01, acc10, acc11)                                                  \
+    do {                                                                                                               \
+        const uint32_t *x = pixels;                                                                                    \
+        int32_t n = quads;                                                                                             \
+        acc00 = acc10 = (pair)->bias[0];                                                                               \
+        acc01 = acc11 = (pair)->bias[1];                                                                               \
+        do {                                                                                                           \
+            FOUR_TAPS;                                                                                                 \
+            FOUR_TAPS;                                                                                                 \
+            n -= 2;                                                                                                    \
+        } while (n != 0);                                                                                              \
+    } while (0)
+
+/**
+ * An even number of channels at two output positions, `distance` bytes apart in the output. Where there is no second
+ * position, the distance is 0 and the pixels are equal.
+ */
+SAAUG_APART static void simple_channels(const uint32_t *pixels, const uint32_t *w, const saaug_channel_pair *pair,
+                                        const saaug_channel_pair *end, int32_t quads, int8_t *output, int32_t distance)
 {
-    for (; count > 0; count -= 2, channel += 2, params += 6, out0 += 2, out1 += 2) {
-        const uint32_t *x = pixels;
-        int32_t acc00 = channel[0].bias, acc01 = channel[1].bias, acc10 = acc00, acc11 = acc01;
-        int32_t n = quads >> 1;
-        if ((quads & 1) != 0) {
-            FOUR_TAPS;
-        }
-        for (; n != 0; --n) {
-            FOUR_TAPS;
-            FOUR_TAPS;
-        }
-        if (simple) {
-            int32_t multiplier = channel[0].multiplier, rounding = channel[0].rounding, shift = channel[0].shift;
-            out0[0] = saaug_finish_simple(acc00, multiplier, rounding, shift);
-            out1[0] = saaug_finish_simple(acc10, multiplier, rounding, shift);
-            if (count > 1) {
-                multiplier = channel[1].multiplier;
-                rounding = channel[1].rounding;
-                shift = channel[1].shift;
-                out0[1] = saaug_finish_simple(acc01, multiplier, rounding, shift);
-                out1[1] = saaug_finish_simple(acc11, multiplier, rounding, shift);
-            }
-        } else {
-            out0[0] = saaug_requantize(acc00, params, options);
-            out1[0] = saaug_requantize(acc10, params, options);
-            if (count > 1) {
-                out0[1] = saaug_requantize(acc01, params + 3, options);
-                out1[1] = saaug_requantize(acc11, params + 3, options);
-            }
+    for (; pair != end; ++pair, output += 2) {
+        int32_t acc00, acc01, acc10, acc11, multiplier, rounding, shift;
+        FOUR_SUMS(pixels, w, pair, quads, acc00, acc01, acc10, acc11);
+        multiplier = pair->finish[0].multiplier;
+        rounding = pair->finish[0].rounding;
+        shift = pair->finish[0].shift;
+        output[0] = saaug_finish_simple(acc00, multiplier, rounding, shift);
+        output[distance] = saaug_finish_simple(acc10, multiplier, rounding, shift);
+        multiplier = pair->finish[1].multiplier;
+        rounding = pair->finish[1].rounding;
+        shift = pair->finish[1].shift;
+        output[1] = saaug_finish_simple(acc01, multiplier, rounding, shift);
+        output[distance + 1] = saaug_finish_simple(acc11, multiplier, rounding, shift);
+    }
+}
+
+/* The same for any requantization, and for an odd number of channels, whose last pair has no second. */
+SAAUG_APART static void any_channels(const uint32_t *pixels, const uint32_t *w, const saaug_channel_pair *pair,
+                                     int32_t count, int32_t quads, int8_t *output, int32_t distance,
+                                     const int32_t *params, const saaug_options *options)
+{
+    for (; count > 0; ++pair, output += 2, params += 6, count -= 2) {
+        int32_t acc00, acc01, acc10, acc11;
+        FOUR_SUMS(pixels, w, pair, quads, acc00, acc01, acc10, acc11);
+        output[0] = saaug_requantize(acc00, params, options);
+        output[distance] = saaug_requantize(acc10, params, options);
+        if (count > 1) {
+            output[1] = saaug_requantize(acc01, params + 3, options);
+            output[distance + 1] = saaug_requantize(acc11, params + 3, options);
         }
     }
 }
 
 /* One output position: every weight is used once, so the nibbles are looked up on the way. */
-static void one_position(const uint32_t *pixels, const uint8_t *weights, int32_t row_bytes, int32_t quads,
-                         const saaug_options *options, const saaug_shape *shape, const int32_t *params, int8_t *output,
-                         saaug_channel *channels)
+SAAUG_APART static void one_position(const uint32_t *pixels, const uint8_t *row0, int32_t row_bytes, int32_t quads,
+                                     int32_t count, const saaug_options *options, const int32_t *params,
+                                     int8_t *output)
 {
-    int32_t o;
-    for (o = 0; o < shape->out_c; o += 2, params += 6) {
-        const int32_t count = shape->out_c - o > 1 ? 2 : 1;
-        const int simple = saaug_prepare_channels(options, params, 0, count, 2, channels);
-        const uint8_t *row0 = weights + (size_t)o * (size_t)row_bytes;
+    for (; count > 0; count -= 2, params += 6, output += 2) {
         const uint8_t *row1 = row0 + (count > 1 ? row_bytes : 0);
+        const uint8_t *const next = row1 + row_bytes;
         const uint32_t *x = pixels;
-        int32_t acc0 = channels[0].bias, acc1 = channels[1].bias;
+        int32_t acc0 = params[0], acc1 = count > 1 ? params[3] : 0;
         int32_t n;
         for (n = quads; n != 0; --n) {
             uint32_t x0, x1;
@@ -195,13 +217,11 @@ static void one_position(const uint32_t *pixels, const uint8_t *weights, int32_t
             row0 += 2;
             row1 += 2;
         }
-        output[o] = simple ? saaug_finish_simple(acc0, channels[0].multiplier, channels[0].rounding, channels[0].shift)
-                           : saaug_requantize(acc0, params, options);
+        output[0] = saaug_requantize(acc0, params, options);
         if (count > 1) {
-            output[o + 1] = simple ? saaug_finish_simple(acc1, channels[1].multiplier, channels[1].rounding,
-                                                         channels[1].shift)
-                                   : saaug_requantize(acc1, params + 3, options);
+            output[1] = saaug_requantize(acc1, params + 3, options);
         }
+        row0 = next;
     }
 }
 
@@ -218,7 +238,7 @@ saaug_status saaug_shift_conv_2d_s8_dsp(const saaug_options *options, const saau
     const int32_t taps = options->kernel_h * options->kernel_w * shape->in_c;
     const int32_t row_bytes = saaug_row_bytes(options, shape);
     uint32_t *const pixels = scratch;
-    saaug_channel *const channels = (saaug_channel *)(void *)((uint8_t *)scratch + sizes.pixels_bytes);
+    saaug_channel_pair *const pairs = (saaug_channel_pair *)(void *)((uint8_t *)scratch + sizes.pixels_bytes);
     uint32_t *const decoded = (uint32_t *)(void *)((uint8_t *)scratch + sizes.pixels_bytes + sizes.channels_bytes);
     int8_t *const staging = (int8_t *)decoded + sizes.weights_bytes;
     int32_t first, i, p;
@@ -228,29 +248,35 @@ saaug_status saaug_shift_conv_2d_s8_dsp(const saaug_options *options, const saau
     if (sizes.block == 0) {
         const saaug_window window = saaug_first_window(options, input);
         expand(saaug_gather(options, shape, &window, staging), taps, pixels, 2);
-        one_position(pixels, weights, row_bytes, sizes.quads, options, shape, params, output, channels);
+        one_position(pixels, weights, row_bytes, sizes.quads, shape->out_c, options, params, output);
         return SAAUG_OK;
+    }
+    if (sizes.padded > sizes.quads) {
+        memset(pixels + 4 * sizes.quads, 0, 16);
     }
     for (first = 0; first < shape->out_c; first += sizes.block) {
         const int32_t count = shape->out_c - first < sizes.block ? shape->out_c - first : sizes.block;
-        const int simple = saaug_prepare_channels(options, params, first, count, (count + 1) / 2 * 2, channels);
+        const int simple = saaug_prepare_channels(options, params + 3 * first, count, pairs);
         saaug_window window = saaug_first_window(options, input);
         for (i = 0; i < count; i += 2) {
             const uint8_t *const row = weights + (size_t)(first + i) * (size_t)row_bytes;
             decode_rows(row, i + 1 < count ? row + row_bytes : NULL, options->layout, sizes.quads,
-                        decoded + (size_t)i * (size_t)sizes.quads * 2);
+                        sizes.padded, decoded + (size_t)i * (size_t)sizes.padded * 2);
         }
         for (p = 0; p < sizes.positions; p += 2) {
             const int two = p + 1 < sizes.positions;
-            int8_t *const out0 = output + (size_t)p * (size_t)shape->out_c + first;
             for (i = 0; i < 2; ++i) {
                 expand(saaug_gather(options, shape, &window, staging), taps, pixels + 2 * i, 4);
                 if (two) {
                     saaug_next_window(options, shape, &window);
                 }
             }
-            two_positions(pixels, decoded, channels, sizes.quads, count, simple, params + 3 * first, options, out0,
-                          two ? out0 + shape->out_c : out0);
+            int8_t *const to = output + (size_t)p * (size_t)shape->out_c + first;
+            const int32_t distance = two ? shape->out_c : 0;
+            const int32_t done = simple ? count / 2 * 2 : 0;
+            simple_channels(pixels, decoded, pairs, pairs + done / 2, sizes.padded, to, distance);
+            any_channels(pixels, decoded + (size_t)done * (size_t)sizes.padded * 2, pairs + done / 2, count - done,
+                         sizes.padded, to + done, distance, params + 3 * (first + done), options);
         }
     }
     return SAAUG_OK;
