@@ -67,6 +67,21 @@ PAPER_SHIFT_BITS = (16 + 5) / 2  # of all traffic of a shift layer; ShiftAddNAS'
 
 ARENA_ALIGNMENT = 16  # bytes; TFLite Micro's MicroArenaBufferAlignment()
 
+# Bytes of an exported model beside weights and parameters: names, shapes, quantization and options of each operator and
+# its tensors; fitted to 44 exported networks, whose sizes it gives within 1%.
+FLASH_NETWORK = 800
+FLASH_OPERATOR = {"conv": 380, "custom": 325, "other": 200}
+# An output channel of a layer with multiplications: scale and zero point of weight and bias, and the bias. Of our own
+# operators: bias, multiplier and shift.
+FLASH_CHANNEL = {"conv": 28, "custom": 12}
+
+# Bytes of TFLite Micro's own records in the arena, fitted to its allocations on a 64-bit host: for the network, for
+# each operator, and the multiplier and shift that it computes for each output channel of a layer with multiplications.
+RECORDS_NETWORK = 750
+RECORDS_OPERATOR = {"conv": 260, "depthwise": 230, "dense": 310, "add": 205, "multiply": 160, "pool": 150,
+                    "resize": 280, "hard_swish": 120, "custom": 136}  # fmt: skip
+RECORDS_CHANNEL = 8
+
 
 @dataclass(frozen=True)
 class LayerCost:
@@ -81,6 +96,7 @@ class LayerCost:
     adds: int
     params: int
     flash_bytes: int
+    records_bytes: int
     output_bytes: int
     energy_mj: float
     latency_ms: float
@@ -96,9 +112,11 @@ class NetCost:
         macs: taps of all weights, whatever their operator: the MACs of the multiplicative network.
         multiplies, shifts, adds: operations by kind; `operations` is their sum.
         params: weights and biases, batch norm folded.
-        flash_bytes: the exported model.
-        sram_bytes: the activations in TFLite Micro's arena (the part that its memory planner lays out). Its bookkeeping
-            comes on top, some 50 bytes a layer and, for layers with multiplications, 8 bytes an output channel.
+        flash_bytes: the exported model: as deployed, weights packed and our own operators; at 8 bits, built-in
+            operators where there are any; at 32 bits, which is never exported, 4 bytes a parameter.
+        sram_bytes: the activations in TFLite Micro's arena, as its memory planner lays them out.
+        records_bytes: TFLite Micro's own records in the arena, which come on top, as they are on a 64-bit host; a
+            microcontroller needs less. Most of it is 8 bytes an output channel of layers with multiplications.
         energy_mj, latency_ms: of the accelerator.
         layers: tuple of `LayerCost`.
     """
@@ -112,6 +130,7 @@ class NetCost:
     params: int
     flash_bytes: int
     sram_bytes: int
+    records_bytes: int
     energy_mj: float
     latency_ms: float
     layers: tuple[LayerCost, ...]
@@ -129,6 +148,11 @@ class NetCost:
         if layers:
             data["layers"] = [dataclasses.asdict(layer) for layer in self.layers]
         return data
+
+
+_SUMMED = (
+    "macs", "multiplies", "shifts", "adds", "params", "flash_bytes", "records_bytes", "energy_mj", "latency_ms"
+)  # fmt: skip
 
 
 def estimate(spec: NetSpec, *, bits: int | None = None, convention: str = "honest") -> NetCost:
@@ -153,10 +177,9 @@ def estimate(spec: NetSpec, *, bits: int | None = None, convention: str = "hones
     _validate.one_of("cost.estimate", "convention", convention, CONVENTIONS)
     lowered = lower(spec)
     layers = tuple(_layer_cost(layer, bits, convention == "paper") for layer in lowered)
-    total = {
-        name: sum(getattr(layer, name) for layer in layers)
-        for name in ("macs", "multiplies", "shifts", "adds", "params", "flash_bytes", "energy_mj", "latency_ms")
-    }
+    total = {name: sum(getattr(layer, name) for layer in layers) for name in _SUMMED}
+    total["flash_bytes"] += 0 if bits == 32 else FLASH_NETWORK
+    total["records_bytes"] += RECORDS_NETWORK
     sram = plan_arena(_buffers(lowered, 4 if bits == 32 else 1))
     return NetCost(bits=bits, convention=convention, sram_bytes=sram, layers=layers, **total)
 
@@ -195,6 +218,7 @@ def _layer_cost(layer: LayerSpec, bits, paper) -> LayerCost:
         **operations,
         params=layer.weight_count + layer.bias_count,
         flash_bytes=_flash(layer, bits),
+        records_bytes=_records(layer, bits),
         output_bytes=height * width * channels * (4 if bits == 32 else 1),
         energy_mj=energy * 1e-9,
         latency_ms=latency,
@@ -376,17 +400,34 @@ def _code_bytes(operator) -> float:
     return 0.5 if operator in ("shift", "shift-ps") else 1
 
 
+def _is_custom(layer: LayerSpec, bits) -> bool:
+    """Whether a layer is one of our own operators in the exported model."""
+    kind = layer.weight_count and operator_kind(layer.operator)
+    return kind == "adder" or (kind == "shift" and bits is None)
+
+
 def _flash(layer: LayerSpec, bits) -> int:
-    """Bytes that a layer's constants take in the exported model."""
-    if not layer.weight_count:
-        return 0
-    channels = layer.output_shape[2]
-    row = layer.weight_count // channels
+    """Bytes of a layer in the exported model."""
     if bits == 32:
         return 4 * (layer.weight_count + layer.bias_count)
-    if operator_kind(layer.operator) == "conv" or bits == 8:
-        return layer.weight_count + channels * 4
-    return int(channels * -(-row // 4) * 4 * _code_bytes(layer.operator)) + channels * 3 * 4
+    swish = FLASH_OPERATOR["other"] if layer.activation == "hard_swish" else 0
+    if not layer.weight_count:
+        return FLASH_OPERATOR["other"] + swish
+    channels = layer.output_shape[2]
+    if not _is_custom(layer, bits):
+        return layer.weight_count + channels * FLASH_CHANNEL["conv"] + FLASH_OPERATOR["conv"] + swish
+    row = layer.weight_count // channels  # codes of an output channel, padded to a multiple of 4
+    codes = int(channels * -(-row // 4) * 4 * _code_bytes(layer.operator))
+    return codes + channels * FLASH_CHANNEL["custom"] + FLASH_OPERATOR["custom"] + swish
+
+
+def _records(layer: LayerSpec, bits) -> int:
+    """Bytes of a layer in the part of the arena that is not activations."""
+    swish = RECORDS_OPERATOR["hard_swish"] if layer.activation == "hard_swish" else 0
+    if _is_custom(layer, bits):
+        return RECORDS_OPERATOR["custom"] + swish
+    channels = layer.output_shape[2] if layer.weight_count else 0
+    return RECORDS_OPERATOR[layer.kind] + RECORDS_CHANNEL * channels + swish
 
 
 def _buffers(layers: tuple[LayerSpec, ...], element_bytes: int) -> list[tuple[int, int, int]]:

@@ -97,6 +97,7 @@ def tile_by_loops(h, w, c, e, f, m, r, stride, dilation, operation_pj, bits, wei
 @pytest.mark.parametrize("geometry", [
     pytest.param((10, 9, 6, 10, 9, 12, 3, 1, 1, 5e3, 32, 32, False, False), id="convolution"),
     pytest.param((20, 7, 8, 10, 4, 18, 5, 2, 1, 1e5, 8, 4, False, True), id="strides-and-4-bit-weights"),
+    pytest.param((10, 9, 6, 10, 9, 12, 3, 1, 1, 1e7, 8, 4, False, True), id="operations-outweigh-memory"),
     pytest.param((16, 10, 1, 8, 5, 24, 7, 2, 1, 1e4, 8, 8, True, True), id="depthwise-that-reads-all"),
     pytest.param((16, 10, 1, 16, 10, 24, 7, 1, 2, 1e4, 32, 32, False, False), id="dilated-depthwise"),
     pytest.param((1, 1, 36, 1, 1, 20, 1, 1, 1, 720, 32, 32, False, False), id="dense"),
@@ -156,6 +157,8 @@ def test_energy_of_the_operations_is_the_table_of_energies():
     assert conv.energy_mj - shift.energy_mj == pytest.approx(STEM * (3.7 - 0.13) * 1e-9, rel=1e-6)
     conv, shift = (cost.estimate(TINY.with_operator("conv", stem=kind), bits=8) for kind in ("conv", "shift"))
     assert conv.energy_mj - shift.energy_mj == pytest.approx(STEM * (0.2 - 0.024) * 1e-9, rel=1e-6)
+    sums = cost._operations(backbones.lower(TINY)[0], 8, False)[1]
+    assert sums == pytest.approx(STEM * (0.2 + 0.1) + 5 * 3 * 3 * (3.1 + 0.13 + 0.1))  # and requantization, in 32 bits
     add, shift = (
         cost.estimate(TINY.with_operator("conv", stem=kind), bits=32, convention="paper") for kind in ("adder", "shift")
     )
@@ -201,10 +204,9 @@ def test_the_arena_plan_is_the_lowest_gap_largest_first():
     assert cost.plan_arena([(1, 0, 1)]) == 16
     assert cost.plan_arena([(100, 0, 1), (50, 1, 2), (100, 2, 3)]) == 112 + 64
     rng = np.random.default_rng(7)
-    for _ in range(60):
-        first = rng.integers(0, 12, 14)
-        buffers = [(int(s), int(a), int(a + d)) for s, a, d in zip(
-            rng.integers(1, 600, 14), first, rng.integers(0, 5, 14), strict=True)]  # fmt: skip
+    for sizes in 30 * [range(1, 600), (48, 96, 160)]:  # with many equal sizes, their order matters
+        columns = rng.choice(sizes, 14), rng.integers(0, 12, 14), rng.integers(0, 5, 14)
+        buffers = [(int(size), int(first), int(first + more)) for size, first, more in zip(*columns, strict=True)]
         assert cost.plan_arena(buffers) == plan_slowly(buffers)
         live = max(sum(s for s, a, b in buffers if a <= t <= b) for t in range(18))
         assert live <= cost.plan_arena(buffers)
@@ -220,6 +222,18 @@ def test_a_residual_keeps_its_input_alive():
     # A hard-swish is an operator of its own: it reads the stem's output while that is the largest tensor.
     swish = NetSpec("swish", (8, 8, 3), 2, StemSpec(32, strides=1, activation="hard_swish"), ())
     assert cost.estimate(swish, bits=8).sram_bytes == 8 * 8 * (32 + 32)
+
+
+def test_packed_weights_and_parameters_are_what_flash_holds():
+    found = {name: cost.estimate(TINY.with_operator(name)) for name in ("shift", "shift5", "adder")}
+    by_layer = {name: {layer.name: layer for layer in net.layers} for name, net in found.items()}
+    beside = cost.FLASH_OPERATOR["custom"]
+    for name, code_bytes in (("shift", 0.5), ("shift5", 1), ("adder", 1)):
+        # 7 rows of 3 codes, padded to 4; 7 rows of 25 codes, padded to 28; three int32 a channel.
+        assert by_layer[name]["block0_expand"].flash_bytes == 7 * 4 * code_bytes + 7 * 12 + beside
+        assert by_layer[name]["block0_depthwise"].flash_bytes == 7 * 28 * code_bytes + 7 * 12 + beside
+    assert by_layer["adder"]["classifier"].flash_bytes == 5 * 4 * 0.5 + 5 * 12 + beside  # a shift layer
+    assert cost.estimate(TINY, bits=32).flash_bytes == 4 * found["shift"].params
 
 
 def test_it_needs_no_keras_and_is_quick():

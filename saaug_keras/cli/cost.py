@@ -19,6 +19,7 @@ ROWS = (
     ("parameters", "params"),
     ("flash bytes", "flash_bytes"),
     ("SRAM bytes", "sram_bytes"),
+    ("TFLM's records", "records_bytes"),
     ("energy mJ", "energy_mj"),
     ("latency ms", "latency_ms"),
 )
