@@ -26,7 +26,7 @@ def run_plainly(run, args) -> int:
     except BrokenPipeError:  # the reader of stdout has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (ValueError, TypeError, OSError, ImportError) as error:
+    except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
         if args.traceback:
             raise
         print(f"saaug: {' '.join(str(error).split())}", file=sys.stderr)

@@ -48,6 +48,7 @@ def add_parser(subparsers):
     group.add_argument("--resolution", type=int, help="pixels; images are resized (default: the data's own)")
     group.add_argument("--strides", type=common.integers, metavar="S,S,...", help="of the stem and the stages, in "
                        "place of the backbone's own")  # fmt: skip
+    group.add_argument("--blocks", type=int, help="keep only the first so many blocks")
     group.add_argument("--width-multiplier", type=float, default=1.0, help="of all channels (default: 1)")
 
     group = parser.add_argument_group("augmentation")
@@ -55,6 +56,7 @@ def add_parser(subparsers):
     which.add_argument("--augment", dest="direct", action="store_false", help="train inside a larger multiplicative "
                        "network (the default)")  # fmt: skip
     which.add_argument("--direct", action="store_true", help="train the network alone")
+    parser.set_defaults(direct=False)
     group.add_argument("--width", type=common.numbers, default=(1.0, 1.6, 2.2), metavar="F,F,...",
                        help="factors of all channels (default: 1,1.6,2.2)")  # fmt: skip
     group.add_argument("--expand", type=common.numbers, default=(1.0, 1.6, 2.2, 2.8), metavar="F,F,...",
@@ -130,33 +132,35 @@ def make_reporter(recipe, args):
 
     class Reporter(keras.callbacks.Callback):
         def on_train_begin(self, logs=None):
-            self.started, self.progress, self.first = time.monotonic(), common.Progress(), None
+            self.started, self.progress, self.first_epoch = time.monotonic(), common.Progress(), None
 
         def on_epoch_begin(self, epoch, logs=None):
-            self.first = epoch if self.first is None else self.first
-            self.epoch, self.epoch_started = epoch, time.monotonic()
+            self.first_epoch = epoch if self.first_epoch is None else self.first_epoch
+            self.epoch, self.first_step_end = epoch, None
 
         def on_train_batch_end(self, batch, logs=None):
+            now = time.monotonic()
+            if self.first_step_end is None:  # the first step, which traces the graph, is not counted
+                self.first_step_end = now
+                return
             steps = self.params["steps"]
-            self.fitted = time.monotonic()
-            speed = (batch + 1) * recipe.batch_size / (self.fitted - self.epoch_started)
-            left = (recipe.epochs - self.epoch - (batch + 1) / steps) * steps * recipe.batch_size / speed
+            self.speed = batch * recipe.batch_size / (now - self.first_step_end)
+            left = ((recipe.epochs - self.epoch) * steps - batch - 1) * recipe.batch_size / self.speed
             self.progress.update(
                 f"epoch {self.epoch + 1}/{recipe.epochs}  step {batch + 1}/{steps}  loss {logs['loss']:.3f}  "
-                f"accuracy {logs.get('accuracy', float('nan')):.3f}  {speed:,.0f} img/s  "
-                f"{common.format_seconds(left)} left"
+                f"{self.speed:,.0f} img/s  {common.format_seconds(left)} left"
             )
 
         def on_epoch_end(self, epoch, logs=None):
-            now = time.monotonic()
-            speed = self.params["steps"] * recipe.batch_size / (self.fitted - self.epoch_started)
-            left = (now - self.started) / (epoch + 1 - self.first) * (recipe.epochs - epoch - 1)
-            shown = ("loss", "target_loss", "augmented_loss", "accuracy", "val_loss", "val_accuracy")
+            elapsed = time.monotonic() - self.started
+            left = elapsed / (epoch + 1 - self.first_epoch) * (recipe.epochs - epoch - 1)
+            shown = ("loss", "target_loss", "augmented_loss", "accuracy", "mean_iou", "val_loss", "val_accuracy",
+                     "val_mean_iou")  # fmt: skip
             values = "  ".join(f"{key} {logs[key]:.4f}" for key in shown if key in logs)
+            speed = f"{self.speed:,.0f} img/s  " if self.params["steps"] > 1 else ""
             self.progress.clear()
             common.say(
-                args,
-                f"epoch {epoch + 1}/{recipe.epochs}  {values}  {speed:,.0f} img/s  {common.format_seconds(left)} left",
+                args, f"epoch {epoch + 1}/{recipe.epochs}  {values}  {speed}{common.format_seconds(left)} left"
             )
 
     return Reporter()
