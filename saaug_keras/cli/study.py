@@ -1,0 +1,74 @@
+"""`saaug study`: runs a grid of trainings and writes what each part is worth."""
+
+from __future__ import annotations
+
+import functools
+
+from saaug_keras.cli import common
+
+
+def add_parser(subparsers):
+    """The parser of `saaug study`."""
+    parser = subparsers.add_parser(
+        "study",
+        help="run a grid of trainings; table, curves and page",
+        description="Trains every arm of a grid: first one run per candidate (learning rates), chosen on validation "
+        "images, then the choice with every seed. Writes summary.json, table.md, curves-*.png and page.html. Finished "
+        "runs are files; a study that was killed goes on when the same command is given again.",
+    )
+    parser.add_argument("--config", required=True, metavar="FILE", help="the grid, a TOML file as those in studies/")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the study; the same to go on with it")
+    parser.add_argument("--data", metavar="DIR", help="folder with the data set's files")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that train at a time (default: 1)")
+    parser.add_argument("--only", metavar="GLOB", help="run only the arms that match, for example 'augmented*', or "
+                        "backbone/operator/arm: '*/shift/*'")  # fmt: skip
+    parser.add_argument("--report", action="store_true", help="run nothing; write the report of what is finished")
+    return parser
+
+
+def run(args) -> int:
+    """Runs or reports. Returns 1 if a run that the tables need has failed."""
+    from saaug_keras import _validate
+
+    _validate.int_in("study", "--jobs", args.jobs, 1, 1024, " processes")
+    common.load_keras()
+    from saaug_keras import study as studies
+    from saaug_keras.study import results
+
+    say = functools.partial(common.say, args)
+    study = studies.Study.load(args.config)
+    if args.report:
+        study.cells(args.only)
+        book = studies.Book(args.out, study)
+    else:
+        book = studies.run(study, args.out, jobs=args.jobs, only=args.only, say=say, data_dir=args.data)
+    findings = studies.report(book, say=say)
+    answers = [
+        {
+            "question": answer.comparison.question, "arm": answer.comparison.arm, "against": answer.comparison.against,
+            "backbone": answer.backbone, "operator": answer.operator, "mean": answer.difference.mean,
+            "spread": answer.difference.spread, "seeds": answer.difference.count, "verdict": answer.difference.verdict,
+        }
+        for answer in findings.answers
+    ]  # fmt: skip
+    failed = [{"name": record["name"], "message": record["message"]} for record in findings.failures]
+    result = {"out": str(args.out), "runs": findings.summary, "answers": answers, "failed": failed,
+              "missing": findings.missing}  # fmt: skip
+    differences = results.against_direct(findings.lines)
+    rows = [
+        (
+            str(line.cell), line.epochs, line.test.count, results.points(line.validation), results.points(line.test),
+            results.points(differences[line.cell], sign=True) if line.cell in differences else "",
+        )
+        for line in findings.lines
+    ]  # fmt: skip
+    common.show(args, result, title=study.title, rows=rows,
+                columns=("arm", "epochs", "n", "validation %", "test %", "minus direct"))  # fmt: skip
+    for answer in findings.answers:
+        say(f"{answer.operator} on {answer.backbone}: {answer.comparison.question}: "
+            f"{results.points(answer.difference, sign=True)} points, {answer.difference.count} seeds, "
+            f"{answer.difference.verdict}")  # fmt: skip
+    say(f"page: {book.out / 'page.html'}")
+    if findings.lost:
+        say(f"study: {findings.lost} runs of the tables could not be made; see \"Failed runs\" in {book.out}/table.md")
+    return 1 if findings.lost else 0

@@ -1,0 +1,233 @@
+"""Pictures of a study: SVG for its page, drawn here, and learning curves as PNG by Matplotlib where it is installed."""
+
+from __future__ import annotations
+
+import html
+import importlib.util
+import math
+import statistics
+
+from saaug_keras._files import atomic_file
+from saaug_keras.study.results import Answer, Line, interval, points
+
+# Told apart with any colour vision (Okabe and Ito); direct training is the grey that others are held against.
+_DIRECT = "#6b7280"
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9", "#7c3aed", "#b91c1c", "#0f766e",
+            "#a16207")  # fmt: skip
+_WIDTH = 760
+_ROW = 30
+
+
+def colours_of(study) -> dict[str, str]:
+    """{arm: colour}, the same in every picture."""
+    rest = [arm.name for arm in study.arms if arm.name != "direct"]
+    return {"direct": _DIRECT} | {name: _COLOURS[index % len(_COLOURS)] for index, name in enumerate(rest)}
+
+
+def ticks(low: float, high: float, count: int = 6) -> list[float]:
+    """Round numbers in [low, high], at most `count` + 1 of them."""
+    step = 10 ** math.floor(math.log10((high - low) / count))
+    step = next(step * factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= count)
+    return [round(step * k, 10) for k in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+
+
+def _span(values, share=0.08, least=1.0):
+    low, high = min(values), max(values)
+    margin = max((high - low) * share, least / 2 if high - low < least else 0)
+    return low - margin, high + margin
+
+
+def _svg(height, label, items, width=_WIDTH):
+    return (
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(label)}">' + "".join(items) + "</svg>"
+    )
+
+
+def _text(x, y, text, anchor="start", kind=""):
+    kind = f' class="{kind}"' if kind else ""
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{kind}>{html.escape(text)}</text>'
+
+
+def _line(x1, y1, x2, y2, stroke, width=1.0, extra=""):
+    ends = f'x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"'
+    return f'<line {ends} stroke="{stroke}" stroke-width="{width}"{extra}/>'
+
+
+class _Scale:
+    """Maps a span of values to a span of pixels."""
+
+    def __init__(self, values, start, end):
+        self.low, self.high = values
+        self.start, self.end = start, end
+
+    def __call__(self, value):
+        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+
+
+def _value_axis(x, bottom, label, *, sign=False):
+    items = []
+    for value in ticks(x.low, x.high):
+        items.append(_line(x(value), 8, x(value), bottom, "#e8ebf0"))
+        items.append(_text(x(value), bottom + 16, f"{value:+g}" if sign and value else f"{value:g}", "middle"))
+    items.append(_text((x.start + x.end) / 2, bottom + 34, label, "middle"))
+    return items
+
+
+def accuracy_chart(lines: list[Line], colours: dict[str, str]) -> str:
+    """Test accuracy: one row per arm, a dot per seed, the mean as a bar with its spread, direct's mean as a rule."""
+    left, right = 170, 110
+    x = _Scale(_span([v for line in lines for v in line.test.values]), left, _WIDTH - right)
+    bottom = 14 + _ROW * len(lines)
+    items = _value_axis(x, bottom, "test accuracy, %")
+    for line in lines:
+        if line.cell.arm == "direct":
+            place = x(line.test.mean)
+            items.append(_line(place, 8, place, bottom, _DIRECT, 1, ' stroke-dasharray="3 3"'))
+    for row, line in enumerate(lines):
+        y, colour, estimate = 14 + _ROW * row + _ROW / 2, colours[line.cell.arm], line.test
+        items.append(_text(left - 12, y + 4, line.cell.arm, "end", "name"))
+        if estimate.spread is not None:
+            low, high = x(estimate.mean - estimate.spread), x(estimate.mean + estimate.spread)
+            items.append(_line(low, y, high, y, colour, 2, ' opacity=".55"'))
+        items.append(_line(x(estimate.mean), y - 8, x(estimate.mean), y + 8, colour, 3))
+        for record in line.records:
+            value = 100 * record["test_accuracy"]
+            title = f"{line.cell.arm}, seed {record['recipe']['seed']}: {value:.2f} %"
+            items.append(
+                f'<circle cx="{x(value):.1f}" cy="{y:.1f}" r="4" fill="{colour}" fill-opacity=".65" stroke="#fff">'
+                f"<title>{html.escape(title)}</title></circle>"
+            )
+        items.append(_text(_WIDTH - right + 12, y + 4, points(estimate), "start", "value"))
+    return _svg(bottom + 42, "Test accuracy of every arm", items)
+
+
+def answers_chart(answers: list[Answer], colours: dict[str, str]) -> str:
+    """Paired differences: one row per question, a dot per seed, the 95% interval of the mean; 0 is no difference."""
+    left, right = 356, 104
+    reach = [0.0]
+    for answer in answers:
+        reach += answer.difference.values
+        # A wide interval runs out of the picture rather than squeezing the rest.
+        margin = answer.difference.margin or 0
+        most = 3 * max(map(abs, answer.difference.values))
+        reach += [max(answer.difference.mean - margin, -most), min(answer.difference.mean + margin, most)]
+    x = _Scale(_span(reach, 0.05), left, _WIDTH - right)
+    bottom = 14 + _ROW * len(answers)
+    items = _value_axis(x, bottom, "difference, percentage points", sign=True)
+    items.append(_line(x(0), 8, x(0), bottom, "#1d2330", 1.2))
+    for row, answer in enumerate(answers):
+        y, estimate = 14 + _ROW * row + _ROW / 2, answer.difference
+        colour = {"better": "#00734f", "worse": "#b91c1c"}.get(estimate.verdict, "#6b7280")
+        items.append(_text(left - 14, y + 4, answer.comparison.question, "end", "name"))
+        if estimate.margin is not None:
+            low = max(x(estimate.mean - estimate.margin), x.start)
+            high = min(x(estimate.mean + estimate.margin), x.end)
+            items.append(_line(low, y, high, y, colour, 2, ' opacity=".6"'))
+        for value in estimate.values:
+            items.append(f'<circle cx="{x(value):.1f}" cy="{y:.1f}" r="3" fill="{colour}" fill-opacity=".45"/>')
+        title = f"{answer.comparison.arm} minus {answer.comparison.against}: {interval(estimate)}"
+        items.append(
+            f'<rect x="{x(estimate.mean) - 5:.1f}" y="{y - 5:.1f}" width="10" height="10" fill="{colour}" '
+            f'transform="rotate(45 {x(estimate.mean):.1f} {y:.1f})"><title>{html.escape(title)}</title></rect>'
+        )
+        items.append(_text(_WIDTH - right + 12, y + 4, points(estimate, sign=True), "start", "value"))
+    return _svg(bottom + 42, "Paired differences", items)
+
+
+def mean_curve(line: Line, key: str = "val_accuracy") -> list[tuple[int, float]]:
+    """[(epoch, mean over seeds in percent)], at the epochs that every run of the line has evaluated."""
+    curves = [{row["epoch"]: row[key] for row in record["history"] if key in row} for record in line.records]
+    common = sorted(set.intersection(*(set(curve) for curve in curves)))
+    return [(epoch, 100 * statistics.fmean(curve[epoch] for curve in curves)) for epoch in common]
+
+
+def curves_chart(lines: list[Line], colours: dict[str, str]) -> str:
+    """Validation accuracy by epoch, the mean over seeds; named at the right end, spread so that names do not touch."""
+    curves = [(line.cell.arm, curve) for line in lines if (curve := mean_curve(line))]
+    if not curves:
+        return ""
+    height, left, right, top, bottom = 340, 48, 190, 12, 298
+    epochs = [epoch for _, curve in curves for epoch, _ in curve]
+    values = [value for _, curve in curves for _, value in curve]
+    x = _Scale((min(epochs + [0]), max(epochs)), left, _WIDTH - right)
+    y = _Scale((max(0.0, _span(values, 0.04)[0]), min(100.0, _span(values, 0.04)[1])), bottom, top)
+    items = []
+    for value in ticks(y.low, y.high):
+        items.append(_line(left, y(value), _WIDTH - right, y(value), "#e8ebf0"))
+        items.append(_text(left - 8, y(value) + 4, f"{value:g}", "end"))
+    for value in ticks(x.low, x.high):
+        items.append(_text(x(value), bottom + 18, f"{value:g}", "middle"))
+    items.append(_text((left + _WIDTH - right) / 2, bottom + 36, "epoch", "middle"))
+    for arm, curve in curves:
+        path = "M" + "L".join(f"{x(epoch):.1f} {y(value):.1f}" for epoch, value in curve)
+        items.append(f'<path d="{path}" fill="none" stroke="{colours[arm]}" stroke-width="1.8"/>')
+    places = _apart([y(curve[-1][1]) for _, curve in curves], 15, top, bottom)
+    for (arm, curve), place in zip(curves, places, strict=True):
+        end = x(curve[-1][0]), y(curve[-1][1])
+        turn = _WIDTH - right + 8
+        path = f"M{end[0]:.1f} {end[1]:.1f}L{turn} {end[1]:.1f}L{turn + 14} {place:.1f}h6"
+        items.append(f'<path d="{path}" fill="none" stroke="{colours[arm]}" stroke-width=".7" opacity=".6"/>')
+        items.append(_text(turn + 24, place + 4, arm, "start", "name"))
+    return _svg(height, "Validation accuracy by epoch", items)
+
+
+def _apart(places, gap, low, high):
+    """The places moved as little as keeps them `gap` apart and inside [low, high], in the order given."""
+    order = sorted(range(len(places)), key=lambda i: places[i])
+    moved = [places[i] for i in order]
+    for index in range(1, len(moved)):
+        moved[index] = max(moved[index], moved[index - 1] + gap)
+    if moved[-1] > high:
+        moved[-1] = high
+    for index in range(len(moved) - 2, -1, -1):
+        moved[index] = min(moved[index], moved[index + 1] - gap)
+    shift = max(0.0, low - moved[0])
+    result = [0.0] * len(places)
+    for place, index in zip(moved, order, strict=True):
+        result[index] = place + shift
+    return result
+
+
+def can_plot() -> bool:
+    """Whether Matplotlib, of the extra `plot`, is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def save_curves(path, title: str, lines: list[Line], colours: dict[str, str]):
+    """Learning curves as a PNG: validation accuracy by epoch and by training time, mean and range over seeds.
+
+    Raises:
+        ImportError: Matplotlib is not installed; see `can_plot`.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    by_epoch, by_time = figure.subplots(1, 2, sharey=True)
+    longest = max(line.train_seconds for line in lines)
+    unit, seconds = ("minutes", 60.0) if longest < 2 * 3600 else ("hours", 3600.0)
+    for line in lines:
+        curve = mean_curve(line)
+        if not curve:
+            continue
+        epochs, mean = zip(*curve, strict=True)
+        runs = [{row["epoch"]: 100 * row["val_accuracy"] for row in record["history"] if "val_accuracy" in row}
+                for record in line.records]  # fmt: skip
+        low = [min(run[epoch] for run in runs) for epoch in epochs]
+        high = [max(run[epoch] for run in runs) for epoch in epochs]
+        speed = statistics.fmean(record["seconds_per_epoch"] for record in line.records) / seconds
+        colour = colours[line.cell.arm]
+        for axes, scale in ((by_epoch, 1.0), (by_time, speed)):
+            axes.plot([epoch * scale for epoch in epochs], mean, color=colour, label=line.cell.arm, linewidth=1.6)
+            axes.fill_between([epoch * scale for epoch in epochs], low, high, color=colour, alpha=0.12, linewidth=0)
+    for axes, label in ((by_epoch, "epoch"), (by_time, f"training time, {unit}")):
+        axes.set_xlabel(label)
+        axes.grid(color="#e8ebf0")
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    by_epoch.set_ylabel("validation accuracy, %")
+    by_epoch.legend(frameon=False, fontsize=9)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    with atomic_file(path) as aside:
+        figure.savefig(aside, dpi=130)

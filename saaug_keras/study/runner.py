@@ -1,0 +1,470 @@
+"""Runs a study. What is to do follows from the files of finished runs alone: it may stop anywhere and go on later."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import hashlib
+import json
+import multiprocessing
+import os
+import pathlib
+import platform
+import signal
+import statistics
+import time
+from dataclasses import dataclass
+from multiprocessing import connection
+
+from saaug_keras._files import write_atomic
+from saaug_keras._version import __version__
+from saaug_keras.recipes import Recipe
+from saaug_keras.study.grid import Cell, Study
+
+
+def run(study: Study, out, *, jobs: int = 1, only: str | None = None, say=print, trainer=None, data_dir=None) -> Book:
+    """Runs what is not finished yet of a study.
+
+    Args:
+        study: the grid.
+        out: folder of the study; made if missing. `runs/` gets one JSON file per finished run, `training/` one folder
+            per run with its checkpoint and its network.
+        jobs: processes that train at a time.
+        only: run only the cells that match, as `Study.cells`.
+        say: called with one line per run.
+        trainer: function (recipe, folder, test) -> (result, history) in place of `recipes.train` on the study's data.
+        data_dir: as `datasets.load`.
+    Returns:
+        The study's `Book`.
+    Raises:
+        ValueError: nothing matches `only`, or a recipe that cannot run on the data.
+        BlockingIOError: another process runs a study in this folder.
+        ChildProcessError: a training process died; finished runs are kept.
+    """
+    cells = study.cells(only)
+    book = Book(out, study)
+    with _only_process(book.out):
+        if trainer is None:
+            _check_recipes(study, cells, data_dir)
+            trainer = functools.partial(train, study.dataset, data_dir)
+        progress = _Progress(book, cells, jobs, say)
+        make = _InProcess if jobs == 1 else _Processes
+        with make(jobs, book, trainer) as workers:
+            while True:
+                ready, _ = plan(book, cells)
+                for task in ready:
+                    workers.offer(task)
+                if not workers.running:
+                    return book
+                for task in workers.wait():
+                    book.read(task.digest)
+                    progress.line(task)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One training run: of stage 1 ("tune") or stage 2 ("final", with the test set)."""
+
+    cell: Cell
+    stage: str
+    candidate: dict
+    recipe: Recipe
+    digest: str
+
+    @property
+    def name(self) -> str:
+        """Readable, and unique by its hash: the name of the run's file and folder."""
+        recipe = self.recipe
+        return (
+            f"{self.cell.arm}-{recipe.operator}-{recipe.backbone}-{recipe.epochs}epochs-seed{recipe.seed}-"
+            f"{self.digest}"
+        )
+
+
+class Book:
+    """The finished runs of a study, and what follows from them: measured speeds and choices.
+
+    Args:
+        out: the study's folder.
+        study: the grid.
+    """
+
+    def __init__(self, out, study: Study):
+        self.out = pathlib.Path(out)
+        self.study = study
+        self.records: dict[str, dict] = {}
+        for path in sorted((self.out / "runs").glob("*.json")):
+            self._add(path)
+        state = self.out / "state.json"
+        self._ratios = json.loads(state.read_text())["compute_ratios"] if state.exists() else {}
+
+    def _add(self, path):
+        record = json.loads(path.read_text())
+        # Two arms may come to the same recipe; what has been tested stands.
+        if "test_accuracy" not in self.records.get(record["digest"], {}):
+            self.records[record["digest"]] = record
+
+    def read(self, digest: str):
+        """Takes in the file of a run that has just ended."""
+        for path in (self.out / "runs").glob(f"*-{digest}.json"):
+            self._add(path)
+
+    def task(self, cell: Cell, stage: str, candidate: dict, *, seed: int, ratio: float) -> Task:
+        """The run of these coordinates."""
+        recipe = self.study.make_recipe(cell, candidate, seed=seed, tuning=stage == "tune", ratio=ratio)
+        return Task(cell, stage, candidate, recipe, digest_of(self.study.dataset, recipe))
+
+    def record(self, task: Task) -> dict | None:
+        """The record of a run, or None while it is to be run."""
+        record = self.records.get(task.digest)
+        waits = record is not None and task.stage == "final" and record["status"] == "finished"
+        return None if waits and "test_accuracy" not in record else record
+
+    def tuning_tasks(self, cell: Cell, ratio: float = 1.0) -> list[Task]:
+        """The runs of stage 1, one per candidate; none where there is nothing to choose or measure."""
+        if not self.study.is_tuned(cell):
+            return []
+        return [
+            self.task(cell, "tune", candidate, seed=self.study.tuning_seed, ratio=ratio)
+            for candidate in self.study.candidates_of(cell)
+        ]
+
+    def final_tasks(self, cell: Cell, candidate: dict, ratio: float) -> list[Task]:
+        """The runs of stage 2, one per seed."""
+        return [self.task(cell, "final", candidate, seed=seed, ratio=ratio) for seed in self.study.seeds]
+
+    def ratio(self, cell: Cell) -> float | None:
+        """The factor of a cell's epochs, or None while it cannot be known.
+
+        A measured one is written down when it is first known, and stays.
+        """
+        arm = self.study.arm(cell.arm)
+        needed = self.study.needed_for(cell)
+        if not needed:
+            return arm.compute_ratio or 1.0
+        tasks = [self.tuning_tasks(other) for other in needed]
+        key = f"{cell}: {' '.join(task.digest for task in [*tasks[0], *tasks[1]])}"
+        if key not in self._ratios:
+            own, other = (self._seconds_per_epoch(each) for each in tasks)
+            if own is None or other is None:
+                return None
+            self._ratios[key] = round(other / own, 4)
+            state = {"compute_ratios": self._ratios}
+            write_atomic(self.out / "state.json", json.dumps(state, indent=1) + "\n")
+        return self._ratios[key]
+
+    def _seconds_per_epoch(self, tasks):
+        """The fastest of the finished runs: what else the machine did meanwhile only slows. None until all ended."""
+        records = [self.records.get(task.digest) for task in tasks]
+        if None in records:
+            return None
+        return min((r["seconds_per_epoch"] for r in records if r["status"] == "finished"), default=None)
+
+    def is_stopped(self, cell: Cell) -> bool:
+        """Whether stage 1 of a cell has ended without a run that could be used."""
+        ratio = self.ratio(cell)
+        records = [] if ratio is None else [self.record(task) for task in self.tuning_tasks(cell, ratio)]
+        return bool(records) and all(record is not None and record["status"] == "failed" for record in records)
+
+    def choice(self, cell: Cell, ratio: float) -> dict | None:
+        """The candidate with the best validation accuracy, the first of equals; None if none is known yet."""
+        tasks = self.tuning_tasks(cell, ratio)
+        if not tasks:
+            return self.study.candidates_of(cell)[0]
+        records = [self.record(task) for task in tasks]
+        if None in records:
+            return None
+        finished = [(r["val_accuracy"], t) for r, t in zip(records, tasks, strict=True) if r["status"] == "finished"]
+        return max(finished, key=lambda pair: pair[0])[1].candidate if finished else None
+
+
+def digest_of(dataset: str, recipe: Recipe) -> str:
+    """Ten hex digits that stand for a recipe on a data set."""
+    text = json.dumps({"dataset": dataset, **recipe.as_dict()}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def plan(book: Book, cells) -> tuple[list[Task], list[Task]]:
+    """What is to do, from the finished runs alone.
+
+    Returns:
+        (runs that can start now, in order, without repeats; stand-ins for the runs that wait for those: of the right
+        number and cell, with a candidate that may become another).
+    """
+    study, tune, final, later = book.study, {}, [], []
+    for cell in dict.fromkeys((*(n for c in cells for n in study.needed_for(c)), *cells)):
+        ratio = book.ratio(cell)
+        if ratio is None:
+            if not any(book.is_stopped(other) for other in study.needed_for(cell)):
+                first = study.candidates_of(cell)[0]
+                later += book.tuning_tasks(cell) + book.final_tasks(cell, first, 1.0) * (cell in cells)
+            continue
+        tasks = book.tuning_tasks(cell, ratio)
+        waiting = {task.digest: task for task in tasks if book.record(task) is None}
+        tune |= waiting
+        candidate = book.choice(cell, ratio)
+        if cell in cells and waiting:
+            later += book.final_tasks(cell, study.candidates_of(cell)[0], ratio)
+        elif cell in cells and candidate is not None:
+            final += [task for task in book.final_tasks(cell, candidate, ratio) if book.record(task) is None]
+    final.sort(key=lambda task: study.seeds.index(task.recipe.seed))  # every arm's first seed before the second
+    ready = list((tune | {task.digest: task for task in final if task.digest not in tune}).values())
+    return ready, later
+
+
+def _check_recipes(study, cells, data_dir):
+    """Every recipe against the data, before the first hour of training is spent."""
+    from saaug_keras import recipes
+
+    data = _load(study.dataset, data_dir)
+    for cell in cells:
+        for candidate in study.candidates_of(cell):
+            for tuning in (True, False):
+                recipe = study.make_recipe(cell, candidate, seed=study.seeds[0], tuning=tuning)
+                try:
+                    recipe.spec(data.image_shape, data.num_classes)
+                    recipes.make_callbacks(recipe, data.x_train)
+                except (ValueError, TypeError) as error:
+                    raise type(error)(f"study [arms.{cell.arm}]: {error}") from error
+
+
+@functools.cache
+def _load(dataset, data_dir):
+    from saaug_keras import datasets
+
+    return datasets.load(dataset, data_dir=data_dir)
+
+
+def train(dataset: str, data_dir, recipe: Recipe, folder, test: bool, callbacks=()) -> tuple[dict, list]:
+    """`recipes.train` on a data set by name; returns its result and its history."""
+    import keras
+
+    from saaug_keras import recipes
+
+    keras.utils.clear_session()
+    result = recipes.train(recipe, _load(dataset, data_dir), folder, test=test, callbacks=callbacks)
+    return result, json.loads((pathlib.Path(folder) / "history.json").read_text())
+
+
+def execute(out: pathlib.Path, dataset: str, task: Task, trainer):
+    """Trains one run and writes its record, whole or not at all."""
+    try:
+        result, history = trainer(task.recipe, out / "training" / task.name, task.stage == "final")
+        epochs = [row["seconds"] for row in history]
+        outcome = {
+            "status": "finished",
+            **result,
+            # The first epoch also builds the graph.
+            "seconds_per_epoch": statistics.median(epochs[1:] or epochs),
+            "history": history,
+        }
+    except ValueError as error:  # the loss was not finite, or the recipe cannot run: this run's affair alone
+        outcome = {"status": "failed", "message": str(error)}
+    record = {
+        "name": task.name, "digest": task.digest, "arm": task.cell.arm, "dataset": dataset, **outcome,
+        "recipe": task.recipe.as_dict(), "machine": _machine(),
+    }  # fmt: skip
+    write_atomic(out / "runs" / f"{task.name}.json", json.dumps(record, indent=1) + "\n")
+
+
+def _machine() -> dict:
+    import keras
+
+    backend = keras.backend.backend()
+    device = "CPU"
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        names = [tf.config.experimental.get_device_details(d) for d in tf.config.list_physical_devices("GPU")]
+        device = ", ".join(name.get("device_name", "GPU") for name in names) or device
+    elif backend == "jax":
+        import jax
+
+        device = jax.devices()[0].device_kind
+    return {
+        "saaug_keras": __version__, "python": platform.python_version(), "keras": keras.version(), "backend": backend,
+        "device": device, "cpus": os.cpu_count(),
+    }  # fmt: skip
+
+
+@contextlib.contextmanager
+def _only_process(out):
+    """Holds the folder; the system lets go of it however the process ends."""
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise BlockingIOError(f"study: another process is running a study in {out}.") from error
+        yield
+
+
+class _InProcess:
+    """Trains here, one run at a time."""
+
+    def __init__(self, jobs, book, trainer):
+        self.book, self.trainer = book, trainer
+        self.running: list[Task] = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        pass
+
+    def offer(self, task):
+        """Takes the task, if there is room and it is not running already."""
+        if not self.running:
+            self.running.append(task)
+
+    def wait(self) -> list[Task]:
+        """Blocks until a run has ended; the runs that have."""
+        task = self.running.pop()
+        execute(self.book.out, self.book.study.dataset, task, self.trainer)
+        return [task]
+
+
+class _Processes:
+    """The same in processes of their own, each with its share of the cores."""
+
+    def __init__(self, jobs, book, trainer):
+        self.jobs, self.book, self.trainer = jobs, book, trainer
+        self.running: dict[connection.Connection, Task] = {}
+        self._idle: list[connection.Connection] = []
+        self._processes = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        for process in self._processes:
+            process.terminate()
+        for process in self._processes:
+            process.join()
+
+    def offer(self, task):
+        """Takes the task, if there is room and it is not running already."""
+        if len(self.running) < self.jobs and task.digest not in {other.digest for other in self.running.values()}:
+            pipe = self._idle.pop() if self._idle else self._start()
+            pipe.send(task)
+            self.running[pipe] = task
+
+    def _start(self):
+        threads = str(max(1, (os.cpu_count() or 1) // self.jobs))
+        for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
+            os.environ.setdefault(name, threads)  # read by the new process when it imports TensorFlow
+        context = multiprocessing.get_context("spawn")
+        here, there = context.Pipe()
+        arguments = (there, os.getpid(), self.book.out, self.book.study.dataset, self.trainer)
+        process = context.Process(target=_serve, args=arguments, daemon=True)
+        process.start()
+        there.close()  # so that the end of the process is the end of the pipe
+        self._processes.append(process)
+        return here
+
+    def wait(self) -> list[Task]:
+        """Blocks until a run has ended; the runs that have.
+
+        Raises:
+            ChildProcessError: a process died.
+            OSError: a record could not be written.
+        """
+        ended = []
+        for pipe in connection.wait(list(self.running)):
+            task = self.running.pop(pipe)
+            try:
+                error = pipe.recv()
+            except EOFError as end:
+                raise ChildProcessError(
+                    f"study: a process died while it trained {task.name}, perhaps out of memory. Finished runs are "
+                    "kept: start the study again, with fewer --jobs."
+                ) from end
+            if error is not None:
+                raise error
+            self._idle.append(pipe)
+            ended.append(task)
+        return ended
+
+
+def _serve(pipe, parent, out, dataset, trainer):
+    """Trains what comes through the pipe, until it ends or its study does."""
+    if isinstance(trainer, functools.partial) and trainer.func is train:
+        import keras
+
+        class EndWithStudy(keras.callbacks.Callback):
+            """After a kill, the study that is started next must not find the old one's training still going on."""
+
+            def on_train_batch_end(self, batch, logs=None):
+                if os.getppid() != parent:
+                    os._exit(1)
+
+        trainer = functools.partial(trainer, callbacks=(EndWithStudy(),))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the study's own process says when to stop
+    with contextlib.suppress(EOFError):
+        while True:
+            task = pipe.recv()
+            try:
+                execute(out, dataset, task, trainer)
+            except OSError as error:
+                pipe.send(error)
+            else:
+                pipe.send(None)
+
+
+class _Progress:
+    """One line per run that ends, with the time left by the speeds seen so far."""
+
+    def __init__(self, book, cells, jobs, say):
+        self.book, self.cells, self.jobs, self.say = book, cells, jobs, say
+        self.done = 0
+        self.started = time.perf_counter()
+
+    def line(self, task):
+        self.done += 1
+        record = self.book.record(task)
+        ready, later = plan(self.book, self.cells)
+        left = [*ready, *later]
+        cell, recipe = task.cell, task.recipe
+        chosen = " ".join(f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
+                          for key, value in task.candidate.items())  # fmt: skip
+        if record["status"] == "failed":
+            outcome = f"failed: {record['message']}"
+        else:
+            outcome = f"val {100 * record['val_accuracy']:5.1f} %"
+            if task.stage == "final":
+                outcome += f"  test {100 * record['test_accuracy']:5.1f} %"
+            outcome += f"  {clock(record['train_seconds'])}"
+        width = max(len(str(each)) for each in self.cells)
+        self.say(
+            f"{self.done:>3}/{self.done + len(left)}  {task.stage:<5}  {str(cell):<{width}}  seed {recipe.seed}  "
+            f"{recipe.epochs} epochs  {chosen}  {outcome}  {self._time_left(left)}"
+        )
+
+    def _time_left(self, left):
+        if not left:
+            return "done"
+        speeds = {}
+        for record in self.book.records.values():
+            if record["status"] == "finished":
+                recipe = record["recipe"]
+                for key in ((record["arm"], recipe["operator"]), record["arm"], None):
+                    speeds.setdefault(key, []).append(record["seconds_per_epoch"])
+        if not speeds:
+            return ""
+        seconds = 0.0
+        for task in left:
+            keys = ((task.cell.arm, task.recipe.operator), task.cell.arm, None)
+            known = next(speeds[key] for key in keys if key in speeds)
+            seconds += task.recipe.epochs * statistics.mean(known)
+        return f"about {clock(seconds / self.jobs)} left"
+
+
+def clock(seconds: float) -> str:
+    """38 s, 4 min 10 s, 3 h 05 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
