@@ -22,18 +22,19 @@ saaug_status saaug_adder_conv_2d_s8_reference(const saaug_options *options, cons
             for (x = 0; x < shape->out_w; ++x) {
                 for (o = 0; o < shape->out_c; ++o) {
                     const uint8_t *row = weights + (size_t)o * (size_t)row_bytes;
-                    int32_t acc = params[3 * o];
+                    int32_t distance = 0;
                     int32_t tap = 0;
                     for (i = 0; i < options->kernel_h; ++i) {
                         for (j = 0; j < options->kernel_w; ++j) {
                             const int8_t *pixel = saaug_pixel(options, shape, input, n, y, x, i, j);
                             for (c = 0; c < shape->in_c; ++c, ++tap) {
                                 const int32_t value = pixel != NULL ? pixel[c] : options->input_zero_point;
-                                acc += saaug_adder_term(value, row, tap);
+                                distance += saaug_adder_term(value, row, tap);
                             }
                         }
                     }
-                    *output++ = saaug_requantize(acc, params + 3 * o, options);
+                    *output++ = saaug_requantize(saaug_adder_accumulator(distance, params + 3 * o), params + 3 * o,
+                                                 options);
                 }
             }
         }

@@ -23,16 +23,17 @@ saaug_status saaug_adder_depthwise_conv_2d_s8_reference(const saaug_options *opt
                 for (o = 0; o < shape->out_c; ++o) {
                     const uint8_t *row = weights + (size_t)o * (size_t)row_bytes;
                     const int32_t c = o / options->depth_multiplier;
-                    int32_t acc = params[3 * o];
+                    int32_t distance = 0;
                     int32_t tap = 0;
                     for (i = 0; i < options->kernel_h; ++i) {
                         for (j = 0; j < options->kernel_w; ++j, ++tap) {
                             const int8_t *pixel = saaug_pixel(options, shape, input, n, y, x, i, j);
                             const int32_t value = pixel != NULL ? pixel[c] : options->input_zero_point;
-                            acc += saaug_adder_term(value, row, tap);
+                            distance += saaug_adder_term(value, row, tap);
                         }
                     }
-                    *output++ = saaug_requantize(acc, params + 3 * o, options);
+                    *output++ = saaug_requantize(saaug_adder_accumulator(distance, params + 3 * o), params + 3 * o,
+                                                 options);
                 }
             }
         }

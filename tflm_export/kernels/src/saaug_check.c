@@ -2,7 +2,7 @@
 #include "saaug_internal.h"
 
 #define SAAUG_ACCUMULATOR_LIMIT (((int64_t)1 << 30) - 1)
-#define SAAUG_MOST_TAPS ((int32_t)1 << 22) /* an add layer's accumulator reaches its limit just above it */
+#define SAAUG_MOST_TAPS ((int32_t)1 << 22)
 
 static int in_range(int32_t value, int32_t low, int32_t high) { return value >= low && value <= high; }
 
@@ -156,7 +156,7 @@ saaug_status saaug_check_constants(const saaug_options *options, const saaug_sha
     }
     for (o = 0; o < shape->out_c; ++o, weights += row_bytes, params += 3) {
         const int64_t sum = sum_of_row(options, weights, taps);
-        const int64_t reach = is_adder(options) ? (int64_t)255 * taps : 128 * sum;
+        const int64_t reach = is_adder(options) ? ((int64_t)255 << SAAUG_ADDER_SCALE_LOG2) * taps : 128 * sum;
         const int64_t bias = params[0] < 0 ? -(int64_t)params[0] : params[0];
         *fault = o;
         if (sum < 0) {

@@ -150,6 +150,12 @@ static inline int32_t saaug_adder_term(int32_t value, const uint8_t *row, int32_
     return difference < 0 ? -difference : difference;
 }
 
+/** The accumulator of an add layer. @pre the overflow bound, so that nothing is shifted out. */
+static inline int32_t saaug_adder_accumulator(int32_t distance, const int32_t *params)
+{
+    return params[0] + saaug_shift_left(distance, SAAUG_ADDER_SCALE_LOG2);
+}
+
 /** The pixel under tap (i, j) of output position (y, x), or NULL outside the image. */
 static inline const int8_t *saaug_pixel(const saaug_options *options, const saaug_shape *shape, const int8_t *input,
                                         int32_t n, int32_t y, int32_t x, int32_t i, int32_t j)
