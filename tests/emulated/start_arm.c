@@ -30,10 +30,10 @@ static void leave(uint32_t status)
 
 static void fault(void) { leave(FAULT_STATUS); }
 
-__attribute__((section(".vectors"), used)) static void *const vectors[16] = {
-    &__stack, (void *)start, (void *)fault, (void *)fault, (void *)fault, (void *)fault, (void *)fault, 0,
-    0,        0,             0,             (void *)fault, (void *)fault, 0,             (void *)fault, (void *)fault,
-};
+__attribute__((section(".vectors"), used)) static const struct {
+    uint32_t *stack;
+    void (*handlers[15])(void);
+} vectors = {&__stack, {start, fault, fault, fault, fault, fault, 0, 0, 0, 0, fault, fault, 0, fault, fault}};
 
 /* The words of the command line, taken apart in place. */
 static int split(char *line, char **words, int most)

@@ -1,0 +1,85 @@
+/**
+ * @file saaug_bucket.h
+ * Shift layers without multiplication on cores without packed arithmetic: two pixels in every 32-bit addition.
+ *
+ * A word holds two pixels, low + high * 2^16, as one number: sums of words are sums of both pixels, and exact as long as
+ * each pixel's sum stays in int16. SAAUG_WORDS words side by side, one for each pair of pixels, are a column; the columns
+ * of all taps are a block. An output channel is a program over the block, made once from its codes and run for every
+ * block of pixels: it adds and subtracts columns, largest exponents first, and doubles the sums from one exponent to the
+ * next (Horner). Before 128 * sum |weight| can leave int16 it moves the sums out to int32 accumulators ("spill"); for a
+ * layer of some dozen taps that happens two or three times.
+ *
+ * On Cortex-M the program is threaded code for an interpreter in assembly, which loads a column with one instruction;
+ * elsewhere it is a list of runs for an interpreter in C.
+ */
+#ifndef SAAUG_BUCKET_H
+#define SAAUG_BUCKET_H
+
+#include "saaug_internal.h"
+
+/* 1: Thumb-1, Cortex-M0; 2: Thumb-2, Cortex-M3 and up; 0: C. */
+#if defined(__GNUC__) && defined(__thumb__) && defined(__ARM_ARCH_PROFILE) && !defined(SAAUG_NO_ASM)
+#if __ARM_ARCH_PROFILE == 'M'
+#define SAAUG_THUMB __ARM_ARCH_ISA_THUMB
+#endif
+#endif
+#ifndef SAAUG_THUMB
+#define SAAUG_THUMB 0
+#endif
+
+/* Words of a column: as many as sums fit the registers; the assembly has 4. */
+#if SAAUG_THUMB
+#define SAAUG_WORDS 4
+#elif !defined(SAAUG_WORDS)
+#if defined(__arm__) || defined(__riscv_32e)
+#define SAAUG_WORDS 4
+#else
+#define SAAUG_WORDS 8
+#endif
+#endif
+#define SAAUG_PIXELS (2 * SAAUG_WORDS)
+#define SAAUG_COLUMN_BYTES (4 * SAAUG_WORDS)
+
+/* Most taps of a program: the sum of one exponent stays in int16 (252 * 128 <= 32767), and the next begins on a byte. */
+#define SAAUG_PROGRAM_TAPS 252
+
+/* No multiplication at all on this core: the library's takes hundreds of steps. */
+#if defined(__riscv) && !defined(__riscv_mul)
+#define SAAUG_NO_MULTIPLY 1
+#else
+#define SAAUG_NO_MULTIPLY 0
+#endif
+
+/** What requantizes an output channel, made once for many blocks. */
+typedef struct {
+    int32_t bias, multiplier, shift;
+#if SAAUG_NO_MULTIPLY
+    uint32_t step; /* see saaug_bucket.c */
+#endif
+} saaug_channel;
+
+void saaug_bucket_channel(const int32_t *params, const saaug_options *options, saaug_channel *channel);
+
+/** Length of the longest program of `taps` taps, in uint16: even, so that every program begins on 4 bytes. */
+int32_t saaug_bucket_program_length(int32_t taps, int32_t layout);
+
+/**
+ * Makes the program of taps [first, first + taps) of a row of codes.
+ * @param columns     byte offset of each tap's column in the block; or NULL: tap first + t is column t.
+ * @param accumulate  the program adds to the accumulators; otherwise it sets them.
+ * @pre   first is a multiple of 4, taps <= SAAUG_PROGRAM_TAPS, the offsets are below 2^16.
+ */
+void saaug_bucket_program(const uint8_t *row, int32_t layout, int32_t first, int32_t taps, const uint16_t *columns,
+                          int accumulate, uint16_t *program);
+
+/** Runs a program: acc[2 * k] and acc[2 * k + 1] get the sums of the low and the high pixel of word k of the columns. */
+void saaug_bucket_run(const uint16_t *program, const uint32_t *block, int32_t *acc);
+
+/** Requantizes acc[0], acc[step], ... `count` accumulators of one channel, and stores them `stride` bytes apart. */
+void saaug_bucket_store(const int32_t *acc, int32_t step, int32_t count, const saaug_channel *channel,
+                        const saaug_options *options, int8_t *output, int32_t stride);
+
+/** Two pixels in a word. */
+static inline uint32_t saaug_pair(int32_t low, int32_t high) { return (uint32_t)low + ((uint32_t)high << 16); }
+
+#endif /* SAAUG_BUCKET_H */
