@@ -1,167 +1,202 @@
 /* Programs over packed pixels: making, running, requantizing. */
 #include "saaug_bucket.h"
 
-#define SAAUG_LEVELS_OF(layout) ((layout) == SAAUG_LAYOUT_NIBBLE ? 7 : 16)
-#define SAAUG_LANE_LIMIT 255 /* 255 * 128 <= 32767: most that the weights of a sum of int8 in int16 may add up to */
+#define LANE_LIMIT 255 /* 255 * 128 <= 32767: most that the weights of a sum of int8 in int16 may add up to */
 
-/* Instructions of a program. */
+/* Codes by index: the magnitude, or NEGATIVE + magnitude. */
+#define LEVELS_OF(layout) ((layout) == SAAUG_LAYOUT_NIBBLE ? 7 : 16)
+#define NEGATIVE_OF(layout) ((layout) == SAAUG_LAYOUT_NIBBLE ? 8 : 16)
+#define INDICES 33
+
+/* Instructions of a program, kind | operand << OPERAND. */
 #if SAAUG_THUMB
-/* Two uint16: offset in the interpreter's table, operand. The operand is a column, or the exponent of a spill. */
-#define SAAUG_STEP 2
+/* The kind is the offset in the interpreter's table of routines. The operand is the column to add or subtract, or the
+ * exponent of a spill. */
+#define OPERAND 16
 #if SAAUG_THUMB == 2
-#define SAAUG_ADD(distance) ((uint16_t)(4 * (distance))) /* distance in exponents from the spill: 0..7 */
-#define SAAUG_SUB(distance) ((uint16_t)(32 + 4 * (distance)))
-#define SAAUG_SPILL_SET 64
-#define SAAUG_SPILL_ADD 68
-#define SAAUG_END 72
+#define ADD(distance) (4u * (uint32_t)(distance)) /* distance in exponents from the spill: 0..7 */
+#define SUB(distance) (32u + 4u * (uint32_t)(distance))
+#define SPILL_SET 64u
+#define SPILL_ADD 68u
+#define END 72u
 #else
-#define SAAUG_ADD 0
-#define SAAUG_SUB 4
-#define SAAUG_DOUBLE_ADD 8
-#define SAAUG_DOUBLE_SUB 12
-#define SAAUG_DOUBLE 16
-#define SAAUG_SPILL_SET 20
-#define SAAUG_SPILL_ADD 24
-#define SAAUG_END 28
+#define ADD 0u
+#define SUB 4u
+#define DOUBLE_ADD 8u
+#define DOUBLE_SUB 12u
+#define DOUBLE 16u
+#define SPILL_SET 20u
+#define SPILL_ADD 24u
+#define END 28u
 #endif
 #else
-/* One uint16, kind + 8 * operand, and after SAAUG_ADD and SAAUG_SUB as many columns as the operand says. */
-#define SAAUG_STEP 1
-#define SAAUG_ADD 0
-#define SAAUG_SUB 1
-#define SAAUG_DOUBLE 2
-#define SAAUG_SPILL_SET 3
-#define SAAUG_SPILL_ADD 4
-#define SAAUG_END 5
+/* After the adding kinds come as many columns as the operand says. */
+#define OPERAND 3
+#define ADD 0u
+#define SUB 1u
+#define DOUBLE_ADD 2u
+#define DOUBLE_SUB 3u
+#define DOUBLE 4u
+#define SPILL_SET 5u
+#define SPILL_ADD 6u
+#define END 7u
 #endif
 
 int32_t saaug_bucket_program_length(int32_t taps, int32_t layout)
 {
-    const int32_t levels = SAAUG_LEVELS_OF(layout);
+    const int32_t levels = LEVELS_OF(layout);
 #if SAAUG_THUMB
-    return 2 * (taps + 2 * levels + 1); /* per level at most one doubling and one spill; one end */
+    return taps + 2 * levels + 1; /* per level at most one doubling and one spill; one end */
 #else
-    return (taps + 4 * levels + 3) & ~1; /* and two runs */
+    return (taps + 3 * levels + 2) & ~1; /* two heads of runs and one spill */
 #endif
 }
 
-static uint16_t *emit(uint16_t *program, int32_t kind, int32_t operand)
+static saaug_instruction *emit(saaug_instruction *program, uint32_t kind, int32_t operand)
 {
-#if SAAUG_THUMB
-    *program++ = (uint16_t)kind;
-    *program++ = (uint16_t)operand;
-#else
-    *program++ = (uint16_t)(kind + 8 * operand);
-#endif
-    return program;
+    *program = (saaug_instruction)(kind | (uint32_t)operand << OPERAND);
+    return program + 1;
 }
 
-/* Room for the `count` columns of one code; *place is where they go. */
-static uint16_t *emit_run(uint16_t *program, int32_t kind, int32_t count, uint16_t **place)
+/* Where the columns of a code go, and the kind that they need. */
+typedef struct {
+    saaug_instruction *at;
+    uint32_t kind;
+} slot;
+
+/* Room for the `count` columns of one code. */
+static saaug_instruction *reserve(saaug_instruction *program, uint32_t kind, int32_t count, slot *place)
 {
-#if SAAUG_THUMB
-    *place = program + 1;
-    for (; count > 0; --count) {
-        *program = (uint16_t)kind;
-        program += 2;
-    }
-#else
+#if !SAAUG_THUMB
     if (count > 0) {
         program = emit(program, kind, count);
     }
-    *place = program;
-    program += count;
 #endif
-    return program;
+    place->at = program;
+    place->kind = kind;
+    return program + count;
 }
 
-/* The runs of magnitude `level`, in a group of magnitudes [base, top]. */
-static uint16_t *emit_level(uint16_t *program, int32_t level, int32_t base, int32_t top, int32_t adds, int32_t subs,
-                            uint16_t **add_place, uint16_t **sub_place)
+static void put(slot *place, uint32_t column)
 {
-#if SAAUG_THUMB == 2
-    (void)top;
-    program = emit_run(program, SAAUG_ADD(level - base), adds, add_place);
-    return emit_run(program, SAAUG_SUB(level - base), subs, sub_place);
+#if SAAUG_THUMB
+    *place->at++ = place->kind | column << OPERAND;
 #else
-    uint16_t *const first = program;
-    (void)base;
-#if SAAUG_THUMB == 1
-    program = emit_run(program, SAAUG_ADD, adds, add_place);
-    program = emit_run(program, SAAUG_SUB, subs, sub_place);
-    if (level != top && program == first) {
-        program = emit(program, SAAUG_DOUBLE, 0);
-    } else if (level != top) {
-        *first = adds > 0 ? SAAUG_DOUBLE_ADD : SAAUG_DOUBLE_SUB;
-    }
-    return program;
-#else
-    (void)first;
-    if (level != top) {
-        program = emit(program, SAAUG_DOUBLE, 1);
-    }
-    program = emit_run(program, SAAUG_ADD, adds, add_place);
-    return emit_run(program, SAAUG_SUB, subs, sub_place);
-#endif
+    *place->at++ = (saaug_instruction)column;
 #endif
 }
 
-static int32_t byte_index(int8_t code) { return code < 0 ? 16 - (int32_t)code : (int32_t)code; }
+static int32_t byte_index(uint8_t code) { return code < 128 ? code : 16 + 256 - (int32_t)code; }
 
-void saaug_bucket_program(const uint8_t *row, int32_t layout, int32_t first, int32_t taps, const uint16_t *columns,
-                          int accumulate, uint16_t *program)
+static void count_codes(const uint8_t *codes, int32_t layout, int32_t taps, uint16_t *counts)
 {
-    /* Codes by index: magnitude, or `negative` + magnitude. */
-    const int32_t levels = SAAUG_LEVELS_OF(layout);
-    const int32_t negative = layout == SAAUG_LAYOUT_NIBBLE ? 8 : 16;
-    const uint8_t *const codes = row + (layout == SAAUG_LAYOUT_NIBBLE ? first / 2 : first);
-    uint16_t count[34] = {0}, *place[34];
-    int32_t t, level, low = 1, top = levels, column = 0;
     if (layout == SAAUG_LAYOUT_NIBBLE) {
-        for (t = 0; t < (taps + 1) / 2; ++t) {
-            ++count[codes[t] & 15u];
-            ++count[codes[t] >> 4];
+        for (taps = (taps + 1) / 2; taps > 0; --taps) {
+            const uint32_t pair = *codes++;
+            ++counts[pair & 15u];
+            ++counts[pair >> 4];
         }
     } else {
-        for (t = 0; t < taps; ++t) {
-            ++count[byte_index((int8_t)codes[t])];
+        for (; taps > 0; --taps) {
+            ++counts[byte_index(*codes++)];
         }
     }
-    while (top > 0 && count[top] + count[negative + top] == 0) {
-        --top;
-    }
-    while (low < top && count[low] + count[negative + low] == 0) {
-        ++low;
-    }
-    if (top == 0 && !accumulate) {
-        program = emit(program, SAAUG_SPILL_SET, 0);
-    }
-    while (top >= low && top > 0) {
-        int32_t sum = count[top] + count[negative + top];
-        int32_t base = top;
-        while (base > low && 2 * sum + count[base - 1] + count[negative + base - 1] <= SAAUG_LANE_LIMIT) {
-            --base;
-            sum = 2 * sum + count[base] + count[negative + base];
+}
+
+static void put_columns(const uint8_t *codes, int32_t taps, slot *places)
+{
+    uint32_t column = 0;
+    for (; taps > 0; taps -= 2) { /* after an odd number of taps comes padding, which is zero */
+        const uint32_t pair = *codes++;
+        if ((pair & 15u) != 0) {
+            put(places + (pair & 15u), column);
         }
-        for (level = top; level >= base; --level) {
-            program = emit_level(program, level, base, top, count[level], count[negative + level], &place[level],
-                                 &place[negative + level]);
-        }
-        program = emit(program, accumulate ? SAAUG_SPILL_ADD : SAAUG_SPILL_SET, base - 1);
-        accumulate = 1;
-        for (top = base - 1; top >= low && count[top] + count[negative + top] == 0; --top) {
-        }
-    }
-    (void)emit(program, SAAUG_END, 0);
-    for (t = 0; t < taps; ++t) {
-        const int32_t index =
-            layout == SAAUG_LAYOUT_NIBBLE ? (int32_t)saaug_nibble(codes, t) : byte_index((int8_t)codes[t]);
-        if (index != 0) {
-            *place[index] = columns != NULL ? columns[t] : (uint16_t)column;
-            place[index] += SAAUG_STEP;
+        column += SAAUG_COLUMN_BYTES;
+        if (pair >> 4 != 0) {
+            put(places + (pair >> 4), column);
         }
         column += SAAUG_COLUMN_BYTES;
     }
+}
+
+static void put_listed_columns(const uint8_t *codes, int32_t layout, int32_t taps, const uint16_t *columns, slot *places)
+{
+    int32_t t;
+    for (t = 0; t < taps; ++t) {
+        const int32_t index = layout == SAAUG_LAYOUT_NIBBLE ? (int32_t)saaug_nibble(codes, t) : byte_index(codes[t]);
+        if (index != 0) {
+            put(places + index, columns != NULL ? columns[t] : (uint32_t)t * SAAUG_COLUMN_BYTES);
+        }
+    }
+}
+
+void saaug_bucket_program(const uint8_t *row, int32_t layout, int32_t first, int32_t taps, const uint16_t *columns,
+                          int accumulate, saaug_instruction *program)
+{
+    const int32_t negative = NEGATIVE_OF(layout);
+    const uint8_t *const codes = row + (layout == SAAUG_LAYOUT_NIBBLE ? first / 2 : first);
+    uint16_t adds[INDICES] = {0};
+    const uint16_t *const subs = adds + negative;
+    slot places[INDICES];
+#if SAAUG_THUMB == 1
+    saaug_instruction *doubling[16]; /* the first of a level also doubles */
+    int32_t doublings = 0;
+#endif
+    int32_t level, low = 1, top = LEVELS_OF(layout);
+    count_codes(codes, layout, taps, adds);
+    while (top > 0 && adds[top] + subs[top] == 0) {
+        --top;
+    }
+    while (low < top && adds[low] + subs[low] == 0) {
+        ++low;
+    }
+    if (top == 0 && !accumulate) {
+        program = emit(program, SPILL_SET, 0);
+    }
+    while (top >= low) {
+        /* A group of levels, from the top down to where the sum may leave int16. */
+        int32_t sum = adds[top] + subs[top], base = top;
+        while (base > low && 2 * sum + adds[base - 1] + subs[base - 1] <= LANE_LIMIT) {
+            --base;
+            sum = 2 * sum + adds[base] + subs[base];
+        }
+        for (level = top; level >= base; --level) {
+#if SAAUG_THUMB == 2
+            program = reserve(program, ADD(level - base), adds[level], places + level);
+            program = reserve(program, SUB(level - base), subs[level], places + negative + level);
+#elif SAAUG_THUMB == 1
+            if (level < top && adds[level] + subs[level] == 0) {
+                program = emit(program, DOUBLE, 0);
+            } else if (level < top) {
+                doubling[doublings++] = program;
+            }
+            program = reserve(program, ADD, adds[level], places + level);
+            program = reserve(program, SUB, subs[level], places + negative + level);
+#else
+            const int doubles = level < top, adding = adds[level] > 0;
+            if (doubles && !adding && subs[level] == 0) {
+                program = emit(program, DOUBLE, 0);
+            }
+            program = reserve(program, doubles ? DOUBLE_ADD : ADD, adds[level], places + level);
+            program = reserve(program, doubles && !adding ? DOUBLE_SUB : SUB, subs[level], places + negative + level);
+#endif
+        }
+        program = emit(program, accumulate ? SPILL_ADD : SPILL_SET, base - 1);
+        accumulate = 1;
+        for (top = base - 1; top >= low && adds[top] + subs[top] == 0; --top) {
+        }
+    }
+    (void)emit(program, END, 0);
+    if (layout == SAAUG_LAYOUT_NIBBLE && columns == NULL) {
+        put_columns(codes, taps, places);
+    } else {
+        put_listed_columns(codes, layout, taps, columns, places);
+    }
+#if SAAUG_THUMB == 1
+    for (; doublings > 0; --doublings) {
+        *doubling[doublings - 1] += DOUBLE_ADD - ADD;
+    }
+#endif
 }
 
 #if SAAUG_THUMB
@@ -367,9 +402,35 @@ __asm__(
 
 #else
 
-void saaug_bucket_run(const uint16_t *program, const uint32_t *block, int32_t *acc)
+static inline void add_column(uint32_t *sums, const uint8_t *block, uint32_t offset)
 {
-    const uint8_t *const base = (const uint8_t *)block;
+    const uint32_t *const column = (const uint32_t *)(const void *)(block + offset);
+    int32_t k;
+    for (k = 0; k < SAAUG_WORDS; ++k) {
+        sums[k] += column[k];
+    }
+}
+
+static inline void subtract_column(uint32_t *sums, const uint8_t *block, uint32_t offset)
+{
+    const uint32_t *const column = (const uint32_t *)(const void *)(block + offset);
+    int32_t k;
+    for (k = 0; k < SAAUG_WORDS; ++k) {
+        sums[k] -= column[k];
+    }
+}
+
+static inline void double_sums(uint32_t *sums)
+{
+    int32_t k;
+    for (k = 0; k < SAAUG_WORDS; ++k) {
+        sums[k] += sums[k];
+    }
+}
+
+void saaug_bucket_run(const saaug_instruction *program, const uint32_t *words, int32_t *acc)
+{
+    const uint8_t *const block = (const uint8_t *)words;
     uint32_t sums[SAAUG_WORDS];
     int32_t k;
     for (k = 0; k < SAAUG_WORDS; ++k) {
@@ -377,31 +438,29 @@ void saaug_bucket_run(const uint16_t *program, const uint32_t *block, int32_t *a
     }
     for (;;) {
         const uint32_t instruction = *program++;
-        const uint32_t operand = instruction >> 3;
-        const uint16_t *const end = program + operand;
+        const uint32_t operand = instruction >> OPERAND;
+        const saaug_instruction *const end = program + operand;
         switch (instruction & 7u) {
-        case SAAUG_ADD:
+        case DOUBLE_ADD:
+            double_sums(sums);
+            /* fall through */
+        case ADD:
             do {
-                const uint32_t *const column = (const uint32_t *)(const void *)(base + *program++);
-                for (k = 0; k < SAAUG_WORDS; ++k) {
-                    sums[k] += column[k];
-                }
+                add_column(sums, block, *program++);
             } while (program != end);
             break;
-        case SAAUG_SUB:
+        case DOUBLE_SUB:
+            double_sums(sums);
+            /* fall through */
+        case SUB:
             do {
-                const uint32_t *const column = (const uint32_t *)(const void *)(base + *program++);
-                for (k = 0; k < SAAUG_WORDS; ++k) {
-                    sums[k] -= column[k];
-                }
+                subtract_column(sums, block, *program++);
             } while (program != end);
             break;
-        case SAAUG_DOUBLE:
-            for (k = 0; k < SAAUG_WORDS; ++k) {
-                sums[k] += sums[k];
-            }
+        case DOUBLE:
+            double_sums(sums);
             break;
-        case SAAUG_SPILL_SET:
+        case SPILL_SET:
             for (k = 0; k < SAAUG_WORDS; ++k) {
                 const int32_t low = (int16_t)(uint16_t)sums[k];
                 acc[2 * k] = saaug_shift_left(low, operand);
@@ -409,7 +468,7 @@ void saaug_bucket_run(const uint16_t *program, const uint32_t *block, int32_t *a
                 sums[k] = 0;
             }
             break;
-        case SAAUG_SPILL_ADD:
+        case SPILL_ADD:
             for (k = 0; k < SAAUG_WORDS; ++k) {
                 const int32_t low = (int16_t)(uint16_t)sums[k];
                 acc[2 * k] += saaug_shift_left(low, operand);
@@ -425,6 +484,11 @@ void saaug_bucket_run(const uint16_t *program, const uint32_t *block, int32_t *a
 
 #endif
 
+/* Requantization. Q31 with a shift of at most 22 bits adds the zero point with the half of 2^shift: beside them and a value
+ * of 2^30 there is room in 32 bits. FULL is that with the whole int8 range, CLAMP with any; LONG is a longer shift. */
+enum { PATH_FULL, PATH_CLAMP, PATH_LONG, PATH_POWER_OF_TWO };
+#define PATH_LONGEST_SHIFT 22
+
 #if SAAUG_NO_MULTIPLY
 
 /* Requantization without a product. acc * multiplier / 2^(31 + shift) is acc / d with d = 2^(31 + shift) / multiplier in
@@ -432,63 +496,52 @@ void saaug_bucket_run(const uint16_t *program, const uint32_t *block, int32_t *a
  * the nearest integer q and a remainder, which says how far acc is from where q changes. The errors of the rounded step
  * (256 of them, and the half that is added) are below 2^9 of a step; rounding to Q31 first, as the contract has it, moves
  * the result by at most 2^-(shift + 1) steps. Nearer than both to a change, the product decides. */
-#define SAAUG_STEP_BITS 21
+#define STEP_BITS 21
 
-void saaug_bucket_channel(const int32_t *params, const saaug_options *options, saaug_channel *channel)
+static uint32_t step_of(int32_t multiplier, int32_t shift)
 {
-    const uint32_t multiplier = (uint32_t)(params[1] < 0 ? -params[1] : params[1]);
-    uint32_t remainder, quotient = 0;
+    const uint32_t divisor = (uint32_t)(multiplier < 0 ? -multiplier : multiplier);
+    uint32_t remainder = ((uint32_t)1 << 31) - divisor, quotient = 1;
     int32_t bit;
-    channel->bias = params[0];
-    channel->multiplier = params[1];
-    channel->shift = params[2];
-    channel->step = 0;
-    if (options->requant == SAAUG_REQUANT_POWER_OF_TWO || multiplier <= (uint32_t)1 << 30 ||
-        params[2] > SAAUG_STEP_BITS - 1) {
-        return;
+    if (divisor <= (uint32_t)1 << 30 || shift > STEP_BITS - 1) {
+        return 0;
     }
-    /* 2^(31 + 21) / multiplier: the quotient is 2^21 and the bits of a long division. */
-    remainder = ((uint32_t)1 << 31) - multiplier;
-    quotient = 1;
-    for (bit = 0; bit < SAAUG_STEP_BITS; ++bit) {
+    for (bit = 0; bit < STEP_BITS; ++bit) { /* a long division of 2^52, after its first digit */
         remainder += remainder;
         quotient += quotient;
-        if (remainder >= multiplier) {
-            remainder -= multiplier;
+        if (remainder >= divisor) {
+            remainder -= divisor;
             ++quotient;
         }
     }
-    channel->step = quotient;
+    return quotient;
 }
 
-static int32_t rescale(int32_t acc, const saaug_channel *channel)
+static inline int32_t rescale(int32_t acc, const saaug_channel *channel)
 {
     const uint32_t magnitude = (uint32_t)(acc < 0 ? -acc : acc);
     const uint32_t step = channel->step;
     if (step != 0) {
-        uint32_t quotient = 0, part = step << 7, rest, margin;
-        int32_t bit;
-        if ((magnitude >> 9) >> channel->shift != 0) {
-            quotient = 256; /* acc >= 2^9 * 2^shift >= 256 * d: beyond int8 for every zero point */
-            rest = step >> 1;
-        } else {
-            rest = (magnitude << (SAAUG_STEP_BITS - channel->shift)) + (step >> 1);
-            if (rest >= step << 8) {
-                quotient = 256;
-                rest = step >> 1;
-            }
-        }
-        if (quotient == 0) {
-            for (bit = 0; bit < 8; ++bit) {
-                quotient += quotient;
-                if (rest >= part) {
-                    rest -= part;
-                    ++quotient;
+        const uint32_t margin = ((uint32_t)1 << (STEP_BITS + 1 - channel->shift)) + 512u;
+        uint32_t quotient = 256; /* acc >= 2^9 * 2^shift >= 256 * d: beyond int8 for every zero point */
+        uint32_t rest = step >> 1;
+        if ((magnitude >> 9) >> channel->shift == 0) {
+            const uint32_t all = (magnitude << (STEP_BITS - channel->shift)) + (step >> 1);
+            if (all < step << 8) {
+                uint32_t part = step << 7;
+                int32_t bit;
+                quotient = 0;
+                rest = all;
+                for (bit = 0; bit < 8; ++bit) {
+                    quotient += quotient;
+                    if (rest >= part) {
+                        rest -= part;
+                        ++quotient;
+                    }
+                    part >>= 1;
                 }
-                part >>= 1;
             }
         }
-        margin = ((uint32_t)1 << (SAAUG_STEP_BITS + 1 - channel->shift)) + 512u;
         if (rest > margin && rest + margin < step) {
             return (acc < 0) != (channel->multiplier < 0) ? -(int32_t)quotient : (int32_t)quotient;
         }
@@ -496,22 +549,19 @@ static int32_t rescale(int32_t acc, const saaug_channel *channel)
     return saaug_rounding_shift(saaug_multiply_high(acc, channel->multiplier), channel->shift);
 }
 
-#else
-
-void saaug_bucket_channel(const int32_t *params, const saaug_options *options, saaug_channel *channel)
+static inline int32_t requantize(int32_t acc, const saaug_channel *channel, int path)
 {
-    (void)options;
-    channel->bias = params[0];
-    channel->multiplier = params[1];
-    channel->shift = params[2];
+    (void)path;
+    return saaug_clamp(rescale(acc + channel->bias, channel) + channel->zero_point, channel->act_min, channel->act_max);
 }
 
+#else
+
 /* (acc * multiplier + 2^30) >> 31 as (2 * acc * multiplier + 2^31) >> 32. */
-static inline int32_t multiply_high(int32_t acc, int32_t multiplier)
+static inline int32_t multiply_high(int32_t twice, int32_t multiplier)
 {
 #if SAAUG_THUMB == 1
-    /* No long multiplication: four products of halves. Each sum fits: 2^16 * 2^15 - 2^16 + 2^16. */
-    const int32_t twice = 2 * acc;
+    /* No long multiplication: four products of halves. No sum overflows: 2^16 * 2^15 - 2^16 + 2^16 at most. */
     const int32_t a_low = twice & 0xFFFF, a_high = twice >> 16;
     const int32_t m_low = multiplier & 0xFFFF, m_high = multiplier >> 16;
     const uint32_t lowest = (uint32_t)a_low * (uint32_t)m_low;
@@ -519,44 +569,100 @@ static inline int32_t multiply_high(int32_t acc, int32_t multiplier)
     const int32_t other = a_low * m_high + (middle & 0xFFFF);
     return a_high * m_high + (middle >> 16) + (other >> 16) + ((other >> 15) & 1);
 #else
-    const int64_t product = (int64_t)(2 * acc) * multiplier;
+    const int64_t product = (int64_t)twice * multiplier;
     return (int32_t)(product >> 32) + (int32_t)((uint32_t)product >> 31);
 #endif
 }
 
-static inline int32_t rescale(int32_t acc, const saaug_channel *channel)
+static inline int32_t saturate(int32_t value)
 {
-    return saaug_rounding_shift(multiply_high(acc, channel->multiplier), channel->shift);
+#if SAAUG_THUMB == 2
+    __asm__("ssat %0, #8, %1" : "=r"(value) : "r"(value) : "cc");
+    return value;
+#else
+    return saaug_clamp(value, -128, 127);
+#endif
+}
+
+static inline int32_t requantize(int32_t acc, const saaug_channel *channel, int path)
+{
+    const int32_t value = multiply_high(2 * acc + 2 * channel->bias, channel->multiplier);
+    const int32_t result = (value + (value >> 31) + channel->nudge) >> channel->shift;
+    return path == PATH_FULL ? saturate(result) : saaug_clamp(result, channel->act_min, channel->act_max);
 }
 
 #endif
 
-static inline void store(const int32_t *acc, int32_t step, int32_t count, const saaug_channel *channel,
-                         int32_t output_zero_point, int32_t act_min, int32_t act_max, int8_t *output, int32_t stride)
+void saaug_bucket_channel(const int32_t *params, const saaug_options *options, saaug_channel *channel)
 {
-    const saaug_channel local = *channel;
-    for (; count > 0; --count) {
-        *output = (int8_t)saaug_clamp(rescale(*acc + local.bias, &local) + output_zero_point, act_min, act_max);
-        acc += step;
-        output += stride;
+    channel->bias = params[0];
+    channel->multiplier = params[1];
+    channel->shift = params[2];
+    channel->zero_point = options->output_zero_point;
+    channel->act_min = options->act_min;
+    channel->act_max = options->act_max;
+    channel->path = options->act_min == -128 && options->act_max == 127 ? PATH_FULL : PATH_CLAMP;
+    channel->nudge = 0;
+    channel->step = 0;
+    if (options->requant == SAAUG_REQUANT_POWER_OF_TWO) {
+        channel->path = PATH_POWER_OF_TWO;
+    } else if (params[2] > PATH_LONGEST_SHIFT) {
+        channel->path = PATH_LONG;
+    } else {
+        channel->nudge = saaug_shift_left(options->output_zero_point, (uint32_t)params[2]) +
+                         (int32_t)((uint32_t)1 << (params[2] - 1));
+#if SAAUG_NO_MULTIPLY
+        channel->step = step_of(params[1], params[2]);
+#endif
     }
 }
 
-void saaug_bucket_store(const int32_t *acc, int32_t step, int32_t count, const saaug_channel *channel,
-                        const saaug_options *options, int8_t *output, int32_t stride)
+/* The paths that are rare. */
+static int32_t requantize_plainly(int32_t acc, const saaug_channel *channel)
 {
-    const int32_t zero_point = options->output_zero_point;
-    if (options->requant == SAAUG_REQUANT_POWER_OF_TWO) {
-        for (; count > 0; --count) {
-            const int32_t value = *acc + channel->bias;
-            const int32_t scaled = saaug_rounding_shift(channel->multiplier < 0 ? -value : value, channel->shift);
-            *output = (int8_t)saaug_clamp(scaled + zero_point, options->act_min, options->act_max);
-            acc += step;
-            output += stride;
-        }
-    } else if (options->act_min == -128 && options->act_max == 127) {
-        store(acc, step, count, channel, zero_point, -128, 127, output, stride);
+    int32_t value = acc + channel->bias;
+    if (channel->path == PATH_POWER_OF_TWO) {
+        value = channel->multiplier < 0 ? -value : value;
     } else {
-        store(acc, step, count, channel, zero_point, options->act_min, options->act_max, output, stride);
+        value = saaug_multiply_high(value, channel->multiplier);
+    }
+    return saaug_clamp(saaug_rounding_shift(value, channel->shift) + channel->zero_point, channel->act_min,
+                       channel->act_max);
+}
+
+static inline void store(const int32_t *acc, int32_t lows, int32_t highs, const saaug_channel *shared, int8_t *low_output,
+                         int8_t *high_output, int32_t stride, int path)
+{
+    const saaug_channel channel = *shared;
+    int32_t k;
+    for (k = 0; k < highs; ++k) {
+        *low_output = (int8_t)requantize(acc[0], &channel, path);
+        *high_output = (int8_t)requantize(acc[1], &channel, path);
+        acc += 2;
+        low_output += stride;
+        high_output += stride;
+    }
+    for (; k < lows; ++k) {
+        *low_output = (int8_t)requantize(acc[0], &channel, path);
+        acc += 2;
+        low_output += stride;
+    }
+}
+
+void saaug_bucket_store(const int32_t *acc, int32_t lows, int32_t highs, const saaug_channel *channel, int8_t *low_output,
+                        int8_t *high_output, int32_t stride)
+{
+    int32_t k;
+    if (channel->path == PATH_FULL) {
+        store(acc, lows, highs, channel, low_output, high_output, stride, PATH_FULL);
+    } else if (channel->path == PATH_CLAMP) {
+        store(acc, lows, highs, channel, low_output, high_output, stride, PATH_CLAMP);
+    } else {
+        for (k = 0; k < lows; ++k) {
+            low_output[k * stride] = (int8_t)requantize_plainly(acc[2 * k], channel);
+            if (k < highs) {
+                high_output[k * stride] = (int8_t)requantize_plainly(acc[2 * k + 1], channel);
+            }
+        }
     }
 }

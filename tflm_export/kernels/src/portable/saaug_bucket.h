@@ -19,7 +19,7 @@
 
 /* 1: Thumb-1, Cortex-M0; 2: Thumb-2, Cortex-M3 and up; 0: C. */
 #if defined(__GNUC__) && defined(__thumb__) && defined(__ARM_ARCH_PROFILE) && !defined(SAAUG_NO_ASM)
-#if __ARM_ARCH_PROFILE == 'M'
+#if __ARM_ARCH_PROFILE == 'M' && defined(__ARMEL__)
 #define SAAUG_THUMB __ARM_ARCH_ISA_THUMB
 #endif
 #endif
@@ -44,23 +44,33 @@
 #define SAAUG_PROGRAM_TAPS 252
 
 /* No multiplication at all on this core: the library's takes hundreds of steps. */
+#ifndef SAAUG_NO_MULTIPLY
 #if defined(__riscv) && !defined(__riscv_mul)
 #define SAAUG_NO_MULTIPLY 1
 #else
 #define SAAUG_NO_MULTIPLY 0
 #endif
+#endif
 
 /** What requantizes an output channel, made once for many blocks. */
 typedef struct {
     int32_t bias, multiplier, shift;
-#if SAAUG_NO_MULTIPLY
-    uint32_t step; /* see saaug_bucket.c */
-#endif
+    int32_t zero_point, act_min, act_max;
+    int32_t path;   /* see saaug_bucket.c */
+    int32_t nudge;  /* half of 2^shift and the zero point, where they may be added together */
+    uint32_t step;  /* of the division that takes the place of a multiplication */
 } saaug_channel;
 
 void saaug_bucket_channel(const int32_t *params, const saaug_options *options, saaug_channel *channel);
 
-/** Length of the longest program of `taps` taps, in uint16: even, so that every program begins on 4 bytes. */
+/** A program consists of these; what they mean is in saaug_bucket.c. */
+#if SAAUG_THUMB
+typedef uint32_t saaug_instruction;
+#else
+typedef uint16_t saaug_instruction;
+#endif
+
+/** Length of the longest program of `taps` taps; a multiple of 4 bytes. */
 int32_t saaug_bucket_program_length(int32_t taps, int32_t layout);
 
 /**
@@ -70,14 +80,18 @@ int32_t saaug_bucket_program_length(int32_t taps, int32_t layout);
  * @pre   first is a multiple of 4, taps <= SAAUG_PROGRAM_TAPS, the offsets are below 2^16.
  */
 void saaug_bucket_program(const uint8_t *row, int32_t layout, int32_t first, int32_t taps, const uint16_t *columns,
-                          int accumulate, uint16_t *program);
+                          int accumulate, saaug_instruction *program);
 
 /** Runs a program: acc[2 * k] and acc[2 * k + 1] get the sums of the low and the high pixel of word k of the columns. */
-void saaug_bucket_run(const uint16_t *program, const uint32_t *block, int32_t *acc);
+void saaug_bucket_run(const saaug_instruction *program, const uint32_t *block, int32_t *acc);
 
-/** Requantizes acc[0], acc[step], ... `count` accumulators of one channel, and stores them `stride` bytes apart. */
-void saaug_bucket_store(const int32_t *acc, int32_t step, int32_t count, const saaug_channel *channel,
-                        const saaug_options *options, int8_t *output, int32_t stride);
+/**
+ * Requantizes the accumulators of one channel and stores them `stride` bytes apart.
+ * @param lows, highs  how many of the low pixels acc[0], acc[2], ... and of the high pixels acc[1], acc[3], ... to store;
+ *                     lows >= highs.
+ */
+void saaug_bucket_store(const int32_t *acc, int32_t lows, int32_t highs, const saaug_channel *channel, int8_t *low_output,
+                        int8_t *high_output, int32_t stride);
 
 /** Two pixels in a word. */
 static inline uint32_t saaug_pair(int32_t low, int32_t high) { return (uint32_t)low + ((uint32_t)high << 16); }
