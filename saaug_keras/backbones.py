@@ -193,6 +193,38 @@ class NetSpec:
             segmentation=self.segmentation and dataclasses.replace(self.segmentation, operator=classifier),
         )
 
+    def with_segmentation(
+        self, *, filters: int = 32, output_stride: int = 16, skip_stride: int | None = 8
+    ) -> NetSpec:
+        """The same backbone with a lite R-ASPP head that labels every pixel; its own head goes.
+
+        Args:
+            filters: channels of the head.
+            output_stride: largest reduction of the image; strides beyond it become dilation, 2 for 2.
+            skip_stride: reduction of the finer stage whose last block also feeds the head; None for no skip.
+        Raises:
+            ValueError: an argument out of range, or no block with `skip_stride`.
+        """
+        owner = f"NetSpec '{self.name}'"
+        _validate.int_in(owner, "filters", filters, 1, 1 << 12, " channels")
+        _validate.one_of(owner, "output_stride", output_stride, (4, 8, 16, 32))
+        stride, dilation, skip, blocks = self.stem.strides, 1, None, []
+        for index, block in enumerate(self.blocks):
+            if stride * block.strides > output_stride:
+                dilation *= block.strides
+                block = dataclasses.replace(block, strides=1)
+            stride *= block.strides
+            blocks.append(dataclasses.replace(block, dilation=dilation))
+            if stride == skip_stride:
+                skip = index
+        if skip_stride is not None and skip is None:
+            raise ValueError(
+                f"{owner}: `skip_stride` must be a reduction that some block has, or None. Received: "
+                f"skip_stride={skip_stride}."
+            )
+        head = SegmentationSpec(filters, _dense_operator(self.classifier_operator), skip)
+        return dataclasses.replace(self, blocks=tuple(blocks), head=(), segmentation=head)
+
     def as_dict(self) -> dict:
         """Plain data for JSON or TOML; `from_dict` is the inverse."""
         return dataclasses.asdict(self)
@@ -279,6 +311,7 @@ class _Lowering:
     def weighted(self, name, kind, inputs, channels, operator, *, activation=None, strides=1, kernel_size=1, **rest):
         """A convolution; the shiftadd cascade becomes two of them, each with its batch norm."""
         if operator == "shiftadd":
+            rest.pop("batch_norm", None)
             shift = self.add(
                 name + "_shift", kind, inputs, channels, operator="shift", strides=strides, kernel_size=kernel_size,
                 batch_norm=True, **rest,

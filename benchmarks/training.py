@@ -1,0 +1,188 @@
+"""Training speed: direct and augmented steps for each operator, as ratios to the multiplicative twin in the same run.
+
+    python benchmarks/training.py [--backbone mobilenetv2-tiny mcunet-in0] [--steps 20] [--json]
+
+Absolute figures are this machine's; the ratios are what to compare. A second table sets the add convolution beside
+matrix multiplication, the obvious broadcast form and, where torch is installed, torch.cdist(p=1); a third gives the peak
+memory of one training step of an add layer beside a convolution, each measured in a process of its own.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+OPERATORS = ("conv", "shift", "adder")
+SHAPES = ((16384, 24, 96), (16384, 96, 24), (4096, 192, 48))  # positions, channels in, channels out
+
+
+def network_rows(names, steps, batch_size):
+    """Images per second of direct and augmented (width 2) training, each the median of `steps` steps."""
+    import keras
+    import numpy as np
+
+    from saaug_keras import augment, backbones
+
+    rows = []
+    generator = np.random.default_rng(0)
+    for name in names:
+        resolution = 48 if name == "mcunet-in0" else 32
+        strides = None if name == "mcunet-in0" else (1, 1, 2, 2, 2)
+        images = generator.random((batch_size, resolution, resolution, 3), "float32")
+        labels = generator.integers(0, 100, batch_size)
+        for operator in OPERATORS:
+            spec = backbones.spec(
+                name, input_shape=(resolution, resolution, 3), num_classes=100, operator=operator, strides=strides
+            )
+            row = {"backbone": name, "resolution": resolution, "operator": operator}
+            for arm, options in (
+                ("direct", {"width": 1.0, "expand": 1.0, "aug_loss_weight": 0.0, "remap": False}),
+                ("augmented", {"width": 2.0, "expand": 1.0}),
+            ):
+                keras.utils.clear_session()
+                model = augment(spec, **options)
+                model.compile(keras.optimizers.SGD(0.05, momentum=0.9))
+                for _ in range(3):
+                    model.train_on_batch(images, labels)
+                seconds = []
+                for _ in range(steps):
+                    started = time.perf_counter()
+                    model.train_on_batch(images, labels)
+                    seconds.append(time.perf_counter() - started)
+                row[arm] = batch_size / statistics.median(seconds)
+            rows.append(row)
+    for row in rows:
+        twin = next(r for r in rows if r["backbone"] == row["backbone"] and r["operator"] == "conv")
+        row["step_time_to_conv"] = twin["direct"] / row["direct"]
+        row["augmented_to_direct"] = row["direct"] / row["augmented"]
+    return rows
+
+
+def _rate(function, shape, repeats=5):
+    function()
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        function()
+        seconds.append(time.perf_counter() - started)
+    return shape[0] * shape[1] * shape[2] / statistics.median(seconds) / 1e9
+
+
+def layer_rows():
+    """Billions of |x - f| (or MACs) per second, forward and backward together counted as three passes."""
+    import numpy as np
+    import tensorflow as tf
+
+    from saaug_keras import ops
+
+    rows = []
+    for shape in SHAPES:
+        positions, inputs, outputs = shape
+        x = tf.constant(np.random.default_rng(1).standard_normal((1, positions, 1, inputs)), tf.float32)
+        kernel = tf.constant(np.random.default_rng(2).standard_normal((1, 1, inputs, outputs)), tf.float32)
+
+        def step(layer, x=x, kernel=kernel):
+            @tf.function
+            def gradients():
+                with tf.GradientTape() as tape:
+                    tape.watch((x, kernel))
+                    total = tf.reduce_sum(layer(x, kernel) ** 2)
+                return tape.gradient(total, (x, kernel))
+
+            return lambda: [g.numpy() for g in gradients()]
+
+        def broadcast(x, kernel):
+            return -tf.reduce_sum(tf.abs(tf.squeeze(x, (0, 2))[:, :, None] - kernel[0, 0][None]), 1)
+
+        row = {
+            "shape": shape,
+            "matmul": 3 * _rate(step(lambda x, k: tf.nn.conv2d(x, k, 1, "VALID")), shape),
+            "adder": 3 * _rate(step(lambda x, k: ops.adder_conv2d(x, k, padding="valid")), shape),
+            "broadcast": 3 * _rate(step(broadcast), shape, repeats=2),
+        }
+        row["adder_to_broadcast"] = row["adder"] / row["broadcast"]
+        try:
+            import torch
+        except ImportError:
+            torch = None
+        if torch is not None:
+            tx = torch.tensor(np.asarray(x).reshape(positions, inputs), requires_grad=True)
+            tk = torch.tensor(np.asarray(kernel)[0, 0].T.copy(), requires_grad=True)
+
+            def cdist(torch=torch, tx=tx, tk=tk):
+                (torch.cdist(tx, tk, p=1) ** 2).sum().backward()
+
+            row["torch_cdist"] = 3 * _rate(cdist, shape, repeats=2)
+        rows.append(row)
+    return rows
+
+
+def peak_memory(layer):
+    """Bytes that a training step of one layer adds to the process's peak."""
+    import keras
+    import numpy as np
+
+    import saaug_keras
+
+    classes = {"conv": keras.layers.Conv2D, "adder": saaug_keras.AdderConv2D}
+    model = keras.Sequential([keras.Input((64, 64, 32)), classes[layer](64, 3, padding="same")])
+    model.compile("sgd", "mse")
+    model.train_on_batch(np.zeros((1, 64, 64, 32), "float32"), np.zeros((1, 64, 64, 64), "float32"))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    model.train_on_batch(np.zeros((64, 64, 64, 32), "float32"), np.zeros((64, 64, 64, 64), "float32"))
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+
+
+def memory_rows():
+    """Peak memory of a step on 64 images of 64x64x32 -> 64, kernel 3x3."""
+    rows = []
+    for layer in ("conv", "adder"):
+        done = subprocess.run(
+            [sys.executable, __file__, "--peak-memory-of", layer], capture_output=True, text=True, check=True
+        )
+        rows.append({"layer": layer, "peak_bytes": int(done.stdout.split()[-1])})
+    return rows
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", nargs="+", default=["mobilenetv2-tiny", "mcunet-in0"])
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--peak-memory-of", choices=("conv", "adder"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if args.peak_memory_of:
+        print(peak_memory(args.peak_memory_of))
+        return
+    networks, layers, memory = network_rows(args.backbone, args.steps, args.batch_size), layer_rows(), memory_rows()
+    if args.json:
+        print(json.dumps({"networks": networks, "layers": layers, "memory": memory}, indent=1))
+        return
+    print("| network | operator | direct img/s | augmented img/s | step to conv's | augmented step to direct |")
+    print("|---|---|---|---|---|---|")
+    for row in networks:
+        print(
+            f"| {row['backbone']} {row['resolution']}x{row['resolution']} | {row['operator']} | {row['direct']:.0f} | "
+            f"{row['augmented']:.0f} | {row['step_time_to_conv']:.2f}x | {row['augmented_to_direct']:.2f}x |"
+        )
+    print("\n| positions, in, out | matmul G/s | add G/s | broadcast G/s | add to broadcast | torch.cdist G/s |")
+    print("|---|---|---|---|---|---|")
+    for row in layers:
+        cdist = f"{row['torch_cdist']:.1f}" if "torch_cdist" in row else "not installed"
+        print(
+            f"| {row['shape']} | {row['matmul']:.1f} | {row['adder']:.1f} | {row['broadcast']:.2f} | "
+            f"{row['adder_to_broadcast']:.1f}x | {cdist} |"
+        )
+    conv, adder = (row["peak_bytes"] for row in memory)
+    print(f"\nPeak memory of a training step: conv {conv / 2**20:.0f} MiB, add {adder / 2**20:.0f} MiB, "
+          f"{adder / conv:.2f}x.")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,427 @@
+"""Everything that one training run needs, as data, and the one function that runs it.
+
+`saaug train`, the study and the zoo all train by `train(recipe, data, out)`: a run that is killed goes on from its last
+finished epoch to the same numbers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import pathlib
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from saaug_keras import _validate, backbones
+from saaug_keras._files import atomic_file, write_atomic
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run.
+
+    Args:
+        backbone, operator, resolution, strides, width_multiplier, operator_policy: the network, as `backbones.spec`;
+            resolution is one number of pixels, None for the data's own. `blocks` keeps only the first so many blocks.
+        network: plain data of a `NetSpec` (`as_dict`), which then is the network whatever those say; of a search.
+        epochs, batch_size, learning_rate, warmup_epochs: the learning rate rises linearly over the warm-up, then
+            follows a half cosine to 0.
+        optimizer: "sgd" (Nesterov momentum 0.9) or "adamw"; weight_decay leaves out batch norms, biases and add
+            kernels.
+        label_smoothing, ema: of the loss; momentum of an average of the weights that is evaluated, None for none.
+        dtype: Keras dtype policy.
+        width, expand, aug_loss_weight, normalize_loss, distill_weight, remap: as `augment`. aug_loss_weight 0 is
+            direct training.
+        width_until: share of training after which the width stays 1.
+        reorder: channel reorder after every epoch of width augmentation.
+        drop_blocks: blocks that are depth augmentation, phased out between the shares of training `depth_span`.
+        mutation_span: shares of training between which blocks turn multiplication-free; None for none.
+        layer_options: as `augment`.
+        recalibrate_batches: training batches that set the batch-norm statistics before evaluation.
+        augment_data: random pad-and-crop and flip.
+        segmentation: arguments of `NetSpec.with_segmentation`, used where the labels are per pixel.
+        validation_fraction, evaluate_every: share of the training images held out; epochs between evaluations.
+        seed: of the initial weights, the drawn widths and the data's order. The split does not depend on it.
+    """
+
+    backbone: str
+    operator: str = "shift"
+    resolution: int | None = None
+    strides: tuple[int, ...] | None = None
+    width_multiplier: float = 1.0
+    operator_policy: dict = dataclasses.field(default_factory=dict)
+    blocks: int | None = None
+    network: dict | None = None
+    epochs: int = 30
+    batch_size: int = 128
+    learning_rate: float = 0.1
+    warmup_epochs: float = 1.0
+    optimizer: str = "sgd"
+    weight_decay: float = 4e-5
+    label_smoothing: float = 0.0
+    ema: float | None = None
+    dtype: str = "float32"
+    width: tuple[float, ...] = (1.0, 1.6, 2.2)
+    expand: tuple[float, ...] = (1.0, 1.6, 2.2, 2.8)
+    aug_loss_weight: float = 1.0
+    normalize_loss: bool = False
+    distill_weight: float = 0.0
+    remap: bool = True
+    width_until: float = 1.0
+    reorder: bool = True
+    drop_blocks: tuple[int, ...] = ()
+    depth_span: tuple[float, float] = (0.1, 0.5)
+    mutation_span: tuple[float, float] | None = None
+    layer_options: dict = dataclasses.field(default_factory=dict)
+    recalibrate_batches: int = 16
+    augment_data: bool = True
+    segmentation: dict = dataclasses.field(default_factory=dict)
+    validation_fraction: float = 0.1
+    evaluate_every: int = 1
+    seed: int = 0
+
+    def __post_init__(self):
+        owner = "Recipe"
+        if self.network is None:
+            _validate.one_of(owner, "backbone", self.backbone, backbones.NAMES)
+        _validate.int_in(owner, "epochs", self.epochs, 1, 100_000, " epochs")
+        _validate.int_in(owner, "batch_size", self.batch_size, 1, 1 << 20, " images")
+        _validate.number_in(owner, "learning_rate", self.learning_rate, 1e-8, 1e3)
+        _validate.number_in(owner, "warmup_epochs", self.warmup_epochs, 0, self.epochs, " epochs")
+        _validate.one_of(owner, "optimizer", self.optimizer, ("adamw", "sgd"))
+        _validate.number_in(owner, "weight_decay", self.weight_decay, 0, 1)
+        _validate.number_in(owner, "label_smoothing", self.label_smoothing, 0, 0.9)
+        _validate.number_in(owner, "width_until", self.width_until, 0, 1, " of training")
+        _validate.number_in(owner, "validation_fraction", self.validation_fraction, 0, 0.9)
+        _validate.int_in(owner, "evaluate_every", self.evaluate_every, 1, 100_000, " epochs")
+        for name in ("strides", "width", "expand", "drop_blocks", "depth_span", "mutation_span"):
+            value = getattr(self, name)
+            if value is not None:  # lists come from TOML
+                object.__setattr__(self, name, tuple(value) if isinstance(value, (list, tuple)) else (value,))
+
+    @classmethod
+    def from_dict(cls, data: dict) -> Recipe:
+        """A recipe from plain data, as of TOML or JSON.
+
+        Raises:
+            ValueError: an unknown key, or a value out of range.
+        """
+        known = sorted(field.name for field in dataclasses.fields(cls))
+        for key in data:
+            _validate.one_of("Recipe", "key", key, known)
+        return cls(**data)
+
+    def as_dict(self) -> dict:
+        """Plain data; `from_dict` is the inverse."""
+        return dataclasses.asdict(self)
+
+    def replace(self, **changes) -> Recipe:
+        """The same recipe with other values; unknown keys as in `from_dict`."""
+        return Recipe.from_dict({**self.as_dict(), **changes})
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether the target is trained alone."""
+        return self.aug_loss_weight == 0 and self.distill_weight == 0
+
+    def spec(self, input_shape, num_classes: int, *, per_pixel: bool = False) -> backbones.NetSpec:
+        """The network for images of `input_shape` (H, W, C); `per_pixel` for segmentation."""
+        if self.network is not None:
+            return backbones.NetSpec.from_dict(self.network)
+        height, width, channels = input_shape
+        size = (self.resolution, self.resolution) if self.resolution else (height, width)
+        spec = backbones.spec(
+            self.backbone, input_shape=(*size, channels), num_classes=num_classes, operator="conv",
+            strides=self.strides, width=self.width_multiplier,
+        )  # fmt: skip
+        if self.blocks is not None:
+            _validate.int_in("Recipe", "blocks", self.blocks, 1, len(spec.blocks), " blocks")
+            spec = dataclasses.replace(spec, blocks=spec.blocks[: self.blocks])
+        for index in self.drop_blocks:
+            _validate.int_in("Recipe", "drop_blocks", index, 0, len(spec.blocks) - 1)
+        spec = dataclasses.replace(
+            spec,
+            blocks=tuple(
+                dataclasses.replace(block, kept=index not in self.drop_blocks)
+                for index, block in enumerate(spec.blocks)
+            ),
+        )
+        if per_pixel:
+            spec = spec.with_segmentation(**self.segmentation)
+        return spec.with_operator(self.operator, **self.operator_policy)
+
+
+def make_model(recipe: Recipe, spec: backbones.NetSpec):
+    """The `AugmentedModel` of a recipe, with its weights from the recipe's seed."""
+    import keras
+
+    from saaug_keras.training import augment
+
+    keras.utils.set_random_seed(recipe.seed)
+    direct = recipe.is_direct and not recipe.drop_blocks
+    model = augment(
+        spec, width=(1.0,) if direct else recipe.width, expand=(1.0,) if direct else recipe.expand,
+        aug_loss_weight=recipe.aug_loss_weight, normalize_loss=recipe.normalize_loss,
+        distill_weight=recipe.distill_weight, remap=recipe.remap, mutable=recipe.mutation_span is not None,
+        layer_options=recipe.layer_options, seed=recipe.seed, dtype=recipe.dtype,
+    )  # fmt: skip
+    return model
+
+
+def make_optimizer(recipe: Recipe, steps_per_epoch: int):
+    """The optimizer of a recipe with its learning-rate schedule."""
+    import keras
+
+    steps, warmup = recipe.epochs * steps_per_epoch, int(recipe.warmup_epochs * steps_per_epoch)
+    rate = keras.optimizers.schedules.CosineDecay(
+        0.0 if warmup else recipe.learning_rate, max(1, steps - warmup), warmup_target=recipe.learning_rate if warmup
+        else None, warmup_steps=warmup,
+    )  # fmt: skip
+    options = {"weight_decay": recipe.weight_decay or None, "use_ema": recipe.ema is not None}
+    if recipe.ema is not None:
+        options |= {"ema_momentum": recipe.ema, "ema_overwrite_frequency": None}
+    if recipe.optimizer == "adamw":
+        options["weight_decay"] = recipe.weight_decay
+        optimizer = keras.optimizers.AdamW(rate, **options)
+    else:
+        optimizer = keras.optimizers.SGD(rate, momentum=0.9, nesterov=True, **options)
+    return optimizer
+
+
+def make_callbacks(recipe: Recipe, recalibration_images) -> list:
+    """The callbacks of the method that a recipe asks for."""
+    from saaug_keras import callbacks
+
+    made = []
+    if recipe.width_until < 1:
+        made.append(callbacks.AugmentationSchedule(width_until=recipe.width_until, epochs=recipe.epochs))
+    if recipe.drop_blocks:
+        made.append(
+            callbacks.DepthDecay(start=recipe.depth_span[0], end=recipe.depth_span[1], epochs=recipe.epochs)
+        )
+    if recipe.mutation_span:
+        made.append(
+            callbacks.BlockMutation(start=recipe.mutation_span[0], end=recipe.mutation_span[1], epochs=recipe.epochs)
+        )
+    if recipe.reorder and not recipe.is_direct:
+        # The last epochs keep their channels: what was learned after the last move is what is deployed.
+        made.append(callbacks.ChannelReorder(until=max(1, math.ceil(recipe.width_until * recipe.epochs) - 1)))
+    if recipe.recalibrate_batches:
+        made.append(
+            callbacks.BatchNormRecalibration(
+                recalibration_images, batches=recipe.recalibrate_batches, batch_size=recipe.batch_size
+            )
+        )
+    return made
+
+
+def train(
+    recipe: Recipe,
+    data,
+    out,
+    *,
+    resume: bool = True,
+    test: bool = False,
+    callbacks=(),
+    verbose: int = 0,
+) -> dict:
+    """Runs a recipe and writes its folder.
+
+    The folder gets `recipe.json`, `history.json` (one record per epoch), `target.keras` (the deployed network) and
+    `result.json` last; until then it also holds the checkpoint of the last finished epoch.
+
+    Args:
+        recipe: the run.
+        data: `datasets.Dataset`.
+        out: folder; made if missing. A folder of a finished run of the same recipe returns its result at once.
+        resume: go on from a checkpoint of the same recipe, if there is one; else start anew.
+        test: also evaluate the test set, once, at the end.
+        callbacks: further Keras callbacks.
+        verbose: as `model.fit`.
+    Returns:
+        {"epochs", "train_seconds", "images_per_second", "val_accuracy", "val_loss", "test_accuracy" (with `test`),
+        "parameters"}: accuracies as fractions. Where labels are per pixel, "mean_iou" stands in the place of accuracy.
+    Raises:
+        ValueError: the folder holds another recipe's run; the loss became NaN (with the step and what to try).
+        OSError: the folder cannot be written.
+    """
+    import keras
+    import tensorflow as tf
+
+    from saaug_keras import datasets
+
+    out = pathlib.Path(out)
+    _claim(out, recipe, resume)
+    if (out / "result.json").exists():
+        return json.loads((out / "result.json").read_text())
+    training, held_out = (data.x_train, data.y_train), None
+    if recipe.validation_fraction or data.x_validation is not None:
+        training, held_out = data.split(recipe.validation_fraction)
+    per_pixel = data.y_train.ndim == 3
+    spec = recipe.spec(data.image_shape, data.num_classes, per_pixel=per_pixel)
+    model = make_model(recipe, spec)
+    steps = max(1, len(training[0]) // recipe.batch_size)
+    loss, metric = _make_loss(recipe, data, per_pixel)
+    model.compile(make_optimizer(recipe, steps), loss=loss, metrics=[metric])
+    score = metric if isinstance(metric, str) else metric.name
+    exclude = [v for v in model.trainable_variables if v.name in ("gamma", "beta", "bias")
+               or getattr(v, "adder_learning_rate", None)]  # fmt: skip
+    if exclude:
+        model.optimizer.exclude_from_weight_decay(var_list=exclude)
+    model.optimizer.build(model.trainable_variables)
+    checkpoint = _make_checkpoint(out, recipe, steps)
+    first_epoch = checkpoint.restore(model)
+    counter = datasets.EpochCounter()
+    batch_size = min(recipe.batch_size, len(training[0]))
+
+    def batches_of(images, labels, **options):
+        batches = datasets.pipeline(images, labels, batch_size=batch_size, resolution=spec.input_shape[:2], **options)
+        if not recipe.label_smoothing:
+            return batches
+        return batches.map(lambda x, y: (x, tf.one_hot(y, data.num_classes)))
+
+    batches = batches_of(
+        *training, shuffle=True, augment=recipe.augment_data, flip=data.mirror, seed=recipe.seed, epoch=counter,
+        drop_remainder=True, ignore_class=data.ignore_class or 0,
+    )  # fmt: skip
+    evaluation = held_out and batches_of(*held_out)
+    calibration = batches_of(*training, shuffle=True, epoch=0)
+    method = make_callbacks(recipe, calibration)
+    if recipe.ema is not None:
+        method.insert(0, keras.callbacks.SwapEMAWeights())
+    model.fit(
+        batches,
+        epochs=recipe.epochs,
+        initial_epoch=first_epoch,
+        validation_data=evaluation,
+        validation_freq=[e for e in range(1, recipe.epochs + 1) if e % recipe.evaluate_every == 0] + [recipe.epochs],
+        callbacks=[counter, *method, *callbacks, checkpoint],
+        shuffle=False,  # the pipeline shuffles
+        verbose=verbose,
+    )
+    result = {
+        "epochs": recipe.epochs,
+        "train_seconds": checkpoint.train_seconds,
+        "images_per_second": recipe.epochs * steps * recipe.batch_size / max(checkpoint.train_seconds, 1e-9),
+        "parameters": backbones.count_parameters(spec),
+    }
+    if evaluation is not None:
+        scores = model.evaluate(evaluation, verbose=0, return_dict=True)
+        result |= {f"val_{score}": scores[score], "val_loss": scores["loss"]}
+    if test:
+        scores = model.evaluate(batches_of(data.x_test, data.y_test), verbose=0, return_dict=True)
+        result |= {f"test_{score}": scores[score], "test_loss": scores["loss"]}
+    with atomic_file(out / "target.keras") as path:
+        model.export_target().save(path)
+    with atomic_file(out / "augmented.weights.h5") as path:
+        model.save_weights(path)
+    write_atomic(out / "result.json", json.dumps(result, indent=1))
+    checkpoint.remove()
+    return result
+
+
+def _make_loss(recipe, data, per_pixel):
+    """The loss and the metric of a data set."""
+    import keras
+
+    if per_pixel:
+        if recipe.label_smoothing:
+            raise ValueError(
+                "Recipe: `label_smoothing` must be 0 where labels are per pixel. Received: "
+                f"label_smoothing={recipe.label_smoothing}."
+            )
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=data.ignore_class)
+        return loss, keras.metrics.MeanIoU(
+            data.num_classes, ignore_class=data.ignore_class, sparse_y_pred=False, name="mean_iou"
+        )
+    if recipe.label_smoothing:
+        smoothed = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing)
+        return smoothed, "accuracy"
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True), "accuracy"
+
+
+def _claim(out, recipe, resume):
+    """Makes the folder this recipe's, or says whose it is."""
+    mine, path = json.dumps(recipe.as_dict(), indent=1), out / "recipe.json"
+    if path.exists():
+        if path.read_text() == mine and resume:
+            return
+        if resume:
+            raise ValueError(
+                f"recipes.train: `out` must be a new folder or one of the same recipe. Received: {out}, which holds "
+                "another recipe's run. Choose another folder, or pass resume=False to replace it."
+            )
+        for name in ("result.json", "history.json", *(path.name for path in out.glob("checkpoint-*.weights.h5"))):
+            (out / name).unlink(missing_ok=True)
+    write_atomic(path, mine)
+
+
+def _make_checkpoint(out, recipe, steps):
+    """The callback, last in the list, that keeps the state of the last finished epoch and stops at a broken loss."""
+    import keras
+
+    class Checkpoint(keras.callbacks.Callback):
+        def __init__(self):
+            super().__init__()
+            self.history = []
+
+        @property
+        def train_seconds(self):
+            return sum(row["seconds"] for row in self.history)
+
+        def paths(self):
+            return sorted(out.glob("checkpoint-*.weights.h5"), key=_epoch_of)
+
+        def restore(self, model) -> int:
+            if not self.paths():
+                return 0
+            path = self.paths()[-1]
+            model.load_weights(path)
+            self.history = json.loads((out / "history.json").read_text())[: _epoch_of(path)]
+            return len(self.history)
+
+        def remove(self):
+            for path in self.paths():
+                path.unlink()
+
+        def on_epoch_begin(self, epoch, logs=None):
+            self.started = time.perf_counter()
+
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == steps - 1:
+                self.seconds = time.perf_counter() - self.started  # without the evaluation that follows
+            if logs and not math.isfinite(logs["loss"]):
+                raise ValueError(
+                    f"recipes.train: the loss must be finite. Received: loss={logs['loss']} in epoch "
+                    f"{len(self.history) + 1}, step {batch + 1}; first weight that is not finite: "
+                    f"{_first_broken(self.model)}. Try a smaller learning_rate (now {recipe.learning_rate:g}), a longer "
+                    "warm-up, or normalize_loss=True."
+                )
+
+        def on_epoch_end(self, epoch, logs=None):
+            values = {key: float(value) for key, value in (logs or {}).items()}
+            self.history.append({"epoch": epoch + 1, "seconds": self.seconds, **values})
+            write_atomic(out / "history.json", json.dumps(self.history, indent=1))
+            old = self.paths()
+            with atomic_file(out / f"checkpoint-{epoch + 1}.weights.h5") as path:
+                self.model.save_weights(path)
+            for path in old:
+                path.unlink()
+
+    return Checkpoint()
+
+
+def _epoch_of(path) -> int:
+    return int(path.name.removeprefix("checkpoint-").removesuffix(".weights.h5"))
+
+
+def _first_broken(model):
+    import keras
+
+    for variable in model.variables:
+        if not np.isfinite(np.asarray(keras.ops.convert_to_numpy(variable), "float64")).all():
+            return variable.path
+    return "none"

@@ -1,0 +1,284 @@
+"""Joint training of a target network and its augmented networks with `model.fit`.
+
+`augment(spec, ...)` gives an `AugmentedModel`. Every training step draws the augmented network's widths, runs target and
+augmented network over the shared layers, and makes one optimizer step on the sum of both losses' gradients.
+"""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+
+from saaug_keras import _validate, ops
+from saaug_keras.augmentation import HybridNetwork
+from saaug_keras.backbones import NetSpec
+
+_DRAWS = 8192  # a run repeats its sequence of widths after as many steps
+
+
+def augment(
+    spec: NetSpec,
+    *,
+    width=(1.0, 1.6, 2.2),
+    expand=(1.0, 1.6, 2.2, 2.8),
+    aug_loss_weight: float = 1.0,
+    normalize_loss: bool = False,
+    distill_weight: float = 0.0,
+    distill_temperature: float = 1.0,
+    remap: bool = True,
+    mutable: bool = False,
+    layer_options: dict | None = None,
+    seed: int = 0,
+    dtype=None,
+) -> AugmentedModel:
+    """A model whose `fit` trains the network of `spec` inside a larger multiplicative one.
+
+        L = L(target) + aug_loss_weight * L(augmented) [+ distill_weight * T^2 * KL(augmented || target)]
+
+    Args:
+        spec: the target; its blocks with `kept=False` are depth augmentation (see `callbacks.DepthDecay`).
+        width: factors of all channel counts, each >= 1; one is drawn per step.
+        expand: further factors inside the blocks, each >= 1; one is drawn per step and block.
+        aug_loss_weight: weight of the augmented loss, in [0, 100]. 0 trains the target directly, at direct cost.
+        normalize_loss: divide the sum by 1 + aug_loss_weight. The plain sum, as in NetAug, doubles the gradient of
+            shared weights and so acts as a larger learning rate.
+        distill_weight, distill_temperature: the augmented network as a teacher of the target; no gradient to it.
+        remap: whether the target sees its weights through the Gaussian-to-Laplace remap.
+        mutable: layers can be switched between multiplicative and multiplication-free (see `callbacks.BlockMutation`).
+        layer_options: options of single layers or operators, as in `HybridNetwork`.
+        seed: of the drawn widths; with the same seed a run that is resumed draws the same.
+        dtype: a Keras dtype policy, for example "mixed_float16".
+    Raises:
+        ValueError: a factor below 1, or a weight out of range.
+    """
+    return AugmentedModel(
+        spec, width=width, expand=expand, aug_loss_weight=aug_loss_weight, normalize_loss=normalize_loss,
+        distill_weight=distill_weight, distill_temperature=distill_temperature, remap=remap, mutable=mutable,
+        layer_options=layer_options, seed=seed, dtype=dtype,
+    )  # fmt: skip
+
+
+@keras.saving.register_keras_serializable(package="saaug_keras")
+class AugmentedModel(keras.Model):
+    """A target network that is trained inside an augmented one; built by `augment`, which explains the arguments.
+
+    `fit` logs `loss` (the sum that is minimised), `target_loss`, `augmented_loss` and the metrics of the target.
+    `evaluate`, `predict` and a plain call speak of the target; `call_augmented` computes an augmented network.
+    """
+
+    def __init__(
+        self, spec, *, width, expand, aug_loss_weight, normalize_loss, distill_weight, distill_temperature, remap,
+        mutable, layer_options, seed, **kwargs,
+    ):  # fmt: skip
+        kwargs.setdefault("name", "augmented_model")
+        super().__init__(**kwargs)
+        owner = "augment"
+        _validate.number_in(owner, "aug_loss_weight", aug_loss_weight, 0, 100)
+        _validate.number_in(owner, "distill_weight", distill_weight, 0, 100)
+        _validate.number_in(owner, "distill_temperature", distill_temperature, 0.1, 100)
+        _validate.int_in(owner, "seed", seed, 0, 2**32 - 1)
+        self.network = HybridNetwork(
+            spec, width=width, expand=expand, remap=remap, mutable=mutable, layer_options=layer_options,
+            dtype=self.dtype_policy,
+        )  # fmt: skip
+        self.aug_loss_weight = aug_loss_weight
+        self.normalize_loss = normalize_loss
+        self.distill_weight = distill_weight
+        self.distill_temperature = distill_temperature
+        self.seed = seed
+        # One row a step: index of the width factor, then of every block's expand factor.
+        generator = np.random.default_rng(seed)
+        self._draws = np.concatenate(
+            [
+                generator.integers(len(self.network.width), size=(_DRAWS, 1)),
+                generator.integers(len(self.network.expand), size=(_DRAWS, max(1, len(self.spec.blocks)))),
+            ],
+            axis=1,
+        ).astype("int32")
+        self._target_tracker = keras.metrics.Mean(name="target_loss")
+        self._augmented_tracker = keras.metrics.Mean(name="augmented_loss")
+        self.build()  # the spec says all shapes
+
+    @property
+    def spec(self) -> NetSpec:
+        """The `NetSpec` of the target."""
+        return self.network.spec
+
+    @property
+    def is_augmented(self) -> bool:
+        """Whether training runs an augmented network beside the target."""
+        return self.aug_loss_weight > 0 or self.distill_weight > 0
+
+    def build(self, input_shape=None):
+        if self.built:
+            return
+        self.network.build((None, *self.spec.input_shape))
+        # In the weights, so that a resumed run goes on drawing where it stopped.
+        options = {"shape": (), "trainable": False, "aggregation": "only_first_replica"}
+        self.step = self.add_weight(name="step", dtype="int32", initializer="zeros", **options)
+        self.width_enabled = self.add_weight(name="width_enabled", dtype="int32", initializer="ones", **options)
+        self.expand_enabled = self.add_weight(name="expand_enabled", dtype="int32", initializer="ones", **options)
+        self.built = True
+
+    def compile(self, optimizer="sgd", loss=None, metrics=None, **kwargs):
+        """As `keras.Model.compile`; the default loss is sparse categorical cross-entropy on logits, with accuracy.
+
+        The loss is one Keras loss instance, whose reduction applies to target and augmented alike.
+        """
+        if loss is None:
+            loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+            metrics = ["accuracy"] if metrics is None else metrics
+        loss = keras.losses.get(loss)
+        if not isinstance(loss, keras.losses.Loss):
+            raise TypeError(
+                "AugmentedModel.compile: `loss` must be a keras.losses.Loss or the name of one of its classes, for "
+                f"example keras.losses.CategoricalCrossentropy(from_logits=True). Received: loss={loss}."
+            )
+        super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
+
+    def draw(self):
+        """The `choice` of the current step: a pure function of the seed and the number of steps made."""
+        row = keras.ops.take(keras.ops.convert_to_tensor(self._draws), self.step.value % _DRAWS, axis=0)
+        width = row[0] * self.width_enabled.value
+        expand = row[1:] * self.expand_enabled.value
+        return width, [expand[index] for index in range(len(self.spec.blocks))]
+
+    def call(self, inputs, training=None):
+        """Target logits; while training with augmentation, (target logits, augmented logits)."""
+        target = self.network(inputs, training=training)
+        if not training or not self.is_augmented:
+            return target
+        augmented = self.network(inputs, choice=self.draw(), training=training)
+        self.step.assign_add(1)
+        return target, augmented
+
+    def call_augmented(self, inputs, *, choice=None, training=False):
+        """Logits of an augmented network: of `choice`, by default the largest."""
+        choice = self.network.largest_choice() if choice is None else choice
+        return self.network(keras.ops.convert_to_tensor(inputs), choice=choice, training=training)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """The joint loss, and its parts in the logs; on target logits alone the target's loss."""
+        if not isinstance(y_pred, (tuple, list)):
+            loss = super().compute_loss(x, y, y_pred, sample_weight, training)
+            if training:
+                self._target_tracker.update_state(loss * _replicas())
+            return loss
+        target_logits, augmented_logits = y_pred
+        target = super().compute_loss(x, y, target_logits, sample_weight, training)  # regularizers counted once, here
+        augmented = self.loss(y, augmented_logits, sample_weight=sample_weight)
+        self._target_tracker.update_state(target * _replicas())
+        self._augmented_tracker.update_state(augmented * _replicas())
+        total = target + self.aug_loss_weight * augmented
+        if self.distill_weight:
+            total += self.distill_weight * self._distillation(target_logits, augmented_logits)
+        return total / (1 + self.aug_loss_weight) if self.normalize_loss else total
+
+    def _distillation(self, target_logits, augmented_logits):
+        temperature = self.distill_temperature
+        teacher = keras.ops.stop_gradient(keras.ops.log_softmax(augmented_logits / temperature))
+        student = keras.ops.log_softmax(target_logits / temperature)
+        divergence = keras.ops.sum(keras.ops.exp(teacher) * (teacher - student), axis=-1)
+        return temperature**2 * keras.ops.mean(divergence)
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        """The metrics of the target."""
+        return super().compute_metrics(x, y, _target_of(y_pred), sample_weight)
+
+    def train_step(self, *args):
+        """One step on the summed gradients; the gradients of add kernels are scaled after the sum."""
+        step = {"tensorflow": self._train_step_tensorflow, "jax": self._train_step_jax}
+        backend = keras.backend.backend()
+        _validate.one_of("AugmentedModel", "backend", backend, tuple(sorted(step)))
+        return step[backend](*args)
+
+    def _train_step_tensorflow(self, data):
+        import tensorflow as tf
+
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        with tf.GradientTape() as tape:
+            y_pred = self(x, training=True)
+            loss = self.compute_loss(x, y, y_pred, sample_weight, training=True)
+            scaled = self.optimizer.scale_loss(loss)
+        self._loss_metric().update_state(loss * _replicas(), sample_weight=keras.ops.shape(x)[0])
+        gradients = tape.gradient(scaled, self.trainable_variables)
+        gradients = _scale_adder_gradients_over_replicas(self.trainable_variables, gradients)
+        self.optimizer.apply(gradients, self.trainable_variables)
+        return self.compute_metrics(x, y, y_pred, sample_weight)
+
+    def _train_step_jax(self, state, data):
+        import jax
+
+        trainable, non_trainable, optimizer_variables, metric_variables = state
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        (_, results), gradients = jax.value_and_grad(self.compute_loss_and_updates, has_aux=True)(
+            trainable, non_trainable, metric_variables, x, y, sample_weight, training=True,
+            optimizer_variables=optimizer_variables,
+        )  # fmt: skip
+        loss, y_pred, non_trainable, metric_variables = results
+        gradients = ops.scale_adder_gradients(self.trainable_variables, gradients)
+        trainable, optimizer_variables = self.optimizer.stateless_apply(optimizer_variables, gradients, trainable)
+        with keras.StatelessScope(zip(self.metrics_variables, metric_variables, strict=True)) as scope:
+            self._loss_metric().update_state(loss, sample_weight=x.shape[0])
+            logs = self.compute_metrics(x, y, y_pred, sample_weight)
+            metric_variables = [
+                new if (new := scope.get_current_value(variable)) is not None else old
+                for variable, old in zip(self.metrics_variables, metric_variables, strict=True)
+            ]
+        return logs, (trainable, non_trainable, optimizer_variables, metric_variables)
+
+    def _loss_metric(self):
+        return next(metric for metric in self.metrics if metric.name == "loss")
+
+    def export_target(self) -> keras.Model:
+        """The deployed network: a functional model of plain layers whose outputs are those of this model.
+
+        Raises:
+            ValueError: depth augmentation or block-variant training has not ended.
+        """
+        return self.network.export_target()
+
+    def get_config(self):
+        network = self.network.get_config()
+        return {
+            "name": self.name,
+            "dtype": network["dtype"],
+            **{key: network[key] for key in ("spec", "width", "expand", "remap", "mutable", "layer_options")},
+            "aug_loss_weight": self.aug_loss_weight,
+            "normalize_loss": self.normalize_loss,
+            "distill_weight": self.distill_weight,
+            "distill_temperature": self.distill_temperature,
+            "seed": self.seed,
+        }
+
+
+def _replicas() -> int:
+    """Replicas of a TensorFlow distribution strategy. Keras divides every replica's loss by it; logs undo that."""
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    return context.num_replicas_in_sync if context is not None else 1
+
+
+def _scale_adder_gradients_over_replicas(variables, gradients):
+    """`ops.scale_adder_gradients` of the gradient summed over replicas; the optimizer's own sum leaves it as it is."""
+    import tensorflow as tf
+
+    replicas = _replicas()
+    if replicas == 1:
+        return ops.scale_adder_gradients(variables, gradients)
+    context = tf.distribute.get_replica_context()
+    gradients = list(gradients)
+    for index, variable in enumerate(variables):
+        if getattr(variable, "adder_learning_rate", None) is not None and gradients[index] is not None:
+            gradients[index] = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients[index])
+    scaled = ops.scale_adder_gradients(variables, gradients)
+    return [
+        new if new is old else new / replicas for new, old in zip(scaled, gradients, strict=True)
+    ]
+
+
+def _target_of(y_pred):
+    return y_pred[0] if isinstance(y_pred, (tuple, list)) else y_pred

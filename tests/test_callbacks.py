@@ -1,0 +1,92 @@
+"""Channel reorder and batch-norm recalibration."""
+
+import keras
+import numpy as np
+import pytest
+from test_training import compiled, small_spec, some_data
+
+from saaug_keras import augment, callbacks
+
+
+def test_a_reorder_leaves_a_multiplicative_network_as_it_was():
+    images, labels = some_data()
+    model = augment(small_spec("conv"), width=(1.0, 1.5), expand=(1.0, 2.0), remap=False)
+    model.compile(keras.optimizers.SGD(0.05, momentum=0.9))
+    model.fit(images, labels, batch_size=16, epochs=2, verbose=0)
+    before = np.asarray(model.call_augmented(images))
+    permutations = callbacks.reorder_channels(model.network, model.optimizer)
+    assert any((p != np.arange(len(p))).any() for p in permutations.values())
+    np.testing.assert_allclose(np.asarray(model.call_augmented(images)), before, atol=1e-5)
+
+
+def test_a_reorder_puts_the_important_channels_first():
+    model = compiled("shift")
+    callbacks.reorder_channels(model.network)
+    for name in ("block1_project", "block2_project"):
+        norms = np.abs(np.array(model.network.weighted[name].kernel)).sum(axis=(0, 1, 3))
+        assert (np.diff(norms) <= 1e-6).all()
+
+
+@pytest.mark.parametrize("make", [lambda: keras.optimizers.SGD(0.05, momentum=0.9), lambda: keras.optimizers.AdamW(0.01)])
+def test_the_slots_of_the_optimizer_move_with_their_channels(make):
+    images, labels = some_data(16)
+    model = augment(small_spec("conv"), width=1.0, expand=2.0, remap=False)
+    model.compile(make())
+    model.train_on_batch(images, labels)
+    slots = callbacks.optimizer_slots(model.optimizer, model.network.weighted["block1_project"].kernel)
+    assert len(slots) == (2 if isinstance(model.optimizer, keras.optimizers.AdamW) else 1)
+    before = [np.array(slot) for slot in slots]
+    permutation = callbacks.reorder_channels(model.network, model.optimizer)[1]
+    for old, slot in zip(before, slots, strict=True):
+        np.testing.assert_array_equal(np.array(slot), old[:, :, permutation])
+
+
+def test_recalibration_sets_the_statistics_of_all_its_images():
+    images, labels = some_data()
+    model = compiled("conv")
+    model.fit(images, labels, batch_size=16, epochs=1, verbose=0)
+    callbacks.recalibrate(model, images, batches=3, batch_size=20)
+    stem = model.network.weighted["stem"]
+    out = np.asarray(stem(images))
+    norm = model.network.norms["stem"]
+    np.testing.assert_allclose(np.array(norm.moving_mean), out.mean(axis=(0, 1, 2)), atol=1e-4)
+    np.testing.assert_allclose(np.array(norm.moving_variance), out.var(axis=(0, 1, 2)), rtol=2e-2, atol=1e-5)
+    assert norm.momentum == 0.9
+
+
+def test_recalibration_happens_before_evaluation_and_at_the_end():
+    images, labels = some_data()
+    model = compiled("shift")
+    recalibration = callbacks.BatchNormRecalibration(images, batches=3, batch_size=16)
+    model.fit(images, labels, batch_size=16, epochs=2, verbose=0, callbacks=[recalibration])
+    after = [np.array(norm.moving_mean) for norm in model.network.norms.values()]
+    callbacks.recalibrate(model, images, batches=3, batch_size=16)
+    for old, norm in zip(after, model.network.norms.values(), strict=True):
+        np.testing.assert_allclose(np.array(norm.moving_mean), old, atol=1e-6)
+
+
+def test_recalibration_needs_images():
+    with pytest.raises(ValueError, match="recalibrate: `dataset` must give at least one batch"):
+        callbacks.recalibrate(compiled(), [])
+
+
+@pytest.mark.parametrize("make", [callbacks.DepthDecay, callbacks.BlockMutation])
+def test_a_schedule_that_ends_before_it_begins_is_refused(make):
+    with pytest.raises(ValueError, match=f"{make.__name__}: `end` must be greater than `start`"):
+        make(start=0.6, end=0.2)
+
+
+def test_a_callback_of_the_method_refuses_another_model():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    model.compile("sgd", "mse")
+    with pytest.raises(TypeError, match="ChannelReorder: the model must be an AugmentedModel"):
+        model.fit(np.zeros((4, 3)), np.zeros((4, 2)), verbose=0, callbacks=[callbacks.ChannelReorder()])
+
+
+def test_width_augmentation_ends_when_the_schedule_says():
+    images, labels = some_data()
+    model = compiled()
+    model.fit(images, labels, batch_size=16, epochs=2, verbose=0, callbacks=[callbacks.AugmentationSchedule()])
+    width, expand = model.draw()
+    assert int(width) == 0
+    assert int(model.width_enabled) == 0 and int(model.expand_enabled) == 1

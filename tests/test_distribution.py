@@ -1,0 +1,72 @@
+"""Training on several devices: two logical CPUs, in processes of their own."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+import keras, numpy as np
+from test_training import small_spec, some_data
+from saaug_keras import augment
+
+def fit(operator):
+    keras.utils.set_random_seed(4)
+    model = augment(small_spec(operator), width=1.5, expand=1.0, remap=False)
+    model.compile(keras.optimizers.SGD(0.02))
+    return model.fit(*some_data(64), batch_size=32, epochs=3, shuffle=False, verbose=0).history
+"""
+
+MIRRORED = PROGRAM + """
+import tensorflow as tf
+devices = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(devices[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+for operator in ("shift", "adder"):
+    one = fit(operator)
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+        two = fit(operator)
+    print(one["target_loss"], two["target_loss"], two["loss"])
+    for name in ("loss", "target_loss", "augmented_loss"):
+        # Batch norm sees half a batch per replica, so the numbers are near, not equal; a forgotten factor of two is not.
+        np.testing.assert_allclose(one[name], two[name], rtol=0.25)
+    assert two["loss"][-1] < two["loss"][0]
+print("same losses")
+"""
+
+DATA_PARALLEL = PROGRAM + """
+import jax
+assert jax.device_count() == 2
+for operator in ("shift", "adder"):
+    one = fit(operator)
+    keras.distribution.set_distribution(keras.distribution.DataParallel())
+    two = fit(operator)
+    keras.distribution.set_distribution(None)
+    np.testing.assert_allclose(one["loss"], two["loss"], rtol=2e-3)
+print("same losses")
+"""
+
+
+@pytest.mark.parametrize(
+    "program, environment",
+    [
+        pytest.param(MIRRORED, {"KERAS_BACKEND": "tensorflow"}, id="mirrored-strategy"),
+        pytest.param(
+            DATA_PARALLEL,
+            {
+                "KERAS_BACKEND": "jax",
+                "JAX_PLATFORMS": "cpu",
+                "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+            },
+            id="jax-data-parallel",
+        ),
+    ],
+)
+def test_two_devices_train_as_one(program, environment):
+    command = [sys.executable, "-c", program, os.path.dirname(os.path.abspath(__file__))]
+    path = {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    done = subprocess.run(command, env={**os.environ, **path, **environment}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.strip().endswith("same losses")

@@ -1,0 +1,106 @@
+"""Recipes: one training run as data, resumed after a kill to the same numbers."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+
+from saaug_keras import datasets, recipes
+from saaug_keras.recipes import Recipe
+
+SMALL = {
+    "backbone": "mobilenetv2-tiny", "blocks": 3, "strides": (1, 2, 2, 1, 1), "epochs": 3, "batch_size": 64,
+    "width": (1.0, 1.5), "expand": (1.0, 1.5), "recalibrate_batches": 2, "learning_rate": 0.1,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def digits():
+    whole = datasets.load("digits")
+    return datasets.Dataset(
+        "digits", whole.x_train[:320], whole.y_train[:320], whole.x_test[:100], whole.y_test[:100],
+        whole.class_names, mirror=False,
+    )  # fmt: skip
+
+
+def test_a_recipe_survives_json_and_refuses_unknown_keys():
+    recipe = Recipe(**SMALL, drop_blocks=(2,), mutation_span=(0.1, 0.6))
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.as_dict()))) == recipe
+    with pytest.raises(ValueError, match="Recipe: `key` must be one of 'aug_loss_weight'.*Received: key='epoch'"):
+        recipe.replace(epoch=3)
+
+
+def test_a_finished_run_is_not_repeated(digits, tmp_path):
+    recipe = Recipe(**SMALL)
+    result = recipes.train(recipe, digits, tmp_path / "run", test=True)
+    assert {"val_accuracy", "test_accuracy", "train_seconds", "parameters"} <= set(result)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "augmented.weights.h5", "history.json", "recipe.json", "result.json", "target.keras",
+    ]  # fmt: skip
+    written = (tmp_path / "run" / "target.keras").stat().st_mtime_ns
+    assert recipes.train(recipe, digits, tmp_path / "run", test=True) == result
+    assert (tmp_path / "run" / "target.keras").stat().st_mtime_ns == written
+    target = keras.saving.load_model(tmp_path / "run" / "target.keras")
+    predicted = target.predict(digits.x_test.astype("float32") / 255, verbose=0).argmax(1)
+    assert (predicted == digits.y_test).mean() == pytest.approx(result["test_accuracy"], abs=1e-6)
+    with pytest.raises(ValueError, match="holds another recipe's run"):
+        recipes.train(recipe.replace(seed=9), digits, tmp_path / "run")
+
+
+def test_a_run_that_is_killed_goes_on_to_the_same_numbers(digits, tmp_path):
+    recipe = Recipe(**SMALL, ema=0.9)
+    whole = recipes.train(recipe, digits, tmp_path / "whole")
+    program = (
+        "import sys; sys.path[:0] = [sys.argv[3]]\n"
+        "from test_recipes import *\n"
+        "whole = datasets.load('digits')\n"
+        "data = datasets.Dataset('digits', whole.x_train[:320], whole.y_train[:320], whole.x_test[:100],"
+        " whole.y_test[:100], whole.class_names, mirror=False)\n"
+        "recipes.train(Recipe.from_dict(json.loads(sys.argv[1])), data, sys.argv[2])\n"
+    )
+    tests = os.path.dirname(os.path.abspath(__file__))
+    command = [sys.executable, "-c", program, json.dumps(recipe.as_dict()), str(tmp_path / "killed"), tests]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
+    checkpoint = tmp_path / "killed" / "checkpoint-1.weights.h5"
+    waited = time.monotonic() + 240
+    while not checkpoint.exists() and process.poll() is None and time.monotonic() < waited:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    _, errors = process.communicate()
+    assert process.returncode == -signal.SIGKILL, errors.decode()[-2000:]
+    assert not (tmp_path / "killed" / "result.json").exists()
+    again = recipes.train(recipe, digits, tmp_path / "killed")
+    assert again["val_accuracy"] == whole["val_accuracy"]
+    histories = [json.loads((tmp_path / name / "history.json").read_text()) for name in ("whole", "killed")]
+    assert [row["epoch"] for row in histories[1]] == [1, 2, 3]
+    for first, second in zip(*histories, strict=True):
+        assert second["loss"] == pytest.approx(first["loss"], rel=1e-5)
+
+
+def test_a_loss_that_is_not_a_number_stops_with_what_to_try(digits, tmp_path):
+    recipe = Recipe(**{**SMALL, "learning_rate": 900.0, "warmup_epochs": 0.0, "operator": "conv"})
+    with pytest.raises(ValueError, match="the loss must be finite.*step .*Try a smaller learning_rate"):
+        recipes.train(recipe, digits, tmp_path)
+
+
+def test_segmentation_learns_a_map(tmp_path):
+    generator = np.random.default_rng(2)
+    images = generator.integers(0, 255, (40, 32, 24, 3)).astype("uint8")
+    labels = (images[..., 0] // 2 // 64).astype("uint8")
+    labels[:, :2] = 2
+    data = datasets.Dataset(
+        "maps", images, labels, images[:8], labels[:8], ("dark", "light"), ignore_class=2,
+    )  # fmt: skip
+    recipe = Recipe(
+        **{**SMALL, "batch_size": 8, "strides": (2, 2, 1, 1, 1)}, segmentation={"filters": 8, "skip_stride": 2}
+    )
+    result = recipes.train(recipe, data, tmp_path, test=True)
+    assert 0 < result["val_mean_iou"] <= 1 and 0 < result["test_mean_iou"] <= 1
+    assert keras.saving.load_model(tmp_path / "target.keras").output_shape == (None, 32, 24, 2)

@@ -1,0 +1,217 @@
+"""Augmented training: the joint step, its logs, resuming, export of the target, on TensorFlow and on JAX."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from saaug_keras import augment, backbones, callbacks
+
+BLOCKS = (
+    backbones.BlockSpec(8, 8),
+    backbones.BlockSpec(16, 24, strides=2),
+    backbones.BlockSpec(16, 32, kernel_size=5, residual=True, squeeze_excite=8),
+)
+
+
+def small_spec(operator="shift", **changes):
+    spec = backbones.NetSpec(
+        "small", (12, 10, 3), 5, backbones.StemSpec(8), BLOCKS, (backbones.HeadSpec(24),), segmentation=None
+    )
+    return dataclasses.replace(spec, **changes).with_operator(operator)
+
+
+def some_data(count=48, seed=1):
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, 5, count)
+    images = generator.random((count, 12, 10, 3), "float32") * 0.3 + labels[:, None, None, None] * 0.14
+    return images.astype("float32"), labels.astype("int32")
+
+
+def compiled(operator="shift", **options):
+    keras.utils.set_random_seed(4)
+    options = {"width": (1.0, 1.5), "expand": (1.0, 2.0), "seed": 3, **options}
+    model = augment(small_spec(operator), **options)
+    model.compile(keras.optimizers.SGD(0.05, momentum=0.9))
+    return model
+
+
+@pytest.mark.parametrize("operator", ["conv", "shift", "shift5-ps", "adder", "shiftadd"])
+def test_fit_lowers_both_losses_and_logs_them_apart(operator):
+    images, labels = some_data()
+    model = compiled(operator)
+    history = model.fit(images, labels, batch_size=16, epochs=6, verbose=0).history
+    assert {"loss", "target_loss", "augmented_loss", "accuracy"} <= set(history)
+    assert history["target_loss"][-1] < history["target_loss"][0]
+    assert history["augmented_loss"][-1] < history["augmented_loss"][0]
+    total = np.add(history["target_loss"], history["augmented_loss"])
+    np.testing.assert_allclose(history["loss"], total, rtol=1e-3)
+
+
+@pytest.mark.parametrize("operator", ["conv", "shift", "adder", "shiftadd"])
+@pytest.mark.parametrize("remap", [True, False])
+def test_the_exported_target_computes_what_the_model_computes(operator, remap):
+    images, labels = some_data()
+    model = compiled(operator, remap=remap)
+    recalibration = callbacks.BatchNormRecalibration(images, batches=2, batch_size=24)
+    model.fit(images, labels, batch_size=16, epochs=2, verbose=0, callbacks=[callbacks.ChannelReorder(), recalibration])
+    target = model.export_target()
+    np.testing.assert_allclose(model.predict(images, verbose=0), target.predict(images, verbose=0), atol=2e-5, rtol=1e-5)
+    assert target.count_params() < model.count_params()
+
+
+def test_evaluate_and_predict_speak_of_the_target():
+    images, labels = some_data()
+    model = compiled()
+    model.fit(images, labels, batch_size=16, epochs=1, verbose=0)
+    logits = model.predict(images, verbose=0)
+    assert logits.shape == (48, 5)
+    scores = model.evaluate(images, labels, verbose=0, return_dict=True)
+    assert scores["accuracy"] == pytest.approx((logits.argmax(1) == labels).mean())
+    assert np.abs(logits - np.asarray(model.call_augmented(images))).max() > 1e-3
+
+
+def test_the_joint_gradient_is_the_sum_of_both_gradients():
+    images, labels = some_data(16)
+    weights = {}
+    for weight in (0.0, 1.0, 3.0):
+        keras.utils.set_random_seed(4)
+        model = augment(small_spec("conv"), width=1.5, expand=2.0, aug_loss_weight=weight)
+        model.compile(keras.optimizers.SGD(1.0))
+        before = [np.array(v) for v in model.trainable_variables]
+        model.train_on_batch(images, labels)
+        weights[weight] = [b - np.array(v) for b, v in zip(before, model.trainable_variables, strict=True)]
+    for direct, one, three in zip(*weights.values(), strict=True):
+        np.testing.assert_allclose(three - direct, 3 * (one - direct), atol=2e-4, rtol=2e-3)
+    assert max(np.abs(one - direct).max() for direct, one in zip(weights[0.0], weights[1.0], strict=True)) > 1e-3
+
+
+def test_a_normalised_loss_divides_by_one_plus_the_weight():
+    images, labels = some_data(16)
+    plain, normalised = (compiled("conv", width=1.5, expand=1.0, aug_loss_weight=3.0, normalize_loss=n) for n in (0, 1))
+    assert plain.train_on_batch(images, labels)[0] == pytest.approx(4 * normalised.train_on_batch(images, labels)[0])
+
+
+def test_direct_training_runs_no_augmented_pass():
+    images, labels = some_data()
+    model = compiled(width=1.0, expand=1.0, aug_loss_weight=0.0)
+    history = model.fit(images, labels, batch_size=16, epochs=1, verbose=0).history
+    assert history["augmented_loss"] == [0.0]
+    assert int(model.step) == 0
+
+
+def test_the_drawn_widths_depend_on_the_seed_and_the_step_alone():
+    first, again, other = (augment(small_spec(), seed=seed) for seed in (5, 5, 6))
+    assert (first._draws == again._draws).all()
+    assert (first._draws != other._draws).any()
+    assert set(first._draws[:, 0]) == {0, 1, 2} and set(first._draws[:, 1]) == {0, 1, 2, 3}
+
+
+def test_training_goes_on_from_saved_weights_as_if_it_had_not_stopped(tmp_path):
+    images, labels = some_data()
+    whole, first, second = compiled("adder"), compiled("adder"), compiled("adder")
+    fit = {"batch_size": 16, "shuffle": False, "verbose": 0}
+    whole.fit(images, labels, epochs=3, **fit)
+    first.fit(images, labels, epochs=1, **fit)
+    first.save_weights(tmp_path / "state.weights.h5")
+    second.optimizer.build(second.trainable_variables)
+    second.load_weights(tmp_path / "state.weights.h5")
+    second.fit(images, labels, epochs=3, initial_epoch=1, **fit)
+    assert int(second.step) == 9
+    for expected, got in zip(whole.variables, second.variables, strict=True):
+        np.testing.assert_allclose(np.array(got), np.array(expected), atol=1e-6, err_msg=expected.path)
+
+
+def test_a_model_survives_the_keras_format(tmp_path):
+    images, labels = some_data()
+    model = compiled()
+    model.fit(images, labels, batch_size=16, epochs=1, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(model.predict(images, verbose=0), loaded.predict(images, verbose=0))
+    assert loaded.get_config() == model.get_config()
+
+
+def test_depth_augmentation_leaves_the_target_exactly():
+    blocks = (*BLOCKS[:2], dataclasses.replace(BLOCKS[2], kept=False))
+    images, labels = some_data()
+    model = augment(small_spec("shift", blocks=blocks), width=1.0, expand=1.0)
+    model.compile("sgd")
+    with pytest.raises(ValueError, match=r"the blocks \[2\] of depth augmentation must have left the target"):
+        model.export_target()
+    decay = callbacks.DepthDecay(start=0.2, end=0.8)
+    history = model.fit(images, labels, batch_size=16, epochs=5, verbose=0, callbacks=[decay]).history
+    np.testing.assert_allclose(history["depth_gate"], [1, 1, 2 / 3, 1 / 3, 0], atol=1e-6)
+    target = model.export_target()
+    assert not [layer.name for layer in target.layers if layer.name.startswith("block2")]
+    np.testing.assert_allclose(model.predict(images, verbose=0), target.predict(images, verbose=0), atol=2e-5, rtol=1e-5)
+
+
+def test_block_variant_training_turns_blocks_from_shallow_to_deep():
+    images, labels = some_data()
+    model = compiled("shift", mutable=True)
+    with pytest.raises(ValueError, match="every layer must have turned multiplication-free"):
+        model.network.weighted["stem"].gate.assign(0.0)
+        model.export_target()
+    groups = callbacks.mutation_groups(model.network)
+    assert [group[0] for group in groups] == ["stem", "block0_depthwise", "block1_expand", "block2_expand", "head0"]
+    turned = []
+
+    class Watch(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            gates = [float(np.array(model.network.weighted[group[0]].gate)) for group in groups]
+            turned.append(int(sum(gates)))
+            assert gates == sorted(gates, reverse=True)
+
+    mutation = callbacks.BlockMutation(start=0.0, end=1.0)
+    model.fit(images, labels, batch_size=16, epochs=6, verbose=0, callbacks=[mutation, Watch()])
+    assert turned == [0, 1, 2, 3, 4, 5]
+    target = model.export_target()
+    np.testing.assert_allclose(model.predict(images, verbose=0), target.predict(images, verbose=0), atol=2e-5, rtol=1e-5)
+
+
+def test_mixed_precision_trains():
+    images, labels = some_data()
+    model = compiled("shift", dtype="mixed_float16")
+    history = model.fit(images, labels, batch_size=16, epochs=4, verbose=0).history
+    assert history["loss"][-1] < history["loss"][0]
+
+
+def test_distillation_adds_the_divergence_to_the_teacher():
+    images, labels = some_data(16)
+    plain, distilled = (compiled("conv", width=1.5, expand=1.0, distill_weight=weight) for weight in (0.0, 2.0))
+    base = plain.train_on_batch(images, labels)[0]
+    assert distilled.train_on_batch(images, labels)[0] > base
+    assert compiled("conv", aug_loss_weight=0.0, distill_weight=1.0).is_augmented
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"width": 0.5}, "HybridNetwork: `width` must be"),
+        ({"expand": ()}, "HybridNetwork: `expand` must hold at least one factor"),
+        ({"aug_loss_weight": -1}, "augment: `aug_loss_weight` must be"),
+    ],
+)
+def test_a_bad_argument_is_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        augment(small_spec(), **options)
+
+
+def test_a_loss_function_without_a_class_is_refused():
+    with pytest.raises(TypeError, match="AugmentedModel.compile: `loss` must be a keras.losses.Loss"):
+        augment(small_spec()).compile("sgd", loss=lambda y, p: 0.0)
+
+
+@pytest.mark.skipif(os.environ.get("KERAS_BACKEND") == "jax", reason="the test that starts this one")
+def test_everything_above_holds_on_jax():
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+    names = "fit_lowers or exported_target or depth or block_variant or goes_on"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", f"({names}) and not ps", __file__]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert "passed" in done.stdout
