@@ -8,82 +8,80 @@
 #define NEGATIVE_OF(layout) ((layout) == SAAUG_LAYOUT_NIBBLE ? 8 : 16)
 #define INDICES 33
 
-/* Instructions of a program, kind | operand << OPERAND. */
+/* A program. Its instructions are heads; a head that adds or subtracts stands for a number of columns. */
 #if SAAUG_THUMB
-/* The kind is the offset in the interpreter's table of routines. The operand is the column to add or subtract, or the
- * exponent of a spill. */
-#define OPERAND 16
+/* uint16: bytes from here to the heads, less 2; the columns of all heads; the heads. A head is the offset in the
+ * interpreter's table of routines; after a spill comes 16 - exponent. A routine adds 1 to 4 columns. */
+#define LONGEST_RUN 4
 #if SAAUG_THUMB == 2
-#define ADD(distance) (4u * (uint32_t)(distance)) /* distance in exponents from the spill: 0..7 */
-#define SUB(distance) (32u + 4u * (uint32_t)(distance))
-#define SPILL_SET 64u
-#define SPILL_ADD 68u
-#define END 72u
+#define ADD(distance) (16 * (distance)) /* distance in exponents from the spill: 0..7 */
+#define SUB(distance) (128 + 16 * (distance))
+#define SPILL_SET 256
+#define SPILL_ADD 260
+#define END 264
 #else
-#define ADD 0u
-#define SUB 4u
-#define DOUBLE_ADD 8u
-#define DOUBLE_SUB 12u
-#define DOUBLE 16u
-#define SPILL_SET 20u
-#define SPILL_ADD 24u
-#define END 28u
+#define ADD 0
+#define SUB 16
+#define DOUBLES 32 /* a run that doubles the sums first */
+#define DOUBLE 64
+#define SPILL_SET 68
+#define SPILL_ADD 72
+#define END 76
 #endif
 #else
-/* After the adding kinds come as many columns as the operand says. */
-#define OPERAND 3
-#define ADD 0u
-#define SUB 1u
-#define DOUBLE_ADD 2u
-#define DOUBLE_SUB 3u
-#define DOUBLE 4u
-#define SPILL_SET 5u
-#define SPILL_ADD 6u
-#define END 7u
+/* uint16: head, its columns, head, its columns, ... A head is the kind + 8 * its number of columns, or the exponent of a
+ * spill. */
+#define ADD 0
+#define SUB 1
+#define DOUBLES 2
+#define DOUBLE 4
+#define SPILL_SET 5
+#define SPILL_ADD 6
+#define END 7
 #endif
 
 int32_t saaug_bucket_program_length(int32_t taps, int32_t layout)
 {
+    /* A level of both signs has at most two heads, a spill and a doubling more than its columns need. */
     const int32_t levels = LEVELS_OF(layout);
 #if SAAUG_THUMB
-    return taps + 2 * levels + 1; /* per level at most one doubling and one spill; one end */
+    return (1 + taps + taps / LONGEST_RUN + 5 * levels + 1 + 1) & ~1;
 #else
-    return (taps + 3 * levels + 2) & ~1; /* two heads of runs and one spill */
+    return (taps + 4 * levels + 1 + 1) & ~1;
 #endif
 }
 
-static saaug_instruction *emit(saaug_instruction *program, uint32_t kind, int32_t operand)
+static uint16_t *emit_spill(uint16_t *head, int32_t accumulate, int32_t exponent)
 {
-    *program = (saaug_instruction)(kind | (uint32_t)operand << OPERAND);
-    return program + 1;
-}
-
-/* Where the columns of a code go, and the kind that they need. */
-typedef struct {
-    saaug_instruction *at;
-    uint32_t kind;
-} slot;
-
-/* Room for the `count` columns of one code. */
-static saaug_instruction *reserve(saaug_instruction *program, uint32_t kind, int32_t count, slot *place)
-{
-#if !SAAUG_THUMB
-    if (count > 0) {
-        program = emit(program, kind, count);
-    }
+    const int32_t kind = accumulate ? SPILL_ADD : SPILL_SET;
+#if SAAUG_THUMB
+    *head++ = (uint16_t)kind;
+    *head++ = (uint16_t)(16 - exponent);
+#else
+    *head++ = (uint16_t)(kind + 8 * exponent);
 #endif
-    place->at = program;
-    place->kind = kind;
-    return program + count;
+    return head;
 }
 
-static void put(slot *place, uint32_t column)
+/* Heads for `count` columns of one code, and the place of the columns. In a Thumb program columns have a place of their
+ * own, from *column on. */
+static uint16_t *emit_run(uint16_t *head, int32_t kind, int32_t count, uint16_t **column, uint16_t **place)
 {
 #if SAAUG_THUMB
-    *place->at++ = place->kind | column << OPERAND;
+    *place = *column;
+    *column += count;
+    for (; count > 0; count -= LONGEST_RUN) {
+        *head++ = (uint16_t)(kind + 4 * ((count < LONGEST_RUN ? count : LONGEST_RUN) - 1));
+    }
 #else
-    *place->at++ = (saaug_instruction)column;
+    (void)column;
+    if (count > 0) {
+        *head++ = (uint16_t)(kind + 8 * count);
+    }
+    *place = head;
+    head += count;
 #endif
+    return head;
 }
 
 static int32_t byte_index(uint8_t code) { return code < 128 ? code : 16 + 256 - (int32_t)code; }
@@ -103,47 +101,51 @@ static void count_codes(const uint8_t *codes, int32_t layout, int32_t taps, uint
     }
 }
 
-static void put_columns(const uint8_t *codes, int32_t taps, slot *places)
+static void put_columns(const uint8_t *codes, int32_t taps, uint16_t **places)
 {
     uint32_t column = 0;
     for (; taps > 0; taps -= 2) { /* after an odd number of taps comes padding, which is zero */
         const uint32_t pair = *codes++;
         if ((pair & 15u) != 0) {
-            put(places + (pair & 15u), column);
+            *places[pair & 15u]++ = (uint16_t)column;
         }
         column += SAAUG_COLUMN_BYTES;
         if (pair >> 4 != 0) {
-            put(places + (pair >> 4), column);
+            *places[pair >> 4]++ = (uint16_t)column;
         }
         column += SAAUG_COLUMN_BYTES;
     }
 }
 
-static void put_listed_columns(const uint8_t *codes, int32_t layout, int32_t taps, const uint16_t *columns, slot *places)
+static void put_listed_columns(const uint8_t *codes, int32_t layout, int32_t taps, const uint16_t *columns,
+                               uint16_t **places)
 {
     int32_t t;
     for (t = 0; t < taps; ++t) {
         const int32_t index = layout == SAAUG_LAYOUT_NIBBLE ? (int32_t)saaug_nibble(codes, t) : byte_index(codes[t]);
         if (index != 0) {
-            put(places + index, columns != NULL ? columns[t] : (uint32_t)t * SAAUG_COLUMN_BYTES);
+            *places[index]++ = columns != NULL ? columns[t] : (uint16_t)(t * SAAUG_COLUMN_BYTES);
         }
     }
 }
 
 void saaug_bucket_program(const uint8_t *row, int32_t layout, int32_t first, int32_t taps, const uint16_t *columns,
-                          int accumulate, saaug_instruction *program)
+                          int accumulate, uint16_t *program)
 {
     const int32_t negative = NEGATIVE_OF(layout);
     const uint8_t *const codes = row + (layout == SAAUG_LAYOUT_NIBBLE ? first / 2 : first);
-    uint16_t adds[INDICES] = {0};
+    uint16_t adds[INDICES] = {0}, *places[INDICES];
     const uint16_t *const subs = adds + negative;
-    slot places[INDICES];
-#if SAAUG_THUMB == 1
-    saaug_instruction *doubling[16]; /* the first of a level also doubles */
-    int32_t doublings = 0;
-#endif
+    uint16_t *column = program + 1, *head = program;
     int32_t level, low = 1, top = LEVELS_OF(layout);
     count_codes(codes, layout, taps, adds);
+#if SAAUG_THUMB
+    for (level = 1; level <= top; ++level) {
+        head += adds[level] + subs[level];
+    }
+    *program = (uint16_t)(2 * (head - program));
+    ++head;
+#endif
     while (top > 0 && adds[top] + subs[top] == 0) {
         --top;
     }
@@ -151,7 +153,7 @@ void saaug_bucket_program(const uint8_t *row, int32_t layout, int32_t first, int
         ++low;
     }
     if (top == 0 && !accumulate) {
-        program = emit(program, SPILL_SET, 0);
+        head = emit_spill(head, 0, 0);
     }
     while (top >= low) {
         /* A group of levels, from the top down to where the sum may leave int16. */
@@ -162,47 +164,37 @@ void saaug_bucket_program(const uint8_t *row, int32_t layout, int32_t first, int
         }
         for (level = top; level >= base; --level) {
 #if SAAUG_THUMB == 2
-            program = reserve(program, ADD(level - base), adds[level], places + level);
-            program = reserve(program, SUB(level - base), subs[level], places + negative + level);
-#elif SAAUG_THUMB == 1
-            if (level < top && adds[level] + subs[level] == 0) {
-                program = emit(program, DOUBLE, 0);
-            } else if (level < top) {
-                doubling[doublings++] = program;
-            }
-            program = reserve(program, ADD, adds[level], places + level);
-            program = reserve(program, SUB, subs[level], places + negative + level);
+            head = emit_run(head, ADD(level - base), adds[level], &column, places + level);
+            head = emit_run(head, SUB(level - base), subs[level], &column, places + negative + level);
 #else
-            const int doubles = level < top, adding = adds[level] > 0;
-            if (doubles && !adding && subs[level] == 0) {
-                program = emit(program, DOUBLE, 0);
+            uint16_t *const begin = head;
+            head = emit_run(head, ADD, adds[level], &column, places + level);
+            head = emit_run(head, SUB, subs[level], &column, places + negative + level);
+            if (level < top && head == begin) {
+                *head++ = DOUBLE;
+            } else if (level < top) {
+                *begin = (uint16_t)(*begin + DOUBLES);
             }
-            program = reserve(program, doubles ? DOUBLE_ADD : ADD, adds[level], places + level);
-            program = reserve(program, doubles && !adding ? DOUBLE_SUB : SUB, subs[level], places + negative + level);
 #endif
         }
-        program = emit(program, accumulate ? SPILL_ADD : SPILL_SET, base - 1);
+        head = emit_spill(head, accumulate, base - 1);
         accumulate = 1;
         for (top = base - 1; top >= low && adds[top] + subs[top] == 0; --top) {
         }
     }
-    (void)emit(program, END, 0);
+    *head = END;
     if (layout == SAAUG_LAYOUT_NIBBLE && columns == NULL) {
         put_columns(codes, taps, places);
     } else {
         put_listed_columns(codes, layout, taps, columns, places);
     }
-#if SAAUG_THUMB == 1
-    for (; doublings > 0; --doublings) {
-        *doubling[doublings - 1] += DOUBLE_ADD - ADD;
-    }
-#endif
 }
 
 #if SAAUG_THUMB
 
-/* The interpreters keep the four sums in r8-r11 and load columns into r4-r7. r0: program, r1: block, r2: accumulators. A
- * spill of a sum s at exponent p, q = 16 - p: the low pixel is (s << 16) >> q, and the high one (s - low) >> q. */
+/* The interpreters keep the four sums in r8-r11 and load columns into r4-r7. r0: columns, r1: block. A spill of a sum s at
+ * exponent p, q = 16 - p: the low pixel is (s << 16) >> q, and the high one (s - low) >> q. Thumb-2: r12: heads, lr: table,
+ * r2: accumulators. Thumb-1: r2: heads, r12: table, lr: accumulators. */
 __asm__(
     ".syntax unified\n"
     ".section .text.saaug_bucket_run,\"ax\",%progbits\n"
@@ -212,19 +204,25 @@ __asm__(
     ".thumb_func\n"
 #if SAAUG_THUMB == 2
     ".macro saaug_next\n"
-    "    ldrh r4, [r0], #4\n"
-    "    ldrh r3, [r0, #-2]\n"
-    "    add r3, r3, r1\n"
+    "    ldrh r4, [r12], #2\n"
     "    ldr pc, [lr, r4]\n"
     ".endm\n"
-    ".macro saaug_column operation, label, distance\n"
-    ".Lsaaug_\\label\\distance:\n"
+    ".macro saaug_columns operation, label, distance\n"
+    ".irp count, 4, 3, 2, 1\n"
+    ".Lsaaug_\\label\\distance\\()_\\count:\n"
+    "    ldrh r3, [r0], #2\n"
+    "    add r3, r3, r1\n"
     "    ldmia r3, {r4-r7}\n"
     "    \\operation r8, r8, r4, lsl #\\distance\n"
     "    \\operation r9, r9, r5, lsl #\\distance\n"
     "    \\operation r10, r10, r6, lsl #\\distance\n"
     "    \\operation r11, r11, r7, lsl #\\distance\n"
+    ".endr\n"
     "    saaug_next\n"
+    ".endm\n"
+    ".macro saaug_routines label, distance\n"
+    "    .word .Lsaaug_\\label\\distance\\()_1 + 1, .Lsaaug_\\label\\distance\\()_2 + 1\n"
+    "    .word .Lsaaug_\\label\\distance\\()_3 + 1, .Lsaaug_\\label\\distance\\()_4 + 1\n"
     ".endm\n"
     ".macro saaug_split sum\n"
     "    lsl r4, \\sum, #16\n"
@@ -244,9 +242,19 @@ __asm__(
     "    add r5, r5, r7\n"
     "    strd r4, r5, [r2, #\\offset]\n"
     ".endm\n"
+    ".macro saaug_spill how\n"
+    "    ldrh r3, [r12], #2\n"
+    "    saaug_\\how r8, 0\n"
+    "    saaug_\\how r9, 8\n"
+    "    saaug_\\how r10, 16\n"
+    "    saaug_\\how r11, 24\n"
+    "    saaug_next\n"
+    ".endm\n"
     "saaug_bucket_run:\n"
     "    push {r4-r11, lr}\n"
     "    adr lr, .Lsaaug_table\n"
+    "    ldrh r12, [r0], #2\n"
+    "    add r12, r12, r0\n"
     "    mov r8, #0\n"
     "    mov r9, #0\n"
     "    mov r10, #0\n"
@@ -255,41 +263,28 @@ __asm__(
     ".balign 4\n"
     ".Lsaaug_table:\n"
     ".irp distance, 0, 1, 2, 3, 4, 5, 6, 7\n"
-    "    .word .Lsaaug_plus\\distance + 1\n"
+    "    saaug_routines plus, \\distance\n"
     ".endr\n"
     ".irp distance, 0, 1, 2, 3, 4, 5, 6, 7\n"
-    "    .word .Lsaaug_minus\\distance + 1\n"
+    "    saaug_routines minus, \\distance\n"
     ".endr\n"
     "    .word .Lsaaug_spill_set + 1, .Lsaaug_spill_add + 1, .Lsaaug_end + 1\n"
     ".irp distance, 0, 1, 2, 3, 4, 5, 6, 7\n"
-    "    saaug_column add, plus, \\distance\n"
-    "    saaug_column sub, minus, \\distance\n"
+    "    saaug_columns add, plus, \\distance\n"
+    "    saaug_columns sub, minus, \\distance\n"
     ".endr\n"
     ".Lsaaug_spill_set:\n"
-    "    subs r3, r3, r1\n"
-    "    rsb r3, r3, #16\n"
-    "    saaug_set r8, 0\n"
-    "    saaug_set r9, 8\n"
-    "    saaug_set r10, 16\n"
-    "    saaug_set r11, 24\n"
-    "    saaug_next\n"
+    "    saaug_spill set\n"
     ".Lsaaug_spill_add:\n"
-    "    subs r3, r3, r1\n"
-    "    rsb r3, r3, #16\n"
-    "    saaug_add r8, 0\n"
-    "    saaug_add r9, 8\n"
-    "    saaug_add r10, 16\n"
-    "    saaug_add r11, 24\n"
-    "    saaug_next\n"
+    "    saaug_spill add\n"
     ".Lsaaug_end:\n"
     "    pop {r4-r11, pc}\n"
 #else
     ".macro saaug_next\n"
-    "    ldrh r4, [r0]\n"
-    "    ldrh r3, [r0, #2]\n"
-    "    adds r0, r0, #4\n"
-    "    adds r3, r3, r1\n"
-    "    ldr r4, [r2, r4]\n"
+    "    ldrh r4, [r2]\n"
+    "    adds r2, r2, #2\n"
+    "    add r4, r4, r12\n"
+    "    ldr r4, [r4]\n"
     "    mov pc, r4\n"
     ".endm\n"
     ".macro saaug_double\n"
@@ -298,11 +293,31 @@ __asm__(
     "    add r10, r10\n"
     "    add r11, r11\n"
     ".endm\n"
+    ".macro saaug_load\n"
+    "    ldrh r3, [r0]\n"
+    "    adds r0, r0, #2\n"
+    "    adds r3, r3, r1\n"
+    "    ldmia r3!, {r4-r7}\n"
+    ".endm\n"
     ".macro saaug_sum\n"
     "    add r8, r8, r4\n"
     "    add r9, r9, r5\n"
     "    add r10, r10, r6\n"
     "    add r11, r11, r7\n"
+    ".endm\n"
+    ".macro saaug_negate\n"
+    "    rsbs r4, r4, #0\n"
+    "    rsbs r5, r5, #0\n"
+    "    rsbs r6, r6, #0\n"
+    "    rsbs r7, r7, #0\n"
+    ".endm\n"
+    ".macro saaug_doubling label, count\n"
+    ".Lsaaug_double_\\label\\()_\\count:\n"
+    "    saaug_double\n"
+    "    b .Lsaaug_\\label\\()_\\count\n"
+    ".endm\n"
+    ".macro saaug_routines label\n"
+    "    .word .Lsaaug_\\label\\()_1 + 1, .Lsaaug_\\label\\()_2 + 1, .Lsaaug_\\label\\()_3 + 1, .Lsaaug_\\label\\()_4 + 1\n"
     ".endm\n"
     ".macro saaug_split sum\n"
     "    mov r4, \\sum\n"
@@ -333,6 +348,17 @@ __asm__(
     "    mov r10, r4\n"
     "    mov r11, r4\n"
     ".endm\n"
+    ".macro saaug_spill how\n"
+    "    ldrh r3, [r2]\n"
+    "    adds r2, r2, #2\n"
+    "    mov r7, lr\n"
+    "    saaug_\\how r8, 0\n"
+    "    saaug_\\how r9, 8\n"
+    "    saaug_\\how r10, 16\n"
+    "    saaug_\\how r11, 24\n"
+    "    saaug_clear\n"
+    "    saaug_next\n"
+    ".endm\n"
     "saaug_bucket_run:\n"
     "    push {r4-r7, lr}\n"
     "    mov r4, r8\n"
@@ -340,55 +366,47 @@ __asm__(
     "    mov r6, r10\n"
     "    mov r7, r11\n"
     "    push {r4-r7}\n"
-    "    mov r12, r2\n"
-    "    adr r2, .Lsaaug_table\n"
+    "    mov lr, r2\n"
+    "    ldrh r2, [r0]\n"
+    "    adds r0, r0, #2\n"
+    "    adds r2, r2, r0\n"
+    "    adr r4, .Lsaaug_table\n"
+    "    mov r12, r4\n"
     "    saaug_clear\n"
     "    saaug_next\n"
     ".balign 4\n"
     ".Lsaaug_table:\n"
-    "    .word .Lsaaug_plus + 1, .Lsaaug_minus + 1, .Lsaaug_double_plus + 1, .Lsaaug_double_minus + 1\n"
+    "    saaug_routines plus\n"
+    "    saaug_routines minus\n"
+    "    saaug_routines double_plus\n"
+    "    saaug_routines double_minus\n"
     "    .word .Lsaaug_double + 1, .Lsaaug_spill_set + 1, .Lsaaug_spill_add + 1, .Lsaaug_end + 1\n"
-    ".Lsaaug_double_plus:\n"
-    "    saaug_double\n"
-    ".Lsaaug_plus:\n"
-    "    ldmia r3!, {r4-r7}\n"
+    ".irp count, 1, 2, 3, 4\n"
+    "    saaug_doubling plus, \\count\n"
+    ".endr\n"
+    ".irp count, 4, 3, 2, 1\n"
+    ".Lsaaug_plus_\\count:\n"
+    "    saaug_load\n"
     "    saaug_sum\n"
+    ".endr\n"
     "    saaug_next\n"
-    ".Lsaaug_double_minus:\n"
-    "    saaug_double\n"
-    ".Lsaaug_minus:\n"
-    "    ldmia r3!, {r4-r7}\n"
-    "    rsbs r4, r4, #0\n"
-    "    rsbs r5, r5, #0\n"
-    "    rsbs r6, r6, #0\n"
-    "    rsbs r7, r7, #0\n"
+    ".irp count, 1, 2, 3, 4\n"
+    "    saaug_doubling minus, \\count\n"
+    ".endr\n"
+    ".irp count, 4, 3, 2, 1\n"
+    ".Lsaaug_minus_\\count:\n"
+    "    saaug_load\n"
+    "    saaug_negate\n"
     "    saaug_sum\n"
+    ".endr\n"
     "    saaug_next\n"
     ".Lsaaug_double:\n"
     "    saaug_double\n"
     "    saaug_next\n"
     ".Lsaaug_spill_set:\n"
-    "    subs r3, r3, r1\n"
-    "    rsbs r3, r3, #0\n"
-    "    adds r3, r3, #16\n"
-    "    mov r7, r12\n"
-    "    saaug_set r8, 0\n"
-    "    saaug_set r9, 8\n"
-    "    saaug_set r10, 16\n"
-    "    saaug_set r11, 24\n"
-    "    saaug_clear\n"
-    "    saaug_next\n"
+    "    saaug_spill set\n"
     ".Lsaaug_spill_add:\n"
-    "    subs r3, r3, r1\n"
-    "    rsbs r3, r3, #0\n"
-    "    adds r3, r3, #16\n"
-    "    mov r7, r12\n"
-    "    saaug_add r8, 0\n"
-    "    saaug_add r9, 8\n"
-    "    saaug_add r10, 16\n"
-    "    saaug_add r11, 24\n"
-    "    saaug_clear\n"
-    "    saaug_next\n"
+    "    saaug_spill add\n"
     ".Lsaaug_end:\n"
     "    pop {r4-r7}\n"
     "    mov r8, r4\n"
@@ -428,7 +446,7 @@ static inline void double_sums(uint32_t *sums)
     }
 }
 
-void saaug_bucket_run(const saaug_instruction *program, const uint32_t *words, int32_t *acc)
+void saaug_bucket_run(const uint16_t *program, const uint32_t *words, int32_t *acc)
 {
     const uint8_t *const block = (const uint8_t *)words;
     uint32_t sums[SAAUG_WORDS];
@@ -437,11 +455,11 @@ void saaug_bucket_run(const saaug_instruction *program, const uint32_t *words, i
         sums[k] = 0;
     }
     for (;;) {
-        const uint32_t instruction = *program++;
-        const uint32_t operand = instruction >> OPERAND;
-        const saaug_instruction *const end = program + operand;
-        switch (instruction & 7u) {
-        case DOUBLE_ADD:
+        const uint32_t head = *program++;
+        const uint32_t operand = head >> 3;
+        const uint16_t *const end = program + operand;
+        switch (head & 7u) {
+        case DOUBLES + ADD:
             double_sums(sums);
             /* fall through */
         case ADD:
@@ -449,7 +467,7 @@ void saaug_bucket_run(const saaug_instruction *program, const uint32_t *words, i
                 add_column(sums, block, *program++);
             } while (program != end);
             break;
-        case DOUBLE_SUB:
+        case DOUBLES + SUB:
             double_sums(sums);
             /* fall through */
         case SUB:
@@ -487,7 +505,7 @@ void saaug_bucket_run(const saaug_instruction *program, const uint32_t *words, i
 /* Requantization. Q31 with a shift of at most 22 bits adds the zero point with the half of 2^shift: beside them and a value
  * of 2^30 there is room in 32 bits. FULL is that with the whole int8 range, CLAMP with any; LONG is a longer shift. */
 enum { PATH_FULL, PATH_CLAMP, PATH_LONG, PATH_POWER_OF_TWO };
-#define PATH_LONGEST_SHIFT 22
+#define LONGEST_SHORT_SHIFT 22
 
 #if SAAUG_NO_MULTIPLY
 
@@ -549,10 +567,10 @@ static inline int32_t rescale(int32_t acc, const saaug_channel *channel)
     return saaug_rounding_shift(saaug_multiply_high(acc, channel->multiplier), channel->shift);
 }
 
-static inline int32_t requantize(int32_t acc, const saaug_channel *channel, int path)
+static inline int32_t requantize(int32_t acc, const saaug_channel *channel, const saaug_options *range)
 {
-    (void)path;
-    return saaug_clamp(rescale(acc + channel->bias, channel) + channel->zero_point, channel->act_min, channel->act_max);
+    const int32_t value = rescale(acc + channel->bias, channel) + range->output_zero_point;
+    return saaug_clamp(value, range->act_min, range->act_max);
 }
 
 #else
@@ -584,11 +602,11 @@ static inline int32_t saturate(int32_t value)
 #endif
 }
 
-static inline int32_t requantize(int32_t acc, const saaug_channel *channel, int path)
+static inline int32_t requantize(int32_t acc, const saaug_channel *channel, const saaug_options *range)
 {
     const int32_t value = multiply_high(2 * acc + 2 * channel->bias, channel->multiplier);
     const int32_t result = (value + (value >> 31) + channel->nudge) >> channel->shift;
-    return path == PATH_FULL ? saturate(result) : saaug_clamp(result, channel->act_min, channel->act_max);
+    return range == NULL ? saturate(result) : saaug_clamp(result, range->act_min, range->act_max);
 }
 
 #endif
@@ -597,18 +615,17 @@ void saaug_bucket_channel(const int32_t *params, const saaug_options *options, s
 {
     channel->bias = params[0];
     channel->multiplier = params[1];
-    channel->shift = params[2];
-    channel->zero_point = options->output_zero_point;
-    channel->act_min = options->act_min;
-    channel->act_max = options->act_max;
-    channel->path = options->act_min == -128 && options->act_max == 127 ? PATH_FULL : PATH_CLAMP;
+    channel->shift = (uint8_t)params[2];
     channel->nudge = 0;
+#if SAAUG_NO_MULTIPLY
     channel->step = 0;
+#endif
     if (options->requant == SAAUG_REQUANT_POWER_OF_TWO) {
         channel->path = PATH_POWER_OF_TWO;
-    } else if (params[2] > PATH_LONGEST_SHIFT) {
+    } else if (params[2] > LONGEST_SHORT_SHIFT) {
         channel->path = PATH_LONG;
     } else {
+        channel->path = !SAAUG_NO_MULTIPLY && options->act_min == -128 && options->act_max == 127 ? PATH_FULL : PATH_CLAMP;
         channel->nudge = saaug_shift_left(options->output_zero_point, (uint32_t)params[2]) +
                          (int32_t)((uint32_t)1 << (params[2] - 1));
 #if SAAUG_NO_MULTIPLY
@@ -617,52 +634,52 @@ void saaug_bucket_channel(const int32_t *params, const saaug_options *options, s
     }
 }
 
-/* The paths that are rare. */
-static int32_t requantize_plainly(int32_t acc, const saaug_channel *channel)
+/* The rare paths. */
+static int8_t requantize_plainly(int32_t acc, const saaug_channel *channel, const saaug_options *options)
 {
-    int32_t value = acc + channel->bias;
-    if (channel->path == PATH_POWER_OF_TWO) {
-        value = channel->multiplier < 0 ? -value : value;
-    } else {
-        value = saaug_multiply_high(value, channel->multiplier);
-    }
-    return saaug_clamp(saaug_rounding_shift(value, channel->shift) + channel->zero_point, channel->act_min,
-                       channel->act_max);
+    const int32_t params[3] = {0, channel->multiplier, channel->shift};
+    return saaug_requantize(acc + channel->bias, params, options);
 }
 
-static inline void store(const int32_t *acc, int32_t lows, int32_t highs, const saaug_channel *shared, int8_t *low_output,
-                         int8_t *high_output, int32_t stride, int path)
+/* `range` is NULL for PATH_FULL. */
+static inline void store(const int32_t *acc, int32_t lows, int32_t highs, const saaug_channel *shared,
+                         const saaug_options *range, int8_t *low_output, int8_t *high_output, int32_t stride)
 {
     const saaug_channel channel = *shared;
     int32_t k;
     for (k = 0; k < highs; ++k) {
-        *low_output = (int8_t)requantize(acc[0], &channel, path);
-        *high_output = (int8_t)requantize(acc[1], &channel, path);
+        *low_output = (int8_t)requantize(acc[0], &channel, range);
+        *high_output = (int8_t)requantize(acc[1], &channel, range);
         acc += 2;
         low_output += stride;
         high_output += stride;
     }
     for (; k < lows; ++k) {
-        *low_output = (int8_t)requantize(acc[0], &channel, path);
+        *low_output = (int8_t)requantize(acc[0], &channel, range);
         acc += 2;
         low_output += stride;
     }
 }
 
-void saaug_bucket_store(const int32_t *acc, int32_t lows, int32_t highs, const saaug_channel *channel, int8_t *low_output,
-                        int8_t *high_output, int32_t stride)
+void saaug_bucket_store(const int32_t *acc, int32_t lows, int32_t highs, const saaug_channel *channel,
+                        const saaug_options *options, int8_t *low_output, int8_t *high_output, int32_t stride)
 {
     int32_t k;
+#if !SAAUG_NO_MULTIPLY
     if (channel->path == PATH_FULL) {
-        store(acc, lows, highs, channel, low_output, high_output, stride, PATH_FULL);
-    } else if (channel->path == PATH_CLAMP) {
-        store(acc, lows, highs, channel, low_output, high_output, stride, PATH_CLAMP);
-    } else {
-        for (k = 0; k < lows; ++k) {
-            low_output[k * stride] = (int8_t)requantize_plainly(acc[2 * k], channel);
-            if (k < highs) {
-                high_output[k * stride] = (int8_t)requantize_plainly(acc[2 * k + 1], channel);
-            }
+        store(acc, lows, highs, channel, NULL, low_output, high_output, stride);
+        return;
+    }
+#endif
+    if (channel->path == PATH_CLAMP) {
+        const saaug_options range = *options;
+        store(acc, lows, highs, channel, &range, low_output, high_output, stride);
+        return;
+    }
+    for (k = 0; k < lows; ++k) {
+        low_output[k * stride] = requantize_plainly(acc[2 * k], channel, options);
+        if (k < highs) {
+            high_output[k * stride] = requantize_plainly(acc[2 * k + 1], channel, options);
         }
     }
 }

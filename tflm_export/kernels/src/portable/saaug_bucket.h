@@ -52,25 +52,19 @@
 #endif
 #endif
 
-/** What requantizes an output channel, made once for many blocks. */
+/** What requantizes an output channel, made once for many blocks; see saaug_bucket.c. */
 typedef struct {
-    int32_t bias, multiplier, shift;
-    int32_t zero_point, act_min, act_max;
-    int32_t path;   /* see saaug_bucket.c */
-    int32_t nudge;  /* half of 2^shift and the zero point, where they may be added together */
-    uint32_t step;  /* of the division that takes the place of a multiplication */
+    int32_t bias, multiplier;
+    int32_t nudge; /* half of 2^shift and the zero point, where they may be added together */
+#if SAAUG_NO_MULTIPLY
+    uint32_t step; /* of the division that takes the place of a multiplication */
+#endif
+    uint8_t shift, path;
 } saaug_channel;
 
 void saaug_bucket_channel(const int32_t *params, const saaug_options *options, saaug_channel *channel);
 
-/** A program consists of these; what they mean is in saaug_bucket.c. */
-#if SAAUG_THUMB
-typedef uint32_t saaug_instruction;
-#else
-typedef uint16_t saaug_instruction;
-#endif
-
-/** Length of the longest program of `taps` taps; a multiple of 4 bytes. */
+/** Length of the longest program of `taps` taps, in uint16; even. What is in it is in saaug_bucket.c. */
 int32_t saaug_bucket_program_length(int32_t taps, int32_t layout);
 
 /**
@@ -80,18 +74,18 @@ int32_t saaug_bucket_program_length(int32_t taps, int32_t layout);
  * @pre   first is a multiple of 4, taps <= SAAUG_PROGRAM_TAPS, the offsets are below 2^16.
  */
 void saaug_bucket_program(const uint8_t *row, int32_t layout, int32_t first, int32_t taps, const uint16_t *columns,
-                          int accumulate, saaug_instruction *program);
+                          int accumulate, uint16_t *program);
 
 /** Runs a program: acc[2 * k] and acc[2 * k + 1] get the sums of the low and the high pixel of word k of the columns. */
-void saaug_bucket_run(const saaug_instruction *program, const uint32_t *block, int32_t *acc);
+void saaug_bucket_run(const uint16_t *program, const uint32_t *block, int32_t *acc);
 
 /**
  * Requantizes the accumulators of one channel and stores them `stride` bytes apart.
  * @param lows, highs  how many of the low pixels acc[0], acc[2], ... and of the high pixels acc[1], acc[3], ... to store;
  *                     lows >= highs.
  */
-void saaug_bucket_store(const int32_t *acc, int32_t lows, int32_t highs, const saaug_channel *channel, int8_t *low_output,
-                        int8_t *high_output, int32_t stride);
+void saaug_bucket_store(const int32_t *acc, int32_t lows, int32_t highs, const saaug_channel *channel,
+                        const saaug_options *options, int8_t *low_output, int8_t *high_output, int32_t stride);
 
 /** Two pixels in a word. */
 static inline uint32_t saaug_pair(int32_t low, int32_t high) { return (uint32_t)low + ((uint32_t)high << 16); }

@@ -5,11 +5,10 @@
 
 #define PROGRAM_BYTES 6144 /* of a group of channels; more channels in a group mean that pixels are packed less often */
 #define TILE_BLOCKS 8
-#define INSTRUCTION ((int32_t)sizeof(saaug_instruction))
 
 typedef struct {
     int32_t taps, chunk, chunks;           /* taps of a channel, of a chunk; chunks of a channel */
-    int32_t channels, length;              /* channels of a group; instructions of a program */
+    int32_t channels, length;              /* channels of a group; uint16 of a program */
     int32_t pixels, tile;                  /* output positions; blocks of a tile */
     int64_t programs, scales, accs, bytes; /* offsets into scratch, the block being first; all of it */
 } layout;
@@ -25,7 +24,7 @@ static layout lay_out(const saaug_options *options, const saaug_shape *shape)
     l.chunk = divide_up(divide_up(l.taps, l.chunks), 4) * 4;
     l.chunks = divide_up(l.taps, l.chunk);
     l.length = saaug_bucket_program_length(l.chunk, options->layout);
-    groups = divide_up(shape->out_c, PROGRAM_BYTES / (INSTRUCTION * l.length));
+    groups = divide_up(shape->out_c, PROGRAM_BYTES / (2 * l.length));
     l.channels = divide_up(shape->out_c, groups);
     l.pixels = shape->batches * shape->out_h * shape->out_w;
     l.tile = divide_up(l.pixels, SAAUG_PIXELS);
@@ -33,7 +32,7 @@ static layout lay_out(const saaug_options *options, const saaug_shape *shape)
         l.tile = TILE_BLOCKS;
     }
     l.programs = (int64_t)l.chunk * SAAUG_COLUMN_BYTES;
-    l.scales = l.programs + (int64_t)l.channels * l.length * INSTRUCTION;
+    l.scales = l.programs + (int64_t)l.channels * l.length * 2;
     l.accs = l.scales + (int64_t)l.channels * (int64_t)sizeof(saaug_channel);
     l.bytes = l.accs + (int64_t)4 * SAAUG_PIXELS * (l.chunks > 1 ? l.tile * l.channels : 1);
     return l;
@@ -175,7 +174,7 @@ saaug_status saaug_shift_conv_2d_s8_portable(const saaug_options *options, const
     const layout l = lay_out(options, shape);
     const int32_t row_bytes = saaug_row_bytes(options, shape);
     uint32_t *const block = scratch;
-    saaug_instruction *const programs = (void *)((uint8_t *)scratch + l.programs);
+    uint16_t *const programs = (void *)((uint8_t *)scratch + l.programs);
     saaug_channel *const scales = (void *)((uint8_t *)scratch + l.scales);
     int32_t *const accs = (void *)((uint8_t *)scratch + l.accs);
     walk tile_start = begin(options, shape);
@@ -197,7 +196,7 @@ saaug_status saaug_shift_conv_2d_s8_portable(const saaug_options *options, const
                 const int32_t first_tap = chunk * l.chunk;
                 const int32_t taps = l.taps - first_tap < l.chunk ? l.taps - first_tap : l.chunk;
                 const uint8_t *row = rows;
-                saaug_instruction *program = programs;
+                uint16_t *program = programs;
                 int8_t *block_output = tile_output + first_channel;
                 int32_t *acc = accs;
                 tap t = chunk_start;
@@ -224,7 +223,7 @@ saaug_status saaug_shift_conv_2d_s8_portable(const saaug_options *options, const
                     for (o = 0; o < channels; ++o) {
                         saaug_bucket_run(program, block, acc);
                         if (chunk == l.chunks - 1) {
-                            saaug_bucket_store(acc, (count + 1) / 2, count / 2, scales + o, channel_output,
+                            saaug_bucket_store(acc, (count + 1) / 2, count / 2, scales + o, options, channel_output,
                                                channel_output + shape->out_c, 2 * shape->out_c);
                         }
                         program += l.length;

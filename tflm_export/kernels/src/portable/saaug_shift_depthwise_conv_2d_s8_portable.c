@@ -16,7 +16,7 @@ static layout lay_out(const saaug_options *options, const saaug_shape *shape)
     l.taps = options->kernel_h * options->kernel_w;
     l.planes = saaug_planes_of(options, shape, PLANE_BYTES);
     l.program = l.planes.bytes;
-    l.offsets = l.program + (int64_t)sizeof(saaug_instruction) * saaug_bucket_program_length(l.taps, options->layout);
+    l.offsets = l.program + 2 * saaug_bucket_program_length(l.taps, options->layout);
     l.bytes = l.offsets + (int64_t)2 * (l.taps + (l.taps & 1));
     return l;
 }
@@ -37,7 +37,7 @@ saaug_status saaug_shift_depthwise_conv_2d_s8_portable(const saaug_options *opti
     const layout l = lay_out(options, shape);
     const saaug_planes *const planes = &l.planes;
     uint32_t *const plane = scratch;
-    saaug_instruction *const program = (void *)((uint8_t *)scratch + l.program);
+    uint16_t *const program = (void *)((uint8_t *)scratch + l.program);
     uint16_t *const offsets = (void *)((uint8_t *)scratch + l.offsets);
     const int32_t row_bytes = saaug_row_bytes(options, shape);
     const int32_t out_row = shape->out_w * shape->out_c;
@@ -69,8 +69,8 @@ saaug_status saaug_shift_depthwise_conv_2d_s8_portable(const saaug_options *opti
                             const int32_t count = columns < SAAUG_WORDS ? columns : SAAUG_WORDS;
                             int32_t acc[SAAUG_PIXELS];
                             saaug_bucket_run(program, plane + (word + b * SAAUG_WORDS), acc);
-                            saaug_bucket_store(acc, count, y + planes->rows < shape->out_h ? count : 0, &channel, block,
-                                               block + half_strip, shape->out_c);
+                            saaug_bucket_store(acc, count, y + planes->rows < shape->out_h ? count : 0, &channel, options,
+                                               block, block + half_strip, shape->out_c);
                             block += SAAUG_WORDS * shape->out_c;
                             columns -= SAAUG_WORDS;
                         }

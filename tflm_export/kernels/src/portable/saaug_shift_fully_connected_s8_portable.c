@@ -57,7 +57,7 @@ saaug_status saaug_shift_fully_connected_s8_portable(const saaug_options *option
         for (n = 0; n < shape->batches; ++n) {
             const int32_t acc = options->layout == SAAUG_LAYOUT_NIBBLE ? dot_nibbles(vector, row, shape->in_c)
                                                                        : dot_bytes(vector, row, shape->in_c);
-            saaug_bucket_store(&acc, 1, 0, &channel, output + n * shape->out_c + o, NULL, 0);
+            saaug_bucket_store(&acc, 1, 0, &channel, options, output + n * shape->out_c + o, NULL, 0);
             vector += shape->in_c;
         }
         row += row_bytes;
