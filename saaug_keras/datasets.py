@@ -538,14 +538,15 @@ def resize(x, resolution) -> np.ndarray:
     return np.concatenate([_resize(tf.constant(x[start : start + 256]), size) for start in range(0, len(x), 256)])
 
 
-def load_folder(path, *, resolution=None) -> tuple[np.ndarray, list[str]]:
+def load_folder(path, *, resolution=None, channels: int = 3) -> tuple[np.ndarray, list[str]]:
     """Image files of a folder, sorted by name: PNG, JPEG, GIF, BMP.
 
     Args:
         path: the folder, or one image file.
         resolution: int or (H, W) to resize to; needed when the files differ in size.
+        channels: 3 for colour, 1 for grey.
     Returns:
-        (uint8 (N, H, W, 3), file names).
+        (uint8 (N, H, W, channels), file names).
     """
     path = pathlib.Path(path)
     endings = (".png", ".jpg", ".jpeg", ".gif", ".bmp")
@@ -556,7 +557,7 @@ def load_folder(path, *, resolution=None) -> tuple[np.ndarray, list[str]]:
         )
     images = []
     for file in files:
-        image = _read_image(file, channels=3)
+        image = _read_image(file, channels)
         images.append(image if resolution is None else resize(image[None], resolution)[0])
     sizes = {image.shape for image in images}
     if len(sizes) > 1:

@@ -107,12 +107,15 @@ def show(args, result: dict, *, title: str | None = None, rows=None, columns=Non
 
     if rows is None:
         rows, columns = [(key.replace("_", " "), value) for key, value in result.items()], columns or ("", "")
-    table = Table(title=title, title_justify="left", box=box.SIMPLE, show_header=any(columns))
+    table = Table(box=box.SIMPLE, show_header=any(columns))
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right")
     for row in rows:
         table.add_row(*(cell if isinstance(cell, str) else format_value(cell) for cell in row))
-    Console().print(table)
+    console = Console(highlight=False)
+    if title:
+        console.print(title, markup=False)
+    console.print(table)
 
 
 def format_value(value) -> str:

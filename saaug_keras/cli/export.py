@@ -1,0 +1,87 @@
+"""`saaug export`: a trained Keras model to an int8 model for TFLite Micro."""
+
+from __future__ import annotations
+
+import pathlib
+
+from saaug_keras.cli import common
+
+
+def add_parser(subparsers):
+    """The parser of `saaug export`."""
+    parser = subparsers.add_parser(
+        "export",
+        help="write a trained network for TFLite Micro",
+        description="Quantizes a Keras model to int8 and writes a folder with NAME.tflite and report.json.",
+    )
+    parser.add_argument("model", metavar="MODEL", help="a .keras file, or the folder of a `saaug train` run")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
+    parser.add_argument("--flavour", default="builtin", choices=("builtin", "custom"), help="builtin: any TFLite "
+                        "Micro runs it; custom: 4-bit weights, for the kernels of tflm_export (default: builtin)")
+    parser.add_argument("--target", default="tflite", choices=("tflite", "tflm", "c"), help="the model alone, a "
+                        "firmware project with TFLite Micro, or one of plain C (default: tflite)")
+    parser.add_argument("--requantization", default="q31", choices=("q31", "power-of-two"), help="one multiplication "
+                        "per output, or a shift, which needs --flavour custom (default: q31)")
+    parser.add_argument("--name", help="of the files (default: the model's)")
+    parser.add_argument("--sram-bytes", type=int, metavar="N", help="refuse if the activations take more")
+    parser.add_argument("--flash-bytes", type=int, metavar="N", help="refuse if the model takes more")
+
+    group = parser.add_argument_group("images that set the quantization ranges")
+    which = group.add_mutually_exclusive_group(required=True)
+    which.add_argument("--dataset", help="training images of digits, cifar10, cifar100, camvid or folder")
+    which.add_argument("--images", metavar="DIR", help="a folder of image files")
+    group.add_argument("--data", metavar="DIR", help="folder with the data set's files")
+    group.add_argument("--count", type=int, default=256, help="how many images (default: 256)")
+    group.add_argument("--evaluate", action="store_true", help="compare both models on the data set's test images")
+    return parser
+
+
+def run(args) -> int:
+    """Exports."""
+    keras = common.load_keras()
+    import numpy as np
+
+    import tflm_export
+    from saaug_keras import _validate, datasets
+
+    _validate.int_in("export", "--count", args.count, 1, 1 << 20, " images")
+    if args.evaluate and not args.dataset:
+        raise ValueError("export: `--evaluate` must come with --dataset, which has labels.")
+    model = load_model(keras, args.model)
+    size = tuple(model.input_shape[1:3])
+    if args.dataset:
+        data = datasets.load(args.dataset, data_dir=args.data, resolution=size)
+        chosen = np.random.default_rng(0).permutation(len(data.x_train))[: args.count]
+        images = data.x_train[np.sort(chosen)]
+    else:
+        images, _ = datasets.load_folder(args.images, resolution=size, channels=model.input_shape[-1])
+        images = images[: args.count]
+    evaluation = (datasets.resize(data.x_test, size), data.y_test) if args.evaluate else None
+    report = tflm_export.export(
+        model, datasets.resize(images, size), args.out, flavour=args.flavour, target=args.target,
+        requantization=args.requantization, evaluation_data=evaluation, sram_bytes=args.sram_bytes,
+        flash_bytes=args.flash_bytes, name=args.name,
+    )  # fmt: skip
+    if args.json:
+        common.show(args, report.as_dict())
+    else:
+        print(report)
+        common.say(args, f"wrote {', '.join(report.files)} into {args.out}")
+    return 0
+
+
+def load_model(keras, path):
+    """The Keras model of a .keras file or of a run's folder."""
+    import zipfile
+
+    from saaug_keras import layers  # noqa: F401  registers the layers that the file names
+
+    path = pathlib.Path(path)
+    file = path / "target.keras" if path.is_dir() else path
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"export: MODEL must be a .keras file or the folder of a finished `saaug train` run. Received: {path}."
+        )
+    if not zipfile.is_zipfile(file):
+        raise ValueError(f"export: MODEL must be a .keras file. Received: {file}, which is damaged or something else.")
+    return keras.models.load_model(file, compile=False)
