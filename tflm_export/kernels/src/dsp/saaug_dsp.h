@@ -64,7 +64,10 @@ static inline uint32_t saaug_high_halves(uint32_t a, uint32_t b)
 
 /* Two words from `pointer`, which moves on; one instruction. */
 #define SAAUG_LOAD_PAIR(first, second, pointer)                                                                        \
-    __asm__ volatile("ldrd %0, %1, [%2], #8" : "=&r"(first), "=&r"(second), "+r"(pointer) : : "memory")
+    __asm__("ldrd %0, %1, [%2], #8"                                                                                    \
+            : "=&r"(first), "=&r"(second), "+r"(pointer)                                                               \
+            : "m"((pointer)[0]), "m"((pointer)[1]))
+
 
 #else
 
@@ -104,7 +107,6 @@ static inline uint32_t saaug_even_bytes(uint32_t bytes)
 static inline uint32_t saaug_odd_bytes(uint32_t bytes) { return saaug_even_bytes(bytes >> 8); }
 
 #define SAAUG_LOAD_PAIR(first, second, pointer) ((first) = (pointer)[0], (second) = (pointer)[1], (pointer) += 2)
-
 #endif
 
 /** Four bytes at any address, in memory order from the lowest bits. */
@@ -123,15 +125,21 @@ static inline uint32_t saaug_load_part(const void *from, int32_t count)
     return word;
 }
 
-/* Both weights of a byte of nibbles as int16, low nibble in the low half. */
-extern const uint32_t saaug_nibble_pairs[256];
+/* Both weights of a byte of nibbles, doubled, as int16, low nibble in the low half. */
+extern const uint32_t saaug_doubled_pairs[256];
+
+/** The largest magnitude code of the weights, in [0, 16]: the exponent plus 1. */
+int32_t saaug_largest_code(const saaug_options *options, const saaug_shape *shape, const uint8_t *weights);
+
+/* int16 holds the weights up to code 15, and their doubles up to code 14. */
+#define SAAUG_INT16_CODE 15
 
 /* Keeps a hot loop out of its caller, whose many variables would take its registers. */
 #define SAAUG_APART __attribute__((noinline))
 
 /**
- * What finishes two output channels, in the order of use. `rounding` is 2^(shift-1), and output zero point * 2^shift if the
- * layer is `simple`.
+ * What finishes two output channels, in the order of use. The bias is doubled if the accumulators are. `rounding` is
+ * 2^(shift-1), and output zero point * 2^shift if the layer is `simple`.
  */
 typedef struct {
     int32_t bias[2];
@@ -145,16 +153,23 @@ typedef struct {
 
 /**
  * Fills (count + 1) / 2 pairs; an odd last channel stands twice in its pair.
- * @param params  of the first of these channels.
- * @return 1 if saaug_finish_simple() gives these channels' results, 0 if saaug_requantize() must be used.
+ * @param params   of the first of these channels.
+ * @param doubled  1 if accumulators will be twice their value, else 0.
+ * @return 1 if saaug_finish_doubled() gives these channels' results, 0 if saaug_finish_any() must be used.
  */
-int saaug_prepare_channels(const saaug_options *options, const int32_t *params, int32_t count,
+int saaug_prepare_channels(const saaug_options *options, const int32_t *params, int32_t count, int doubled,
                            saaug_channel_pair *pairs);
 
-/** Result of `acc`, for a simple layer: Q31, full activation range, shifts up to 22. Seven instructions with the store. */
-static inline int8_t saaug_finish_simple(int32_t acc, int32_t multiplier, int32_t rounding, int32_t shift)
+/** saaug_requantize() with the instructions at hand. */
+int8_t saaug_finish_any(int32_t acc, const int32_t *params, const saaug_options *options);
+
+/**
+ * Result of an accumulator, given twice its value, for a simple layer: Q31, full activation range, shifts up to 22. Twice,
+ * because SMMULR divides by 2^32 where the contract says 2^31.
+ */
+static inline int8_t saaug_finish_doubled(int32_t twice, int32_t multiplier, int32_t rounding, int32_t shift)
 {
-    const int32_t value = saaug_smmulr(acc + acc, multiplier);
+    const int32_t value = saaug_smmulr(twice, multiplier);
     return (int8_t)saaug_saturate8((value + (value >> 31) + rounding) >> shift);
 }
 

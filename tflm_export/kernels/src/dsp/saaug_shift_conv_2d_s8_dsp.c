@@ -51,20 +51,6 @@ static layout lay_out(const saaug_options *options, const saaug_shape *shape)
     return result;
 }
 
-/* Does a weight of 2^15 occur, which int16 does not hold? */
-static int exceeds_int16(const saaug_options *options, const saaug_shape *shape, const uint8_t *weights)
-{
-    int32_t i;
-    if (options->layout == SAAUG_LAYOUT_BYTE) {
-        for (i = 0; i < saaug_weights_bytes(options, shape); ++i) {
-            if (weights[i] == 16 || weights[i] == 256 - 16) {
-                return 1;
-            }
-        }
-    }
-    return 0;
-}
-
 static inline void expand_word(uint32_t bytes, uint32_t *to)
 {
     const uint32_t even = saaug_even_bytes(bytes), odd = saaug_odd_bytes(bytes);
@@ -89,17 +75,17 @@ static inline void expand(const int8_t *from, int32_t taps, uint32_t *to, int32_
     }
 }
 
-static uint32_t byte_weight(uint8_t code)
+static uint32_t byte_weight(uint8_t code, int doubled)
 {
     const uint32_t negative = code > 127;
     const uint32_t magnitude = negative ? 256u - code : code;
-    const uint32_t weight = magnitude == 0 ? 0 : (uint32_t)1 << (magnitude - 1);
+    const uint32_t weight = magnitude == 0 ? 0 : ((uint32_t)1 << doubled) << (magnitude - 1);
     return (negative ? 0u - weight : weight) & 0xFFFFu;
 }
 
 /* The rows of two channels, quad by quad side by side, zeros up to `padded`; a NULL row is zero. */
-static void decode_rows(const uint8_t *first, const uint8_t *second, int32_t layout_id, int32_t quads, int32_t padded,
-                        uint32_t *to)
+static void decode_rows(const uint8_t *first, const uint8_t *second, int32_t layout_id, int doubled, int32_t quads,
+                        int32_t padded, uint32_t *to)
 {
     const uint8_t *rows[2];
     int32_t n, i;
@@ -113,12 +99,12 @@ static void decode_rows(const uint8_t *first, const uint8_t *second, int32_t lay
                 out[0] = 0;
                 out[1] = 0;
             } else if (layout_id == SAAUG_LAYOUT_NIBBLE) {
-                out[0] = saaug_nibble_pairs[row[0]];
-                out[1] = saaug_nibble_pairs[row[1]];
+                out[0] = saaug_doubled_pairs[row[0]];
+                out[1] = saaug_doubled_pairs[row[1]];
                 row += 2;
             } else {
-                out[0] = byte_weight(row[0]) | byte_weight(row[1]) << 16;
-                out[1] = byte_weight(row[2]) | byte_weight(row[3]) << 16;
+                out[0] = byte_weight(row[0], doubled) | byte_weight(row[1], doubled) << 16;
+                out[1] = byte_weight(row[2], doubled) | byte_weight(row[3], doubled) << 16;
                 row += 4;
             }
         }
@@ -169,29 +155,29 @@ SAAUG_APART static void simple_channels(const uint32_t *pixels, const uint32_t *
         multiplier = pair->finish[0].multiplier;
         rounding = pair->finish[0].rounding;
         shift = pair->finish[0].shift;
-        output[0] = saaug_finish_simple(acc00, multiplier, rounding, shift);
-        output[distance] = saaug_finish_simple(acc10, multiplier, rounding, shift);
+        output[0] = saaug_finish_doubled(acc00, multiplier, rounding, shift);
+        output[distance] = saaug_finish_doubled(acc10, multiplier, rounding, shift);
         multiplier = pair->finish[1].multiplier;
         rounding = pair->finish[1].rounding;
         shift = pair->finish[1].shift;
-        output[1] = saaug_finish_simple(acc01, multiplier, rounding, shift);
-        output[distance + 1] = saaug_finish_simple(acc11, multiplier, rounding, shift);
+        output[1] = saaug_finish_doubled(acc01, multiplier, rounding, shift);
+        output[distance + 1] = saaug_finish_doubled(acc11, multiplier, rounding, shift);
     }
 }
 
-/* The same for any requantization, and for an odd number of channels, whose last pair has no second. */
+/* The same for any requantization, and for an odd number of channels, whose last pair has no second. `doubled`: the sums are. */
 SAAUG_APART static void any_channels(const uint32_t *pixels, const uint32_t *w, const saaug_channel_pair *pair,
                                      int32_t count, int32_t quads, int8_t *output, int32_t distance,
-                                     const int32_t *params, const saaug_options *options)
+                                     const int32_t *params, const saaug_options *options, int doubled)
 {
     for (; count > 0; ++pair, output += 2, params += 6, count -= 2) {
         int32_t acc00, acc01, acc10, acc11;
         FOUR_SUMS(pixels, w, pair, quads, acc00, acc01, acc10, acc11);
-        output[0] = saaug_requantize(acc00, params, options);
-        output[distance] = saaug_requantize(acc10, params, options);
+        output[0] = saaug_finish_any(acc00 >> doubled, params, options);
+        output[distance] = saaug_finish_any(acc10 >> doubled, params, options);
         if (count > 1) {
-            output[1] = saaug_requantize(acc01, params + 3, options);
-            output[distance + 1] = saaug_requantize(acc11, params + 3, options);
+            output[1] = saaug_finish_any(acc01 >> doubled, params + 3, options);
+            output[distance + 1] = saaug_finish_any(acc11 >> doubled, params + 3, options);
         }
     }
 }
@@ -205,21 +191,21 @@ SAAUG_APART static void one_position(const uint32_t *pixels, const uint8_t *row0
         const uint8_t *row1 = row0 + (count > 1 ? row_bytes : 0);
         const uint8_t *const next = row1 + row_bytes;
         const uint32_t *x = pixels;
-        int32_t acc0 = params[0], acc1 = count > 1 ? params[3] : 0;
+        int32_t acc0 = 2 * params[0], acc1 = count > 1 ? 2 * params[3] : 0;
         int32_t n;
         for (n = quads; n != 0; --n) {
             uint32_t x0, x1;
             SAAUG_LOAD_PAIR(x0, x1, x);
-            acc0 = saaug_smlad(x0, saaug_nibble_pairs[row0[0]], acc0);
-            acc0 = saaug_smlad(x1, saaug_nibble_pairs[row0[1]], acc0);
-            acc1 = saaug_smlad(x0, saaug_nibble_pairs[row1[0]], acc1);
-            acc1 = saaug_smlad(x1, saaug_nibble_pairs[row1[1]], acc1);
+            acc0 = saaug_smlad(x0, saaug_doubled_pairs[row0[0]], acc0);
+            acc0 = saaug_smlad(x1, saaug_doubled_pairs[row0[1]], acc0);
+            acc1 = saaug_smlad(x0, saaug_doubled_pairs[row1[0]], acc1);
+            acc1 = saaug_smlad(x1, saaug_doubled_pairs[row1[1]], acc1);
             row0 += 2;
             row1 += 2;
         }
-        output[0] = saaug_requantize(acc0, params, options);
+        output[0] = saaug_finish_any(acc0 >> 1, params, options);
         if (count > 1) {
-            output[1] = saaug_requantize(acc1, params + 3, options);
+            output[1] = saaug_finish_any(acc1 >> 1, params + 3, options);
         }
         row0 = next;
     }
@@ -241,8 +227,10 @@ saaug_status saaug_shift_conv_2d_s8_dsp(const saaug_options *options, const saau
     saaug_channel_pair *const pairs = (saaug_channel_pair *)(void *)((uint8_t *)scratch + sizes.pixels_bytes);
     uint32_t *const decoded = (uint32_t *)(void *)((uint8_t *)scratch + sizes.pixels_bytes + sizes.channels_bytes);
     int8_t *const staging = (int8_t *)decoded + sizes.weights_bytes;
+    const int32_t largest = saaug_largest_code(options, shape, weights);
+    const int doubled = largest < SAAUG_INT16_CODE;
     int32_t first, i, p;
-    if (exceeds_int16(options, shape, weights)) {
+    if (largest > SAAUG_INT16_CODE) {
         return saaug_shift_conv_2d_s8_reference(options, shape, input, weights, params, output, scratch);
     }
     if (sizes.block == 0) {
@@ -256,12 +244,12 @@ saaug_status saaug_shift_conv_2d_s8_dsp(const saaug_options *options, const saau
     }
     for (first = 0; first < shape->out_c; first += sizes.block) {
         const int32_t count = shape->out_c - first < sizes.block ? shape->out_c - first : sizes.block;
-        const int simple = saaug_prepare_channels(options, params + 3 * first, count, pairs);
+        const int simple = saaug_prepare_channels(options, params + 3 * first, count, doubled, pairs);
         saaug_window window = saaug_first_window(options, input);
         for (i = 0; i < count; i += 2) {
             const uint8_t *const row = weights + (size_t)(first + i) * (size_t)row_bytes;
-            decode_rows(row, i + 1 < count ? row + row_bytes : NULL, options->layout, sizes.quads,
-                        sizes.padded, decoded + (size_t)i * (size_t)sizes.padded * 2);
+            decode_rows(row, i + 1 < count ? row + row_bytes : NULL, options->layout, doubled,
+                        sizes.quads, sizes.padded, decoded + (size_t)i * (size_t)sizes.padded * 2);
         }
         for (p = 0; p < sizes.positions; p += 2) {
             const int two = p + 1 < sizes.positions;
@@ -276,7 +264,7 @@ saaug_status saaug_shift_conv_2d_s8_dsp(const saaug_options *options, const saau
             const int32_t done = simple ? count / 2 * 2 : 0;
             simple_channels(pixels, decoded, pairs, pairs + done / 2, sizes.padded, to, distance);
             any_channels(pixels, decoded + (size_t)done * (size_t)sizes.padded * 2, pairs + done / 2, count - done,
-                         sizes.padded, to + done, distance, params + 3 * (first + done), options);
+                         sizes.padded, to + done, distance, params + 3 * (first + done), options, doubled);
         }
     }
     return SAAUG_OK;
