@@ -21,7 +21,8 @@ class ToySpace(GeneSpace):
 
     def costs(self, values):
         flash = sum(v * v for name, v in values.items() if name[:6] in ("kernel", "expand")) * values["width"]
-        return {"flash_bytes": flash, "sram_bytes": max(v for n, v in values.items() if n[:6] == "expand") * values["width"]}
+        sram = max(v for n, v in values.items() if n[:6] == "expand") * values["width"]
+        return {"flash_bytes": flash, "sram_bytes": sram}
 
     def second_stage(self, values):
         return ToyTargets(self, values) if self.second else None

@@ -8,6 +8,8 @@ import importlib
 _HOME = {
     "Gene": "genes",
     "GeneSpace": "genes",
+    "Plan": "pipeline",
+    "Search": "pipeline",
     "SearchSpace": "space",
     "StageSpace": "space",
     "SuperNet": "supernet",

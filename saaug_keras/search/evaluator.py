@@ -159,12 +159,16 @@ class _Checkpoint(keras.callbacks.Callback):
         return int(arrays["epoch"])
 
     def on_epoch_end(self, epoch, logs=None):
-        state = {f"optimizer/{i}": np.array(v) for i, v in enumerate(self.model.optimizer.variables)}
+        state = {f"optimizer/{i}": _array(v) for i, v in enumerate(self.model.optimizer.variables)}
         _write_arrays(self.path, {**_named(self.model.weights), **state, "epoch": np.array(epoch + 1)})
 
 
+def _array(variable):
+    return keras.ops.convert_to_numpy(variable)
+
+
 def _named(variables):
-    return {variable.name: np.array(variable) for variable in variables}
+    return {variable.name: _array(variable) for variable in variables}
 
 
 def _assign(variables, arrays):

@@ -129,6 +129,7 @@ class TwoStageOracle(keras_tuner.Oracle):
         self.clock = time.monotonic
         self._spaces = {1: space}
         self._lock = threading.RLock()
+        self._exhausted = False  # the last stage has no candidate left
         self._proposals = 0
         self._facts = {}  # trial id -> {"values", "stage", "costs"}
         self._tried = set()
@@ -199,6 +200,7 @@ class TwoStageOracle(keras_tuner.Oracle):
                 return {"status": Status.IDLE}
             if self.stage < len(self.stage_trials) and self._begin_next_stage():
                 return self.populate_space(trial_id)
+            self._exhausted = True
             return {"status": Status.STOPPED}
         return {"status": Status.RUNNING, "values": values}
 
@@ -511,7 +513,7 @@ class TwoStageOracle(keras_tuner.Oracle):
         if self.failure is not None:
             return not self.tuner_ids - set(self.ongoing_trials)
         done = self.stage == len(self.stage_trials) and self._started(self.stage) >= self.stage_trials[-1]
-        return done and not self.ongoing_trials and not self._retry_queue and not self.tuner_ids
+        return (done or self._exhausted) and not self.ongoing_trials and not self._retry_queue and not self.tuner_ids
 
     @_locked
     def remaining_trials(self):
@@ -690,12 +692,14 @@ class TrialLines:
             return
         oracle = self.oracle
         facts = oracle.candidate(trial.trial_id)
-        costs = ", ".join(f"{name} {value:,.4g}" for name, value in facts["costs"].items())
+        costs = ", ".join(
+            f"{name} {value:,.0f}" if value >= 1000 else f"{name} {value:.4g}" for name, value in facts["costs"].items()
+        )
         score = "failed" if trial.score is None else f"{oracle.objective.name} {trial.score:.4f}"
         best = oracle.ranked(facts["stage"])[:1]
         best = f" (best {best[0].score:.4f})" if best else ""
         spent = 0 if self._begun is None else time.monotonic() - self._begun
-        left = (oracle.max_trials - len(oracle.end_order)) * spent / self._ended
+        left = (oracle.max_trials - len(oracle.end_order)) * spent / self._ended  # of the stages' full length
         print(
             f"stage {facts['stage']}, trial {len(oracle.end_order)} of {oracle.max_trials}: {score}{best}; {costs}; "
             f"{_duration(left)} left",

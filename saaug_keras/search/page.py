@@ -7,7 +7,8 @@ import math
 
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#1d2330;background:#fff;max-width:60rem;margin:2rem auto;padding:0 1rem}
-h1{font-size:1.5rem;margin:0 0 .2rem}h2{font-size:1.15rem;margin:2.2rem 0 .5rem;border-top:1px solid #dde1e8;padding-top:1rem}
+h1{font-size:1.5rem;margin:0 0 .2rem}
+h2{font-size:1.15rem;margin:2.2rem 0 .5rem;border-top:1px solid #dde1e8;padding-top:1rem}
 p.note{color:#5a6475;margin:.3rem 0}table{border-collapse:collapse;font-size:.92rem;margin:.5rem 0}
 td,th{padding:.2rem .8rem .2rem 0;text-align:right;border-bottom:1px solid #eceff4;font-variant-numeric:tabular-nums}
 td:first-child,th:first-child{text-align:left}th{color:#5a6475;font-weight:600}
@@ -31,10 +32,10 @@ def name_of(key: str) -> str:
 
 def render(report: dict) -> str:
     """The page of a report, as `pipeline.search` writes it to report.json. Missing parts leave their section out."""
-    parts = [f"<h1>{_text(report['title'])}</h1>", f"<p class=note>{_text(report['subtitle'])}</p>"]
+    parts = [f"<h1>{_text(report['title'])}</h1>", f"<p class='note'>{_text(report['subtitle'])}</p>"]
     if report.get("headline"):
-        cells = "".join(f"<div><b>{_text(value)}</b>{_text(label)}</div>" for label, value in report["headline"])
-        parts.append(f"<div class=big>{cells}</div>")
+        cells = "".join(f"<div><b>{_text(value)}</b>{_text(label)}</div>" for value, label in report["headline"])
+        parts.append(f"<div class='big'>{cells}</div>")
     for table in report.get("summary", ()):
         parts.append(_table(table))
     if report.get("subspaces"):
@@ -51,7 +52,7 @@ def render(report: dict) -> str:
     for table in report.get("tables", ()):
         parts.append(_table(table))
     return (
-        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
+        "<!doctype html><html lang='en'><meta charset='utf-8'><meta name=viewport content='width=device-width'>"
         f"<title>{_text(report['title'])}</title><style>{_STYLE}</style><body>" + "\n".join(parts) + "</body></html>\n"
     )
 
@@ -64,16 +65,14 @@ def number(value) -> str:
     """A number as a reader wants it."""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, int) or value == int(value) and abs(value) >= 1000:
-        return f"{int(value):,}"
-    return f"{value:,.4g}" if abs(value) < 1e6 else f"{value:,.0f}"
+    return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _table(table) -> str:
     head = "".join(f"<th>{_text(column)}</th>" for column in table["columns"])
     rows = "".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in table["rows"])
     title = f"<h2>{_text(table['title'])}</h2>" if table.get("title") else ""
-    note = f"<p class=note>{_text(table['note'])}</p>" if table.get("note") else ""
+    note = f"<p class='note'>{_text(table['note'])}</p>" if table.get("note") else ""
     return f"{title}<table><tr>{head}</tr>{rows}</table>{note}"
 
 
@@ -87,19 +86,18 @@ class _Axes:
         self.x_range, self.y_range = _padded(x_range), _padded(y_range)
         self.items = []
         for value in _ticks(*self.x_range):
-            x = self.x(value)
-            self.items.append(f"<line x1={x:.1f} x2={x:.1f} y1={_TOP} y2={_HEIGHT - _BOTTOM} stroke='#eceff4'/>")
-            self.items.append(f"<text x={x:.1f} y={_HEIGHT - _BOTTOM + 16} text-anchor=middle>{_tick(value)}</text>")
+            x, foot = f"{self.x(value):.1f}", _HEIGHT - _BOTTOM
+            self.items.append(f"<line x1='{x}' x2='{x}' y1='{_TOP}' y2='{foot}' stroke='#eceff4'/>")
+            self.items.append(f"<text x='{x}' y='{foot + 16}' text-anchor='middle'>{_tick(value)}</text>")
         for value in _ticks(*self.y_range):
             y = self.y(value)
-            self.items.append(f"<line x1={_LEFT} x2={_WIDTH - _RIGHT} y1={y:.1f} y2={y:.1f} stroke='#eceff4'/>")
-            self.items.append(f"<text x={_LEFT - 6} y={y + 4:.1f} text-anchor=end>{_tick(value)}</text>")
+            self.items.append(f"<line x1='{_LEFT}' x2='{_WIDTH - _RIGHT}' y1='{y:.1f}' y2='{y:.1f}' stroke='#eceff4'/>")
+            self.items.append(f"<text x='{_LEFT - 6}' y='{y + 4:.1f}' text-anchor='end'>{_tick(value)}</text>")
         middle = (_LEFT + _WIDTH - _RIGHT) / 2
-        self.items.append(f"<text x={middle} y={_HEIGHT - 8} text-anchor=middle>{_text(x_label)}</text>")
+        self.items.append(f"<text x='{middle}' y='{_HEIGHT - 8}' text-anchor='middle'>{_text(x_label)}</text>")
         centre = (_TOP + _HEIGHT - _BOTTOM) / 2
-        self.items.append(
-            f"<text x=14 y={centre} text-anchor=middle transform='rotate(-90 14 {centre})'>{_text(y_label)}</text>"
-        )
+        turned = f"transform='rotate(-90 14 {centre})'"
+        self.items.append(f"<text x='14' y='{centre}' text-anchor='middle' {turned}>{_text(y_label)}</text>")
 
     def x(self, value):
         low, high = self.x_range
@@ -111,24 +109,23 @@ class _Axes:
 
     def dot(self, x, y, colour, title, radius=3.2):
         self.items.append(
-            f"<circle cx={self.x(x):.1f} cy={self.y(y):.1f} r={radius} fill='{colour}' fill-opacity=.75>"
+            f"<circle cx='{self.x(x):.1f}' cy='{self.y(y):.1f}' r='{radius}' fill='{colour}' fill-opacity='.75'>"
             f"<title>{_text(title)}</title></circle>"
         )
 
     def cross(self, x, y, colour, title):
         cx, cy = self.x(x), self.y(y)
         path = f"M{cx - 3:.1f} {cy - 3:.1f}l6 6m0-6l-6 6"
-        self.items.append(f"<path d='{path}' stroke='{colour}' fill=none><title>{_text(title)}</title></path>")
+        self.items.append(f"<path d='{path}' stroke='{colour}' fill='none'><title>{_text(title)}</title></path>")
 
     def line(self, points, colour, width=1.6, dash=""):
         path = "M" + "L".join(f"{self.x(x):.1f} {self.y(y):.1f}" for x, y in points)
         dash = f" stroke-dasharray='{dash}'" if dash else ""
-        self.items.append(f"<path d='{path}' stroke='{colour}' stroke-width={width} fill=none{dash}/>")
+        self.items.append(f"<path d='{path}' stroke='{colour}' stroke-width='{width}' fill='none'{dash}/>")
 
     def svg(self, label) -> str:
-        return (
-            f"<svg viewBox='0 0 {_WIDTH} {_HEIGHT}' role=img aria-label='{_text(label)}'>" + "".join(self.items) + "</svg>"
-        )
+        items = "".join(self.items)
+        return f"<svg viewBox='0 0 {_WIDTH} {_HEIGHT}' role='img' aria-label='{_text(label)}'>{items}</svg>"
 
 
 def _padded(span):
@@ -153,7 +150,7 @@ def _tick(value):
 def _history(history) -> str:
     rows = [(n + 1, row) for n, row in enumerate(history) if row["score"] is not None]
     if not rows:
-        return "<p class=note>No trial finished.</p>"
+        return "<p class='note'>No trial finished.</p>"
     scores = [row["score"] for _, row in rows]
     axes = _Axes((1, len(history)), (min(scores), max(scores)), "trial", "accuracy, inherited weights")
     for stage in (1, 2):
@@ -171,31 +168,36 @@ def _history(history) -> str:
         if points:
             axes.line(points, _COLOURS[stage], 2)
     note = "Grey: stage 1 (SubNet). Blue: stage 2 (TargetNet, its operators). Lines: best so far."
-    return axes.svg("accuracy of every trial") + f"<p class=note>{note}</p>"
+    return axes.svg("accuracy of every trial") + f"<p class='note'>{note}</p>"
 
 
 def _front(history, cost, report) -> str:
-    last = max(row["stage"] for row in history)
-    rows = [row for row in history if row["score"] is not None and row["stage"] == last]
+    rows = [row for row in history if row["score"] is not None]
     if not rows:
         return ""
-    rejected = [costs[cost] for costs in report.get("rejected", {}).get(str(last), ())]
+    last = max(row["stage"] for row in rows)
+    rejected = [costs[cost] for stage in report.get("rejected", {}).values() for costs in stage]
     limit = report.get("limits", {}).get(cost)
-    values = [row["costs"][cost] for row in rows] + rejected + ([limit] if limit else [])
+    values = [row["costs"][cost] for row in rows] + ([limit] if limit else [])
+    most = 1.5 * max(values)  # further out, the rejected would squeeze the rest
+    rejected = [value for value in rejected if value <= most]
     scores = [row["score"] for row in rows]
-    span = max(scores) - min(scores)
-    floor = min(scores) - 0.08 * (span or 0.1)  # the strip of the rejected, whose accuracy nobody measured
-    axes = _Axes((min(values), max(values)), (floor if rejected else min(scores), max(scores)), name_of(cost), "accuracy")
+    floor = min(scores) - 0.08 * (max(scores) - min(scores) or 0.1)  # the rejected, whose accuracy nobody measured
+    heights = (floor if rejected else min(scores), max(scores))
+    values += rejected
+    axes = _Axes((min(values), max(values)), heights, name_of(cost), "accuracy, inherited weights")
     for value in rejected:
         axes.cross(value, floor, _COLOURS["infeasible"], f"rejected: {name_of(cost)} {number(value)}")
     for row in rows:
-        title = f"trial {row['trial']}: {row['score']:.4f} at {number(row['costs'][cost])}"
+        title = f"stage {row['stage']}, trial {row['trial']}: {row['score']:.4f} at {number(row['costs'][cost])}"
         if row["feasible"]:
-            axes.dot(row["costs"][cost], row["score"], _COLOURS[last], title)
+            radius = 3.4 if row["stage"] == last else 2.6
+            axes.dot(row["costs"][cost], row["score"], _COLOURS[row["stage"]], title, radius)
         else:
             axes.cross(row["costs"][cost], row["score"], _COLOURS["infeasible"], title + ", beyond a limit")
     front, best = [], -1.0
-    for row in sorted((r for r in rows if r["feasible"]), key=lambda r: (r["costs"][cost], -r["score"])):
+    candidates = [row for row in rows if row["feasible"] and row["stage"] == last]
+    for row in sorted(candidates, key=lambda r: (r["costs"][cost], -r["score"])):
         if row["score"] > best:
             best = row["score"]
             front.append((row["costs"][cost], best))
@@ -203,13 +205,13 @@ def _front(history, cost, report) -> str:
         axes.line(front, _COLOURS["front"], 2)
     if limit:
         axes.line([(limit, axes.y_range[0]), (limit, axes.y_range[1])], _COLOURS["limit"], 1.2, "5 4")
-    chosen = report.get("chosen")
     for row in rows:
-        if row["trial"] == chosen:
-            axes.dot(row["costs"][cost], row["score"], _COLOURS["front"], f"chosen: trial {chosen}", 6)
-    note = "Orange: Pareto front, and the chosen network. Dashed: the limit. Red crosses: infeasible"
-    note += "; those on the floor were rejected unevaluated." if rejected else "."
-    return axes.svg(f"accuracy against {name_of(cost)}") + f"<p class=note>{_text(note)}</p>"
+        if row["trial"] == report.get("chosen"):
+            axes.dot(row["costs"][cost], row["score"], _COLOURS["front"], f"chosen: trial {row['trial']}", 6)
+    note = f"Orange: the Pareto front of stage {last}, and the chosen network. Red crosses: infeasible"
+    note += "; on the floor, those rejected unevaluated." if rejected else "."
+    note += " Dashed: the limit, which stage 1 may exceed by the slack." if limit else ""
+    return axes.svg(f"accuracy against {name_of(cost)}") + f"<p class='note'>{_text(note)}</p>"
 
 
 def _subspaces(subspaces) -> str:
@@ -219,15 +221,15 @@ def _subspaces(subspaces) -> str:
     rows = []
     for index, s in enumerate(subspaces):
         label = f"width {s['width']:g}, {s['resolution']} pixels"
-        rows.append([label, f"{s['feasible_share']:.0%}", s["mean_macs"], "chosen" if s.get("chosen") else ""])
+        rows.append([label, f"{s['feasible_share']:.0%}", round(s["mean_macs"]), "chosen" if s.get("chosen") else ""])
         if s["macs"]:
             count = len(s["macs"])
             points = [(m, (i + 1) / count) for i, m in enumerate(s["macs"])]
-            colour = _COLOURS["front"] if s.get("chosen") else f"hsl({205 + 23 * (index % 6)} 25% {55 + 5 * (index % 5)}%)"
-            axes.line(points, colour, 2.6 if s.get("chosen") else 1.2)
+            grey = f"hsl({205 + 23 * (index % 6)} 25% {55 + 5 * (index % 5)}%)"
+            axes.line(points, _COLOURS["front"] if s.get("chosen") else grey, 2.6 if s.get("chosen") else 1.2)
     table = _table({"columns": ("space", "feasible", "mean MACs", ""), "rows": rows})
     note = "Orange: the chosen space. The further right, the more of what the device allows its candidates use."
-    return axes.svg("distribution of MACs") + f"<p class=note>{note}</p>" + table
+    return axes.svg("distribution of MACs") + f"<p class='note'>{note}</p>" + table
 
 
 def _rejects(rejects) -> str:
@@ -251,12 +253,12 @@ def _architecture(layers) -> str:
         y = 6 + index * height
         colour = _OPERATOR_COLOURS.get(layer["operator"], "#2563a8")
         width = 8 + 330 * layer["expanded"] / most
-        fill = f"fill='{colour}'" if layer["kept"] else f"fill=none stroke='{colour}' stroke-dasharray='4 3'"
-        items.append(f"<text x=0 y={y + 14}>{_text(layer['name'])}</text>")
-        items.append(f"<rect x=110 y={y} width={width:.0f} height={height - 8} rx=3 {fill}/>")
-        items.append(f"<text x={width + 120:.0f} y={y + 14}>{_text(layer['text'])}</text>")
+        fill = f"fill='{colour}'" if layer["kept"] else f"fill='none' stroke='{colour}' stroke-dasharray='4 3'"
+        items.append(f"<text x='0' y='{y + 14}'>{_text(layer['name'])}</text>")
+        items.append(f"<rect x='110' y='{y}' width='{width:.0f}' height='{height - 8}' rx='3' {fill}/>")
+        items.append(f"<text x='{width + 120:.0f}' y='{y + 14}'>{_text(layer['text'])}</text>")
     note = "Bars: channels inside the block. Dashed: depth augmentation, trained and then left out."
     return (
-        f"<svg viewBox='0 0 {_WIDTH} {12 + height * len(layers)}' role=img aria-label='architecture'>"
-        + "".join(items) + f"</svg><p class=note>{note}</p>"
+        f"<svg viewBox='0 0 {_WIDTH} {12 + height * len(layers)}' role='img' aria-label='architecture'>"
+        + "".join(items) + f"</svg><p class='note'>{note}</p>"
     )  # fmt: skip

@@ -11,7 +11,7 @@ from saaug_keras.layers.hybrid import LAPLACE_SCALE
 from saaug_keras.search.space import OPERATORS, SearchSpace
 
 _ROWS = 4096  # drawn candidates; training goes round them
-# A quarter of AdderNet's eta: the add blocks share their weights with others, which a larger one spoils (seen on digits).
+# A quarter of AdderNet's eta: add blocks share their weights with others, which a larger one spoils (seen on digits).
 GRADIENT_SCALE = 0.05
 _PER_SLOT = 5  # active, kernel, expanded, filters, operator
 
@@ -20,7 +20,8 @@ class _Place:
     """The sizes of one block: Python ints where they are fixed, scalar tensors where they are chosen at run time."""
 
     def __init__(self, active, kernel, expanded, filters, operator):
-        self.active, self.kernel, self.expanded, self.filters, self.operator = active, kernel, expanded, filters, operator
+        self.active, self.kernel, self.expanded = active, kernel, expanded
+        self.filters, self.operator = filters, operator
 
 
 class _Choice:
@@ -99,7 +100,9 @@ class SuperNet(keras.Model):
         self._parameters["classifier_kernel"] = self.add_weight(
             name="classifier_kernel", shape=(last, classes), initializer=self._initializer
         )
-        self._parameters["classifier_bias"] = self.add_weight(name="classifier_bias", shape=(classes,), initializer="zeros")
+        self._parameters["classifier_bias"] = self.add_weight(
+            name="classifier_bias", shape=(classes,), initializer="zeros"
+        )
         size = 6 + _PER_SLOT * len(self.slots)
         self.selected = self.add_weight(
             name="selected", shape=(size,), dtype="int32", initializer="zeros", trainable=False
@@ -247,7 +250,7 @@ class SuperNet(keras.Model):
         return norm(slot.name + "_depthwise", y, place.expanded, self.space.options["activation"])
 
     def _operate(self, x, kernel, operator, names, channel_axes, multiply, add):
-        """A layer under one of the operators `names`; in the first stage, where all multiply, no other is in the graph."""
+        """A layer under one of the operators `names`; in the first stage all multiply, and the graph has no other."""
         import tensorflow as tf
 
         if self._static is None:
@@ -397,7 +400,7 @@ class SuperNet(keras.Model):
         return model
 
     def _copy(self, source, layer, size, model):
-        kernel = np.array(self._parameters[source + "_kernel"])
+        kernel = keras.ops.convert_to_numpy(self._parameters[source + "_kernel"])
         inputs, outputs = layer.input_shape[2], layer.output_shape[2]
         if layer.kind == "depthwise":
             border = (kernel.shape[0] - size) // 2

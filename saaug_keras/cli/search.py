@@ -1,0 +1,179 @@
+"""`saaug search`: from a data set and a device's limits to a trained network, its firmware folder and a page."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import time
+
+from saaug_keras.cli import common
+
+# Options of the plan that are plain numbers or names: (option, type, help, default shown by argparse from the plan).
+_NUMBERS = (
+    ("search", "--subnet-trials", int, "candidates of stage 1"),
+    ("search", "--target-trials", int, "candidates of stage 2"),
+    ("search", "--population-size", int, "candidates that count as alive"),
+    ("search", "--top", int, "of those, how many become parents"),
+    ("search", "--slack", float, "factor on flash, energy and operations in stage 1, whose blocks may go in stage 2"),
+    ("search", "--calibration-images", int, "that set a candidate's batch norm"),
+    ("search", "--held-out-images", int, "that judge a candidate"),
+    ("training", "--supernet-epochs", int, "of the SuperNet"),
+    ("training", "--supernet-rate", float, "its learning rate"),
+    ("training", "--random-candidates", int, "drawn per step, beside the largest and the smallest"),
+    ("training", "--adapt-epochs", int, "of the SubNet, to the operators of its blocks"),
+    ("training", "--adapt-rate", float, "its learning rate"),
+    ("training", "--epochs", int, "of the chosen network's augmented training"),
+    ("training", "--learning-rate", float, "its learning rate"),
+    ("training", "--aug-loss-weight", float, "of the augmented loss"),
+    ("training", "--batch-size", int, "images per step"),
+    ("training", "--validation-fraction", float, "of the training images"),
+    ("training", "--seed", int, "of everything"),
+)
+_DEFAULTS = {
+    "subnet_trials": 300, "target_trials": 150, "population_size": 50, "top": 10, "slack": 1.5,
+    "calibration_images": 256, "held_out_images": 512, "supernet_epochs": 20, "supernet_rate": 0.1,
+    "random_candidates": 1, "adapt_epochs": 4, "adapt_rate": 0.02, "epochs": 30, "learning_rate": 0.1,
+    "aug_loss_weight": 1.0, "batch_size": 128, "validation_fraction": 0.1, "seed": 0,
+}  # fmt: skip
+
+
+def add_parser(subparsers):
+    """The parser of `saaug search`."""
+    parser = subparsers.add_parser(
+        "search",
+        help="find and train a network within a device's limits",
+        description="Trains a SuperNet, searches it in two stages, trains the chosen network inside an augmented one "
+        "and exports it. Writes report.html, report.json and firmware/ to the folder. A killed search goes on with "
+        "--resume. Run it under KERASTUNER_TUNER_ID (chief, or a worker's name), KERASTUNER_ORACLE_IP and KERASTUNER_ORACLE_PORT "
+        "on a shared folder to search with several machines.",
+    )
+    parser.add_argument("--dataset", required=True, help="digits, cifar10, cifar100, or folder for your own images in "
+                        "--data")  # fmt: skip
+    parser.add_argument("--data", metavar="DIR", help="folder with the data set's files")
+    parser.add_argument("--out", metavar="DIR", help="folder to write")
+    parser.add_argument("--resume", action="store_true", help="go on with the search in --out")
+    parser.add_argument("--dry-run", action="store_true", help="only say the size of the space, the feasible share and "
+                        "the time it will take")  # fmt: skip
+
+    group = parser.add_argument_group("limits")
+    group.add_argument("--device", help="a microcontroller's name, for example stm32f412")
+    group.add_argument("--sram", type=common.size, metavar="BYTES", help="in place of the device's; 64k is 64 KiB")
+    group.add_argument("--flash", type=common.size, metavar="BYTES", help="in place of the device's")
+    group.add_argument("--max-energy", type=float, metavar="MJ", help="mJ an inference, of an Eyeriss-like accelerator")
+    group.add_argument("--max-ops", type=float, metavar="N", help="operations an inference")
+
+    groups = {name: parser.add_argument_group(name) for name in ("search", "training")}
+    group = groups["search"]
+    group.add_argument("--space", choices=("small", "tiny"), help="default: by the size of the images")
+    group.add_argument("--widths", type=common.numbers, metavar="F,F,...", help="multipliers of all channels")
+    group.add_argument("--resolutions", type=common.integers, metavar="N,N,...", help="pixels")
+    group.add_argument("--operators", default="shift", metavar="NAME,NAME", help="that blocks may have: conv, shift, "
+                       "shift5, shift-ps, shift5-ps, adder (default: shift)")  # fmt: skip
+    group.add_argument("--minimize", default="", metavar="NAME,NAME", help="costs ranked beside accuracy: sram_bytes, "
+                       "flash_bytes, operations, energy_mj (default: none, only limits)")  # fmt: skip
+    group.add_argument("--strategy", choices=("evolution", "random"), default="evolution", help="default: evolution")
+    for where, option, kind, text in _NUMBERS:
+        default = _DEFAULTS[option[2:].replace("-", "_")]
+        groups[where].add_argument(option, type=kind, default=default, help=f"{text} (default: {default})")
+    group = groups["training"]
+    group.add_argument("--distill", action="store_true", help="in-place distillation in the SuperNet")
+    group.add_argument("--width", type=common.numbers, default=(1.0, 1.6, 2.2), metavar="F,F,...",
+                       help="width augmentation (default: 1,1.6,2.2)")  # fmt: skip
+    group.add_argument("--expand", type=common.numbers, default=(1.0, 1.6, 2.2, 2.8), metavar="F,F,...",
+                       help="expand augmentation (default: 1,1.6,2.2,2.8)")  # fmt: skip
+    group.add_argument("--no-data-augmentation", action="store_true", help="no random shift and mirror of images")
+    group.add_argument("--baseline", choices=("both", "none", "ptq", "qat"), default="none", help="also train the "
+                       "multiplicative twin and quantize it to INT8: after training, aware of it, or both")  # fmt: skip
+    return parser
+
+
+def make_plan(args):
+    """The `Plan` that the arguments ask for."""
+    from saaug_keras.search import Plan
+
+    given = vars(args)
+    same = {field.name: given[field.name] for field in dataclasses.fields(Plan) if field.name in given}
+    return Plan(**same | {
+        "operators": tuple(args.operators.split(",")),
+        "minimize": tuple(name for name in args.minimize.split(",") if name),
+        "augment_data": not args.no_data_augmentation,
+        "widths": args.widths and tuple(args.widths),
+        "resolutions": args.resolutions and tuple(args.resolutions),
+    })  # fmt: skip
+
+
+def run(args) -> int:
+    """Searches."""
+    if args.out is None and not args.dry_run:
+        raise ValueError("search: `--out` must be a folder, unless with --dry-run. Received: none.")
+    common.load_keras()
+    from saaug_keras import datasets
+    from saaug_keras.search import Search
+
+    data = datasets.load(args.dataset, data_dir=args.data)
+    search = Search(make_plan(args), data, args.out or ".", say=lambda text: common.say(args, text))
+    if args.dry_run:
+        found = search.estimate()
+        total = sum(value for key, value in found.items() if key.endswith("_seconds"))
+        rows = [
+            ("networks in the space", found["networks"]),
+            ("chosen width, resolution", f"{found['width']:g}, {found['resolution']} pixels"),
+            ("networks at that width and resolution", found["networks_in_subspace"]),
+            ("of these within the limits", f"{found['feasible_share']:.0%}"),
+            ("SuperNet", common.format_seconds(found["supernet_seconds"])),
+            ("search", common.format_seconds(found["search_seconds"])),
+            ("augmented training", common.format_seconds(found["training_seconds"])),
+            ("all together, about", common.format_seconds(total)),
+        ]
+        title = f"{data.name}: nothing was written"
+        common.show(args, {**found, "seconds": total}, title=title, rows=rows, columns=("", ""))
+        return 0
+    report = search.run(
+        resume=args.resume, callbacks=[make_reporter(args)], finish=lambda *parts: deploy(args, *parts)
+    )
+    if report is None:
+        return 0
+    out = pathlib.Path(args.out)
+    result = {
+        "out": str(out), "page": str(out / "report.html"),
+        **{key: report[key] for key in ("inherited_accuracy", "validation_accuracy", "test_accuracy")},
+        **report["costs"], **report["deployment"],
+    }  # fmt: skip
+    common.show(args, result, title=f"{data.name}, {args.device or 'no device'}")
+    return 0
+
+
+def deploy(args, search, spec, report) -> dict:
+    """Exports the trained network to firmware/, and measures the multiplicative twin if asked to."""
+    import keras
+
+    import tflm_export
+    from saaug_keras import datasets
+
+    model = keras.models.load_model(search.out / "training" / "target.keras")
+    images = search.fit_part[0][:256]
+    size = spec.input_shape[:2]
+    representative = next(iter(datasets.pipeline(images, batch_size=len(images), resolution=size))).numpy()
+    exported = tflm_export.export(model, representative, search.out / "firmware", flavour="custom", target="tflm")
+    return {"firmware": str(search.out / "firmware"), "export": exported.as_dict()}
+
+
+def make_reporter(args):
+    """The callback that prints one line per epoch of any of the trainings."""
+    import keras
+
+    class Reporter(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            self.started, self.first = time.monotonic(), None
+
+        def on_epoch_begin(self, epoch, logs=None):
+            self.first = epoch if self.first is None else self.first
+
+        def on_epoch_end(self, epoch, logs=None):
+            epochs = self.params["epochs"]
+            left = (time.monotonic() - self.started) / (epoch + 1 - self.first) * (epochs - epoch - 1)
+            values = "  ".join(f"{key} {value:.4f}" for key, value in (logs or {}).items() if value is not None)
+            what = "SuperNet" if "largest_accuracy" in (logs or {}) else "augmented training"
+            common.say(args, f"{what}, epoch {epoch + 1}/{epochs}  {values}  {common.format_seconds(left)} left")
+
+    return Reporter()

@@ -1,0 +1,438 @@
+"""The search from start to end: SuperNet, SubNet, TargetNet, augmented training, and the page that tells of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from saaug_keras import _files, _validate, backbones, cost, datasets, devices, recipes
+from saaug_keras._version import __version__
+from saaug_keras.search import page
+from saaug_keras.search.evaluator import SuperNetEvaluator
+from saaug_keras.search.oracle import TwoStageOracle
+from saaug_keras.search.space import COST_NAMES, SearchSpace, StageSpace, rank_subspaces
+from saaug_keras.search.supernet import SuperNet
+from saaug_keras.search.tuner import TwoStageTuner
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a search is made of; the same plan, data and version give the same result.
+
+    Args:
+        device: name of a `devices.Device`, or None.
+        sram, flash, max_energy, max_ops: limits in place of the device's or beside them; see `devices.limits`.
+        slack: factor >= 1 on flash, energy and operations for the SubNet, whose blocks may go later.
+        space: "tiny" or "small", see `make_space`; None: by the size of the images.
+        widths, resolutions: of the space, in place of its own.
+        operators: that the blocks may have, the first one prices the first stage.
+        minimize: costs ranked beside accuracy; none: accuracy alone, within the limits.
+        strategy: "evolution" or "random".
+        subnet_trials, target_trials: of the stages.
+        population_size, top: of the evolution.
+        supernet_epochs, adapt_epochs, random_candidates, distill: of the SuperNet's training.
+        supernet_rate, adapt_rate: their learning rates.
+        calibration_images, held_out_images: per candidate.
+        epochs, learning_rate, width, expand, aug_loss_weight: of the TargetNet's augmented training, as `Recipe`.
+        batch_size, validation_fraction, augment_data, seed: of everything.
+    """
+
+    device: str | None = None
+    sram: int | None = None
+    flash: int | None = None
+    max_energy: float | None = None
+    max_ops: float | None = None
+    slack: float = 1.5
+    space: str | None = None
+    widths: tuple[float, ...] | None = None
+    resolutions: tuple[int, ...] | None = None
+    operators: tuple[str, ...] = ("shift",)
+    minimize: tuple[str, ...] = ()
+    strategy: str = "evolution"
+    subnet_trials: int = 300
+    target_trials: int = 150
+    population_size: int = 50
+    top: int = 10
+    supernet_epochs: int = 20
+    adapt_epochs: int = 4
+    random_candidates: int = 1
+    distill: bool = False
+    supernet_rate: float = 0.1
+    adapt_rate: float = 0.02
+    calibration_images: int = 256
+    held_out_images: int = 512
+    epochs: int = 30
+    learning_rate: float = 0.1
+    width: tuple[float, ...] = (1.0, 1.6, 2.2)
+    expand: tuple[float, ...] = (1.0, 1.6, 2.2, 2.8)
+    aug_loss_weight: float = 1.0
+    batch_size: int = 128
+    validation_fraction: float = 0.1
+    augment_data: bool = True
+    seed: int = 0
+
+    @property
+    def limits(self) -> dict:
+        """Cost name -> largest value."""
+        return devices.limits(
+            self.device, sram=self.sram, flash=self.flash, max_energy=self.max_energy, max_ops=self.max_ops
+        )
+
+    @property
+    def slacks(self) -> dict:
+        """Cost name -> factor in stage 1. SRAM has none: blocks that go do not lower its peak."""
+        return {name: self.slack for name in self.limits if name != "sram_bytes"}
+
+
+def make_space(plan: Plan, image_shape, num_classes: int) -> SearchSpace:
+    """The space of a plan: "tiny" for images of some 8 to 16 pixels, "small" for some 32 and more.
+
+    Both keep the structure of the tiny backbones: a stem, a block without expansion ("small"), stages of inverted
+    residuals, a classifier.
+    """
+    _validate.one_of("Plan", "space", plan.space, (None, "small", "tiny"))
+    size, channels = image_shape[0], image_shape[2]
+    which = plan.space or ("tiny" if size <= 16 else "small")
+    options = {"channels": channels, "operators": plan.operators}
+    if which == "tiny":
+        stages = (
+            StageSpace(8, 1, (1, 2), (3, 5), (2, 3, 4)),
+            StageSpace(16, 2, (1, 2, 3), (3, 5), (2, 3, 4)),
+            StageSpace(24, 2, (1, 2), (3, 5), (2, 3, 4)),
+        )
+        options |= {"stem": 8, "stem_strides": 1, "first": 0, "divisor": 4}
+        widths, resolutions = (0.5, 1.0, 1.5, 2.0), tuple(sorted({size, size * 3 // 2, size * 2}))
+    else:
+        stages = (
+            StageSpace(16, 2, (1, 2), (3, 5, 7), (3, 4, 6)),
+            StageSpace(24, 1, (1, 2, 3), (3, 5, 7), (3, 4, 6)),
+            StageSpace(40, 2, (1, 2, 3), (3, 5, 7), (3, 4, 6)),
+            StageSpace(64, 2, (1, 2, 3), (3, 5, 7), (3, 4, 6)),
+        )
+        options |= {"stem": 16, "stem_strides": 1, "first": 8}
+        widths, resolutions = (0.5, 0.75, 1.0, 1.25), (size * 3 // 4, size, size * 5 // 4, size * 3 // 2)
+    return SearchSpace(
+        stages, num_classes, widths=plan.widths or widths, resolutions=plan.resolutions or resolutions, **options
+    )
+
+
+class Search:
+    """One search in a folder. Every step leaves its result there, so that a killed search goes on where it was.
+
+    The folder gets: plan.json; subspaces.json (tinyNAS); supernet/ (weights); trials/ (the KerasTuner project);
+    target.json (the chosen network); training/ (see `recipes.train`); report.json and report.html.
+
+    Args:
+        plan: `Plan`.
+        data: `datasets.Dataset`, of classes per image.
+        out: folder.
+        say: function that prints a line of progress.
+    Raises:
+        ValueError: limits that no candidate meets; a folder of another plan.
+    """
+
+    def __init__(self, plan: Plan, data, out, *, say=print):
+        if data.y_train.ndim != 1:
+            raise ValueError(f"Search: `data` must have one class per image. Received: data={data.name!r}.")
+        self.plan, self.data, self.say = plan, data, say
+        self.out = pathlib.Path(out)
+        self.space = make_space(plan, data.image_shape, data.num_classes)
+        _check_limits(self.space, plan)
+        self.fit_part, self.held_out = data.split(plan.validation_fraction)
+
+    def claim(self, resume: bool):
+        """Makes the folder this plan's.
+
+        Raises:
+            ValueError: it holds a search and `resume` is False, or one of another plan or version.
+        """
+        path = self.out / "plan.json"
+        mine = {"version": __version__, "data": self.data.name, "plan": dataclasses.asdict(self.plan)}
+        mine = json.loads(json.dumps(mine))  # tuples become lists
+        if not path.exists():
+            _files.write_atomic(path, json.dumps(mine, indent=1))
+            return
+        if not resume:
+            raise ValueError(
+                f"Search: `out` must be a new folder; pass --resume to go on with a search. Received: out={self.out}."
+            )
+        try:
+            theirs = json.loads(path.read_text())
+        except ValueError as error:
+            raise ValueError(f"Search: {path} is damaged. Delete it and start again with the same options.") from error
+        if theirs != mine:
+            plan = theirs.get("plan", {})
+            parts = [f"{k}: {plan.get(k)!r} there, {v!r} here" for k, v in mine["plan"].items() if plan.get(k) != v]
+            others = [key for key in ("version", "data") if theirs.get(key) != mine[key]]
+            parts += [f"{key}: {theirs.get(key)!r} there, {mine[key]!r} here" for key in others]
+            raise ValueError(f"Search: {self.out} holds another search ({'; '.join(parts)}). Choose another folder.")
+
+    # Steps
+
+    def choose_subspace(self):
+        """tinyNAS, once; sets `subspace` and returns what was compared, best first."""
+        path = self.out / "subspaces.json"
+        if not path.exists():
+            started = time.perf_counter()
+            limits = {name: limit * self.plan.slacks.get(name, 1) for name, limit in self.plan.limits.items()}
+            choices = rank_subspaces(self.space, limits, seed=self.plan.seed)
+            rows = [
+                {**dataclasses.asdict(c), "feasible_share": c.feasible_share, "mean_macs": c.mean_macs} for c in choices
+            ]
+            rows[0]["chosen"] = True
+            _files.write_atomic(path, json.dumps(rows))
+            self._spent("choice of width and resolution", time.perf_counter() - started)
+        rows = json.loads(path.read_text())
+        self.subspace = self.space.narrowed(width=rows[0]["width"], resolution=rows[0]["resolution"])
+        return rows
+
+    def make_tuner(self) -> TwoStageTuner:
+        """The tuner on the chosen subspace; reloads the state that the folder holds."""
+        plan = self.plan
+        oracle = TwoStageOracle(
+            self.subspace, (plan.subnet_trials, plan.target_trials), limits=plan.limits, slack=plan.slacks,
+            minimize=plan.minimize, strategy=plan.strategy, seed=plan.seed, top=min(plan.top, plan.population_size),
+            population_size=plan.population_size,
+        )  # fmt: skip
+        net = SuperNet(
+            self.subspace, random_candidates=plan.random_candidates, distill=plan.distill, seed=plan.seed
+        )
+        evaluator = SuperNetEvaluator(
+            net, self.out / "supernet", calibration_images=plan.calibration_images, held_out_images=plan.held_out_images
+        )
+        return TwoStageTuner(oracle, evaluator, directory=str(self.out), project_name="trials")
+
+    def search_options(self) -> dict:
+        """What `tuner.search` is given besides the training images."""
+        plan = self.plan
+        return {
+            "validation_data": self.held_out, "epochs": plan.supernet_epochs, "adapt_epochs": plan.adapt_epochs,
+            "batch_size": plan.batch_size, "learning_rate": plan.supernet_rate, "adapt_rate": plan.adapt_rate,
+            "augment": plan.augment_data, "flip": self.data.mirror, "seed": plan.seed,
+        }  # fmt: skip
+
+    def recipe(self, spec) -> recipes.Recipe:
+        """The augmented training of a network; its dropped blocks are the depth augmentation."""
+        plan = self.plan
+        return recipes.Recipe(
+            backbone=spec.name, network=spec.as_dict(), epochs=plan.epochs, learning_rate=plan.learning_rate,
+            width=plan.width, expand=plan.expand, aug_loss_weight=plan.aug_loss_weight, batch_size=plan.batch_size,
+            validation_fraction=plan.validation_fraction, augment_data=plan.augment_data, seed=plan.seed,
+            drop_blocks=tuple(i for i, block in enumerate(spec.blocks) if not block.kept),
+            evaluate_every=max(1, plan.epochs // 10),
+        )  # fmt: skip
+
+    def run(self, *, resume=False, callbacks=(), finish=None):
+        """All steps. On a worker (KerasTuner's environment variables) only the trials.
+
+        Args:
+            resume: go on with what the folder holds.
+            callbacks: Keras callbacks of the trainings.
+            finish: called with (search, spec, report) before the report is written: export and the like; what it
+                returns becomes report["deployment"].
+        Returns:
+            The report, plain data; None on a worker.
+        """
+        role = os.environ.get("KERASTUNER_TUNER_ID", "") if "KERASTUNER_ORACLE_IP" in os.environ else ""
+        is_worker = bool(role) and "chief" not in role
+        if is_worker:
+            _wait_for(self.out / "subspaces.json")
+        else:
+            self.claim(resume)
+        subspaces = self.choose_subspace()
+        first = subspaces[0]
+        self.say(f"width {first['width']:g}, {first['resolution']} pixels, {self.subspace.size():,} networks")
+        tuner = self.make_tuner()
+        started = time.perf_counter()
+        tuner.search(*self.fit_part, **self.search_options(), callbacks=list(callbacks))
+        if is_worker:
+            return None
+        self._spent("SuperNet and search", time.perf_counter() - started)
+        oracle = tuner.oracle
+        best = next((t for t in oracle.get_best_trials(1) if oracle.candidate(t.trial_id)["feasible"]), None)
+        if best is None:
+            raise ValueError("Search: no trial met the limits. Allow more trials, or larger limits.")
+        spec = self.subspace.candidate_spec(best.hyperparameters.values)
+        _files.write_atomic(self.out / "target.json", json.dumps(spec.as_dict(), indent=1))
+        self.say(f"chosen: trial {best.trial_id}, {best.score:.4f} with inherited weights; now its augmented training")
+        trained = recipes.train(
+            self.recipe(spec), self.data, self.out / "training", resume=True, test=True, callbacks=list(callbacks)
+        )
+        report = make_report(self, oracle, best, spec, trained, subspaces)
+        if finish is not None:
+            report["deployment"] = finish(self, spec, report)
+            report["tables"] += report["deployment"].pop("tables", [])
+        _files.write_atomic(self.out / "report.json", json.dumps(report))
+        _files.write_atomic(self.out / "report.html", page.render(report))
+        return report
+
+    def _spent(self, what, seconds):
+        """Adds to the time of a step, over all restarts; a step that was killed leaves none."""
+        path = self.out / "seconds.json"
+        spent = self.spent()
+        _files.write_atomic(path, json.dumps({**spent, what: spent.get(what, 0) + seconds}))
+
+    def spent(self) -> dict:
+        """Seconds of each step."""
+        path = self.out / "seconds.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    # Before the search
+
+    def estimate(self) -> dict:
+        """What the search will look at, and for how long: measured on a few steps of each kind; nothing is written."""
+        import keras
+
+        plan = self.plan
+        limits = {name: limit * plan.slacks.get(name, 1) for name, limit in plan.limits.items()}
+        first = rank_subspaces(self.space, limits, seed=plan.seed)[0]
+        self.subspace = self.space.narrowed(width=first.width, resolution=first.resolution)
+        rng = np.random.default_rng(plan.seed)
+        draws = [self.subspace.costs(self.subspace.sample(rng)) for _ in range(500)]
+        share = np.mean([all(c[name] <= limit for name, limit in plan.limits.items()) for c in draws])
+        net = SuperNet(self.subspace, random_candidates=plan.random_candidates, distill=plan.distill, seed=plan.seed)
+        net.compile(keras.optimizers.SGD(1e-4, momentum=0.9))
+        x, y = self.fit_part
+        size = min(plan.batch_size, len(x))
+        batch = (x[:size].astype("float32") / 255, y[:size])
+        first_step, step = _seconds(lambda: net.train_on_batch(*batch))
+        fraction = min(1.0, (plan.calibration_images + plan.held_out_images) / len(x))
+        images = x[: int(fraction * len(x))].astype("float32") / 255
+        candidate = self.subspace.smallest()[0]
+
+        def evaluate():
+            net.recalibrate(candidate, images[: plan.calibration_images])
+            net.logits(images[plan.calibration_images :] if len(images) > plan.calibration_images else images)
+
+        # Between the smallest and the largest candidate lies the usual one.
+        first_trial, trial = _seconds(evaluate)
+        candidate = self.subspace.largest()
+        trial = (trial + _seconds(evaluate)[1]) / 2
+        middle = self.subspace.sample(rng)
+        spec = self.subspace.second_stage(middle).spec({})
+        recipe = self.recipe(spec)
+        model = recipes.make_model(recipe, spec)
+        model.compile(keras.optimizers.SGD(1e-4))
+        resized = next(iter(datasets.pipeline(x[:size], y[:size], batch_size=size, resolution=spec.input_shape[:2])))
+        first_training_step, training_step = _seconds(lambda: model.train_on_batch(*resized))
+        steps = len(x) // size
+        return {
+            "networks": self.space.size(),
+            "networks_in_subspace": self.subspace.size(),
+            "width": first.width,
+            "resolution": first.resolution,
+            "feasible_share": float(share),
+            "supernet_seconds": first_step + plan.supernet_epochs * steps * step,
+            "search_seconds": first_step + 2 * first_trial + plan.adapt_epochs * steps * step
+            + (plan.subnet_trials + plan.target_trials) * trial,
+            "training_seconds": first_training_step + plan.epochs * steps * training_step,
+        }
+
+
+def _seconds(action, repeats=3):
+    """Seconds of an action the first time, when graphs are built, and of one that is warm."""
+    started = time.perf_counter()
+    action()
+    warm = time.perf_counter()
+    for _ in range(repeats):
+        action()
+    return warm - started, (time.perf_counter() - warm) / repeats
+
+
+def _wait_for(path):
+    """A worker may be up before its chief; the chief makes the folder."""
+    while not path.exists():
+        time.sleep(0.5)
+
+
+def _check_limits(space, plan):
+    """The error of limits that no network meets, before anything is trained."""
+    targets = space.second_stage(space.smallest()[0])
+    needs = [targets.costs(values) for values in targets.smallest()]
+    unmet = []
+    for name, limit in plan.limits.items():
+        least = min(costs[name] for costs in needs)
+        if least > limit:
+            needs_text = f"the smallest network needs {page.number(least)}"
+            unmet.append(f"{page.name_of(name)}: the limit is {page.number(limit)}, {needs_text}")
+    if unmet:
+        raise ValueError(f"Search: no network of the space meets the limits. {'; '.join(unmet)}.")
+
+
+def make_report(search, oracle, best, spec, trained, subspaces) -> dict:
+    """Everything that the page shows, as plain data."""
+    plan, chosen = search.plan, oracle.candidate(best.trial_id)
+    compared = cost.compare(spec)
+    limits = plan.limits
+    where = f" for {plan.device}" if plan.device else ""
+    bounds = ", ".join(f"{page.name_of(name)} <= {page.number(limit)}" for name, limit in limits.items()) or "none"
+    test, validation = trained.get("test_accuracy"), trained.get("val_accuracy")
+    accuracies = {"inherited_accuracy": best.score, "validation_accuracy": validation, "test_accuracy": test}
+    headline = [
+        (f"{best.score:.1%}", "validation, inherited weights"), (f"{validation:.1%}", "validation, trained"),
+        (f"{test:.1%}", "test, trained"), (page.number(chosen["costs"]["flash_bytes"]), "flash, bytes"),
+        (page.number(chosen["costs"]["sram_bytes"]), "peak SRAM, bytes"),
+        (page.number(chosen["costs"]["operations"]), "operations"),
+    ]  # fmt: skip
+    columns = ("", "FP32 multiply", "INT8 multiply", "this, 32 bits", "this, deployed")
+    costs = {
+        "title": "Costs, operator and bit width apart", "columns": columns,
+        "rows": [
+            [page.name_of(name), *(getattr(value, name) for value in compared.values())]
+            for name in ("multiplies", "shifts", "adds", "params", *COST_NAMES, "latency_ms")
+        ],
+        "note": "Energy and latency are those of an Eyeriss-like accelerator with DRAM, and predict nothing about a "
+        "microcontroller. SRAM: the activations in TFLite Micro's arena.",
+    }  # fmt: skip
+    layers = {
+        "title": "Layers", "columns": ("layer", "operator", "output", "MACs", "flash, bytes", "energy, mJ"),
+        "rows": [
+            [c.name, c.operator, "x".join(map(str, layer.output_shape)), c.macs, c.flash_bytes, c.energy_mj]
+            for c, layer in zip(compared["deployed"].layers, backbones.lower(spec), strict=True)
+        ],
+    }  # fmt: skip
+    times = {**search.spent(), "augmented training": trained["train_seconds"]}
+    return {
+        "title": f"Search on {search.data.name}{where}",
+        "subtitle": f"Limits: {bounds}. saaug_keras {__version__}, seed {plan.seed}, {plan.strategy}.",
+        "headline": headline,
+        **accuracies,
+        "costs": chosen["costs"],
+        "limits": limits,
+        "chosen": best.trial_id,
+        "network": spec.as_dict(),
+        "subspaces": subspaces,
+        "history": oracle.history(),
+        "pareto_front": [t.trial_id for t in oracle.pareto_front()],
+        "front_costs": list(dict.fromkeys((*limits, *plan.minimize, "operations"))),
+        "rejects": oracle.rejects,
+        "rejected": oracle.rejected,
+        "architecture": _architecture(spec),
+        "tables": [
+            costs, layers,
+            {"title": "Time", "columns": ("step", "seconds"), "rows": [[k, round(v, 1)] for k, v in times.items()]},
+        ],
+        "seconds": times,
+    }  # fmt: skip
+
+
+def _architecture(spec):
+    rows = [_bar("stem", spec.stem.filters, spec.stem.operator, f"{spec.stem.kernel_size}x{spec.stem.kernel_size}")]
+    for index, block in enumerate(spec.blocks):
+        size = block.kernel_size
+        text = f"{block.operator}, {size}x{size}, {block.expanded} inside, {block.filters} out"
+        text += ", stride 2" if block.strides == 2 else ", residual" if block.residual else ""
+        rows.append(_bar(f"block {index}", block.expanded, block.operator, text, block.kept))
+    rows += [_bar(f"head {i}", head.filters, head.operator, "1x1") for i, head in enumerate(spec.head)]
+    return [*rows, _bar("classifier", spec.num_classes, spec.classifier_operator, f"{spec.num_classes} classes")]
+
+
+def _bar(name, width, operator, text, kept=True):
+    text = text if text.startswith(operator) else f"{operator}, {text}"
+    return {"name": name, "expanded": width, "operator": operator, "text": text, "kept": kept}
