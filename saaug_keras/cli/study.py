@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import pathlib
 
 from saaug_keras.cli import common
 
@@ -36,12 +37,15 @@ def run(args) -> int:
     from saaug_keras.study import results
 
     say = functools.partial(common.say, args)
+    line = common.Progress()
     study = studies.Study.load(args.config)
     if args.report:
-        study.cells(args.only)
+        if not (pathlib.Path(args.out) / "runs").is_dir():
+            raise FileNotFoundError(f"study: `--out` must be the folder of a study. Received: {args.out}.")
         book = studies.Book(args.out, study)
     else:
-        book = studies.run(study, args.out, jobs=args.jobs, only=args.only, say=say, data_dir=args.data)
+        book = studies.run(study, args.out, jobs=args.jobs, only=args.only, say=say, data_dir=args.data,
+                           watch=lambda text: line.update(text) if text else line.clear())  # fmt: skip
     findings = studies.report(book, say=say)
     answers = [
         {
@@ -57,10 +61,11 @@ def run(args) -> int:
     differences = results.against_direct(findings.lines)
     rows = [
         (
-            str(line.cell), line.epochs, line.test.count, results.points(line.validation), results.points(line.test),
-            results.points(differences[line.cell], sign=True) if line.cell in differences else "",
+            str(entry.cell) if len(study.backbones) > 1 else f"{entry.cell.operator}/{entry.cell.arm}", entry.epochs,
+            entry.test.count, results.points(entry.validation), results.points(entry.test),
+            results.points(differences[entry.cell], sign=True) if entry.cell in differences else "",
         )
-        for line in findings.lines
+        for entry in findings.lines
     ]  # fmt: skip
     common.show(args, result, title=study.title, rows=rows,
                 columns=("arm", "epochs", "n", "validation %", "test %", "minus direct"))  # fmt: skip

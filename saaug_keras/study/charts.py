@@ -142,50 +142,42 @@ def mean_curve(line: Line, key: str = "val_accuracy") -> list[tuple[int, float]]
 
 
 def curves_chart(lines: list[Line], colours: dict[str, str]) -> str:
-    """Validation accuracy by epoch, the mean over seeds; named at the right end, spread so that names do not touch."""
-    curves = [(line.cell.arm, curve) for line in lines if (curve := mean_curve(line))]
+    """Validation accuracy by epoch, the mean over seeds, named at the right in the order of the last values.
+
+    The axis begins at the lowest value after a quarter of training: what is compared are the ends.
+    """
+    curves = sorted(
+        ((line.cell.arm, curve) for line in lines if (curve := mean_curve(line))), key=lambda pair: -pair[1][-1][1]
+    )
     if not curves:
         return ""
-    height, left, right, top, bottom = 340, 48, 190, 12, 298
-    epochs = [epoch for _, curve in curves for epoch, _ in curve]
-    values = [value for _, curve in curves for _, value in curve]
-    x = _Scale((min(epochs + [0]), max(epochs)), left, _WIDTH - right)
-    y = _Scale((max(0.0, _span(values, 0.04)[0]), min(100.0, _span(values, 0.04)[1])), bottom, top)
-    items = []
+    left, right, top, bottom = 48, 190, 12, max(298, 16 + 18 * len(curves))
+    values = [value for _, curve in curves for epoch, value in curve if epoch >= curve[-1][0] / 4]
+    x = _Scale((0, max(curve[-1][0] for _, curve in curves)), left, _WIDTH - right)
+    low, high = _span(values, 0.04)
+    y = _Scale((max(0.0, low), min(100.0, high)), bottom, top)
+    clip = f"plot-{lines[0].cell.operator}-{lines[0].cell.backbone}"
+    items = [
+        f'<clipPath id="{clip}"><rect x="{left}" y="{top}" width="{_WIDTH - left - right + 6}" '
+        f'height="{bottom - top}"/></clipPath>'
+    ]
     for value in ticks(y.low, y.high):
         items.append(_line(left, y(value), _WIDTH - right, y(value), "#e8ebf0"))
         items.append(_text(left - 8, y(value) + 4, f"{value:g}", "end"))
     for value in ticks(x.low, x.high):
         items.append(_text(x(value), bottom + 18, f"{value:g}", "middle"))
     items.append(_text((left + _WIDTH - right) / 2, bottom + 36, "epoch", "middle"))
-    for arm, curve in curves:
+    for row, (arm, curve) in enumerate(curves):
         path = "M" + "L".join(f"{x(epoch):.1f} {y(value):.1f}" for epoch, value in curve)
-        items.append(f'<path d="{path}" fill="none" stroke="{colours[arm]}" stroke-width="1.8"/>')
-    places = _apart([y(curve[-1][1]) for _, curve in curves], 15, top, bottom)
-    for (arm, curve), place in zip(curves, places, strict=True):
-        end = x(curve[-1][0]), y(curve[-1][1])
-        turn = _WIDTH - right + 8
-        path = f"M{end[0]:.1f} {end[1]:.1f}L{turn} {end[1]:.1f}L{turn + 14} {place:.1f}h6"
-        items.append(f'<path d="{path}" fill="none" stroke="{colours[arm]}" stroke-width=".7" opacity=".6"/>')
-        items.append(_text(turn + 24, place + 4, arm, "start", "name"))
-    return _svg(height, "Validation accuracy by epoch", items)
-
-
-def _apart(places, gap, low, high):
-    """The places moved as little as keeps them `gap` apart and inside [low, high], in the order given."""
-    order = sorted(range(len(places)), key=lambda i: places[i])
-    moved = [places[i] for i in order]
-    for index in range(1, len(moved)):
-        moved[index] = max(moved[index], moved[index - 1] + gap)
-    if moved[-1] > high:
-        moved[-1] = high
-    for index in range(len(moved) - 2, -1, -1):
-        moved[index] = min(moved[index], moved[index + 1] - gap)
-    shift = max(0.0, low - moved[0])
-    result = [0.0] * len(places)
-    for place, index in zip(moved, order, strict=True):
-        result[index] = place + shift
-    return result
+        items.append(
+            f'<path d="{path}" fill="none" stroke="{colours[arm]}" stroke-width="1.8" clip-path="url(#{clip})">'
+            f"<title>{html.escape(arm)}</title></path>"
+        )
+        items.append(f'<circle cx="{x(curve[-1][0]):.1f}" cy="{y(curve[-1][1]):.1f}" r="3.2" fill="{colours[arm]}"/>')
+        place = top + 10 + 18 * row
+        items.append(_line(_WIDTH - right + 22, place, _WIDTH - right + 40, place, colours[arm], 3))
+        items.append(_text(_WIDTH - right + 47, place + 4, arm, "start", "name"))
+    return _svg(bottom + 44, "Validation accuracy by epoch", items)
 
 
 def can_plot() -> bool:
@@ -226,6 +218,8 @@ def save_curves(path, title: str, lines: list[Line], colours: dict[str, str]):
         axes.grid(color="#e8ebf0")
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
+    quarter = [v for line in lines for epoch, v in mean_curve(line) if epoch >= line.epochs / 4]
+    by_epoch.set_ylim(bottom=max(0.0, _span(quarter, 0.04)[0]) if quarter else None)
     by_epoch.set_ylabel("validation accuracy, %")
     by_epoch.legend(frameon=False, fontsize=9)
     figure.suptitle(title, x=0.01, ha="left", fontsize=12)

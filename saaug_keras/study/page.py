@@ -20,7 +20,7 @@ _STYLE = """
 :root{--ink:#1d2330;--soft:#5a6475;--rule:#e3e7ee;--panel:#f7f8fa}
 *{box-sizing:border-box}
 body{margin:0;color:var(--ink);background:#fff;font:16px/1.55 system-ui,-apple-system,"Segoe UI",sans-serif}
-main{max-width:54rem;margin:0 auto;padding:2.5rem 1.25rem 4rem}
+main{max-width:58rem;margin:0 auto;padding:2.5rem 1.25rem 4rem}
 h1{font-size:1.9rem;line-height:1.2;margin:0 0 .4rem;letter-spacing:-.01em}
 h2{font-size:1.3rem;margin:3rem 0 .3rem;padding-top:1.2rem;border-top:2px solid var(--ink)}
 h3{font-size:1rem;margin:1.8rem 0 .2rem}
@@ -29,16 +29,17 @@ code{font:.88em ui-monospace,Menlo,Consolas,monospace;background:var(--panel);pa
 .lead{display:grid;grid-template-columns:repeat(auto-fit,minmax(15rem,1fr));gap:.8rem;margin:1.6rem 0 0}
 .lead div{background:var(--panel);border-left:4px solid #8a94a6;padding:.8rem 1rem;border-radius:0 6px 6px 0}
 .lead .better{border-color:#00734f}.lead .worse{border-color:#b91c1c}
-.lead b{display:block;font-size:1.45rem;line-height:1.3;font-variant-numeric:tabular-nums}
+.lead b{display:block;font-size:1.4rem;line-height:1.3;white-space:nowrap;font-variant-numeric:tabular-nums}
 .lead span{display:block;font-size:.88rem;color:var(--soft)}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;width:100%;font-size:.9rem;margin:.6rem 0}
 th,td{text-align:right;padding:.35rem .6rem;border-bottom:1px solid var(--rule);font-variant-numeric:tabular-nums;
-vertical-align:top}
+vertical-align:top;white-space:nowrap}
 th{color:var(--soft);font-weight:600;border-bottom:1.5px solid #b6bdc9}
-th:first-child,td:first-child{text-align:left;padding-left:0}
+th:first-child,td:first-child{text-align:left;padding-left:0;white-space:normal}
+td:last-child,th:last-child{padding-right:0}
 td.left,th.left{text-align:left}
-td small{display:block;color:var(--soft);line-height:1.35;max-width:24rem}
+td small{display:block;color:var(--soft);line-height:1.35;max-width:22rem}
 .better{color:#00734f}.worse{color:#b91c1c}.warn{color:#92400e}
 .notice{background:#fff7e6;border:1px solid #f2d9a6;border-radius:6px;padding:.6rem .9rem;margin:1rem 0}
 svg{display:block;width:100%;height:auto;margin:.6rem 0}
@@ -91,16 +92,18 @@ def _e(text) -> str:
 
 
 def _lead(findings):
-    """The first question of the study, on every backbone and operator, in large type."""
-    firsts = {}
-    for answer in findings.answers:
-        firsts.setdefault((answer.backbone, answer.operator), answer)
-    cards = [
-        f'<div class="{answer.difference.verdict}"><b>{points(answer.difference, sign=True)} points</b>'
-        f"<span>{_e(answer.comparison.question)}</span><span>{_e(operator)} on {_e(backbone)}, "
-        f"{_seeds(answer.difference)}: {answer.difference.verdict}</span></div>"
-        for (backbone, operator), answer in firsts.items()
-    ]
+    """In large type: the first question of the study, and the same arm at equal compute and against the twin."""
+    cards = []
+    for backbone, operator, _, answers in findings.groups():
+        for answer in answers:
+            against_main = answer.comparison.against in ("direct-equal-compute", "twin")
+            if answer is answers[0] or (answer.comparison.arm == answers[0].comparison.arm and against_main):
+                cards.append(
+                    f'<div class="{answer.difference.verdict}"><b>{points(answer.difference, sign=True)}</b>'
+                    f"<span>{_e(answer.comparison.question)}, percentage points</span>"
+                    f"<span>{_e(operator)} on {_e(backbone)}, {_seeds(answer.difference)}: "
+                    f"{answer.difference.verdict}</span></div>"
+                )
     return f'<div class="lead">{"".join(cards)}</div>' if cards else ""
 
 
@@ -113,8 +116,8 @@ def _section(study, backbone, operator, lines, answers, colours):
     size = f" ({max(parameters):,} parameters)" if parameters else ""
     parts = [f"<h2>{_e(operator)} on {_e(backbone)}{size}</h2>", "<h3>Test accuracy</h3>"]
     parts.append(
-        '<p class="soft">A dot is one seed, the bar their mean with the standard deviation to both sides; the dashed '
-        "rule is the mean of direct training.</p>"
+        '<p class="soft">A dot is one seed, the upright bar the mean of the seeds, the line one standard deviation to '
+        "both sides; the dashed rule is the mean of direct training.</p>"
     )
     parts.append(charts.accuracy_chart(lines, colours))
     parts.append(_lines_table(study, lines))
@@ -123,14 +126,15 @@ def _section(study, backbone, operator, lines, answers, colours):
             "<h3>What each part is worth</h3>",
             '<p class="soft">Differences of test accuracy between runs of the same seed. Diamond: the mean; bar: the '
             "95% interval of the mean (Student's t); small dots: seeds. If the bar reaches 0, these runs show no "
-            "difference.</p>",
+            "difference; and of twenty questions without any difference, one is answered wrongly by chance.</p>",
             charts.answers_chart(answers, colours),
             _answers_table(answers),
         ]
     if curves := charts.curves_chart(lines, colours):
         parts += [
             "<h3>Learning curves</h3>",
-            '<p class="soft">Validation accuracy in percent, mean over seeds.</p>',
+            '<p class="soft">Validation accuracy in percent, mean over seeds, from a quarter of training on; names in '
+            "the order of the last values.</p>",
             curves,
         ]
     return parts

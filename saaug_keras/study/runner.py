@@ -23,7 +23,10 @@ from saaug_keras.recipes import Recipe
 from saaug_keras.study.grid import Cell, Study
 
 
-def run(study: Study, out, *, jobs: int = 1, only: str | None = None, say=print, trainer=None, data_dir=None) -> Book:
+def run(
+    study: Study, out, *, jobs: int = 1, only: str | None = None, say=print, trainer=None, data_dir=None,
+    watch=None,
+) -> Book:  # fmt: skip
     """Runs what is not finished yet of a study.
 
     Args:
@@ -35,6 +38,7 @@ def run(study: Study, out, *, jobs: int = 1, only: str | None = None, say=print,
         say: called with one line per run.
         trainer: function (recipe, folder, test) -> (result, history) in place of `recipes.train` on the study's data.
         data_dir: as `datasets.load`.
+        watch: called after every epoch of a run in this process with one line of text, and with "" at its end.
     Returns:
         The study's `Book`.
     Raises:
@@ -47,7 +51,8 @@ def run(study: Study, out, *, jobs: int = 1, only: str | None = None, say=print,
     with _only_process(book.out):
         if trainer is None:
             _check_recipes(study, cells, data_dir)
-            trainer = functools.partial(train, study.dataset, data_dir)
+            callbacks = (_make_watcher(watch),) if watch and jobs == 1 else ()
+            trainer = functools.partial(train, study.dataset, data_dir, callbacks=callbacks)
         progress = _Progress(book, cells, jobs, say)
         make = _InProcess if jobs == 1 else _Processes
         with make(jobs, book, trainer) as workers:
@@ -243,8 +248,22 @@ def train(dataset: str, data_dir, recipe: Recipe, folder, test: bool, callbacks=
     from saaug_keras import recipes
 
     keras.utils.clear_session()
-    result = recipes.train(recipe, _load(dataset, data_dir), folder, test=test, callbacks=callbacks)
-    return result, json.loads((pathlib.Path(folder) / "history.json").read_text())
+    data = _load(dataset, data_dir)
+    result = recipes.train(recipe, data, folder, test=test, callbacks=callbacks)
+    if test and "test_accuracy" not in result:  # a run of stage 1, trained to the end already and now chosen
+        result = {**result, "test_accuracy": _test(folder / "target.keras", data)}
+    return result, json.loads((folder / "history.json").read_text())
+
+
+def _test(path, data) -> float:
+    """Test accuracy of a deployed network, as a fraction."""
+    import keras
+
+    from saaug_keras import datasets, layers  # noqa: F401 - the network's layers must be known to Keras
+
+    model = keras.saving.load_model(path)
+    batches = datasets.pipeline(data.x_test, batch_size=256, resolution=model.input_shape[1:3])
+    return float((model.predict(batches, verbose=0).argmax(-1) == data.y_test).mean())
 
 
 def execute(out: pathlib.Path, dataset: str, task: Task, trainer):
@@ -298,6 +317,21 @@ def _only_process(out):
         except OSError as error:
             raise BlockingIOError(f"study: another process is running a study in {out}.") from error
         yield
+
+
+def _make_watcher(watch):
+    """A callback that tells how far the run is."""
+    import keras
+
+    class Watcher(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            values = "  ".join(f"{key} {value:.4f}" for key, value in (logs or {}).items() if "loss" in key)
+            watch(f"epoch {epoch + 1}/{self.params['epochs']}  {values}")
+
+        def on_train_end(self, logs=None):
+            watch("")
+
+    return Watcher()
 
 
 class _InProcess:
