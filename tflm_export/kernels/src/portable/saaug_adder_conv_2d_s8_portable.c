@@ -1,12 +1,120 @@
-#include "saaug_internal.h"
+/* ADDER_CONV_2D, portable: blocks of packed pixels (saaug_blocks.h), distances two at a time (saaug_distance.h). */
+#include "saaug_blocks.h"
+#include "saaug_distance.h"
+
+#define GROUP_CHANNELS 16 /* whose accumulators wait between chunks of taps */
+
+typedef struct {
+    int32_t taps, chunk, chunks, channels;
+    int64_t scales, accs, bytes; /* into scratch, the block being first; all of it */
+} layout;
+
+static layout lay_out(const saaug_options *options, const saaug_shape *shape)
+{
+    layout l;
+    l.taps = options->kernel_h * options->kernel_w * shape->in_c;
+    l.chunk = l.taps < SAAUG_DISTANCE_TAPS ? l.taps : SAAUG_DISTANCE_TAPS;
+    l.chunks = saaug_divide_up(l.taps, l.chunk);
+    l.channels = l.chunks == 1 ? 1 : shape->out_c < GROUP_CHANNELS ? shape->out_c : GROUP_CHANNELS;
+    l.scales = (int64_t)l.chunk * SAAUG_COLUMN_BYTES;
+    l.accs = l.scales + (int64_t)shape->out_c * (int64_t)sizeof(saaug_channel);
+    l.bytes = l.accs + (int64_t)4 * SAAUG_PIXELS * l.channels;
+    return l;
+}
 
 int64_t saaug_adder_conv_2d_s8_portable_size(const saaug_options *options, const saaug_shape *shape)
 {
-    return saaug_adder_conv_2d_s8_reference_size(options, shape);
+    return lay_out(options, shape).bytes;
+}
+
+/* Sums of the pixels of each word of the columns. */
+static void sum_columns(const uint32_t *block, int32_t taps, uint32_t *sums)
+{
+    int32_t k;
+    for (k = 0; k < SAAUG_WORDS; ++k) {
+        sums[k] = 0;
+    }
+    for (; taps > 0; --taps) {
+        for (k = 0; k < SAAUG_WORDS; ++k) {
+            sums[k] += block[k];
+        }
+        block += SAAUG_WORDS;
+    }
+}
+
+/* Adds the distances of `taps` columns from a channel's weights to its accumulators. */
+static void run(const uint32_t *block, const uint8_t *row, int32_t taps, const uint32_t *pixels, int32_t *acc)
+{
+    uint32_t parts[SAAUG_WORDS];
+    int32_t weights = -128 * taps, k;
+    for (k = 0; k < SAAUG_WORDS; ++k) {
+        parts[k] = 0;
+    }
+    for (; taps > 0; --taps) {
+        const uint32_t stored = *row++;
+        const uint32_t bias = saaug_distance_bias(stored);
+        weights += (int32_t)stored;
+        for (k = 0; k < SAAUG_WORDS; ++k) {
+            parts[k] += saaug_distance_part(block[k], bias);
+        }
+        block += SAAUG_WORDS;
+    }
+    for (k = 0; k < SAAUG_WORDS; ++k) {
+        saaug_distance_spill(parts[k], weights, pixels[k], acc + 2 * k);
+    }
 }
 
 saaug_status saaug_adder_conv_2d_s8_portable(const saaug_options *options, const saaug_shape *shape, const int8_t *input,
-                                     const uint8_t *weights, const int32_t *params, int8_t *output, void *scratch)
+                                             const uint8_t *weights, const int32_t *params, int8_t *output, void *scratch)
 {
-    return saaug_adder_conv_2d_s8_reference(options, shape, input, weights, params, output, scratch);
+    const layout l = lay_out(options, shape);
+    const int32_t row_bytes = saaug_row_bytes(options, shape);
+    const int32_t pixels = shape->batches * shape->out_h * shape->out_w;
+    uint32_t *const block = scratch;
+    saaug_channel *const scales = (void *)((uint8_t *)scratch + l.scales);
+    int32_t *const accs = (void *)((uint8_t *)scratch + l.accs);
+    saaug_walk walk = saaug_walk_begin(options, shape);
+    int8_t *block_output = output;
+    int32_t p, o, first, chunk, k;
+    for (o = 0; o < shape->out_c; ++o) {
+        saaug_bucket_channel(params + 3 * o, options, scales + o);
+    }
+    for (p = 0; p < pixels; p += SAAUG_PIXELS) {
+        const int32_t count = pixels - p < SAAUG_PIXELS ? pixels - p : SAAUG_PIXELS;
+        const uint8_t *group_row = weights;
+        saaug_window windows[SAAUG_PIXELS];
+        uint32_t sums[SAAUG_WORDS];
+        saaug_walk_take(&walk, options, shape, count, windows);
+        for (first = 0; first < shape->out_c; first += l.channels) {
+            const int32_t channels = shape->out_c - first < l.channels ? shape->out_c - first : l.channels;
+            saaug_tap tap = {0, 0, 0, 0, 0};
+            int32_t first_tap = 0;
+            for (k = 0; k < channels * SAAUG_PIXELS; ++k) {
+                accs[k] = 0;
+            }
+            for (chunk = 0; chunk < l.chunks; ++chunk) {
+                const int32_t taps = l.taps - first_tap < l.chunk ? l.taps - first_tap : l.chunk;
+                const uint8_t *row = group_row + first_tap;
+                int32_t *acc = accs;
+                if (first == 0 || l.chunks > 1) {
+                    saaug_blocks_pack(options, shape, input, windows, &tap, taps, block);
+                    sum_columns(block, taps, sums);
+                }
+                for (o = 0; o < channels; ++o) {
+                    run(block, row, taps, sums, acc);
+                    row += row_bytes;
+                    acc += SAAUG_PIXELS;
+                }
+                first_tap += taps;
+            }
+            for (o = 0; o < channels; ++o) {
+                int8_t *const low = block_output + first + o;
+                saaug_bucket_store(accs + o * SAAUG_PIXELS, (count + 1) / 2, count / 2, scales + first + o, options, low,
+                                   low + (count > 1 ? shape->out_c : 0), 2 * shape->out_c);
+                group_row += row_bytes;
+            }
+        }
+        block_output += count * shape->out_c;
+    }
+    return SAAUG_OK;
 }

@@ -1,12 +1,84 @@
-#include "saaug_internal.h"
+/* ADDER_DEPTHWISE_CONV_2D, portable: planes of one channel (saaug_planes.h), distances two at a time (saaug_distance.h). */
+#include "saaug_distance.h"
+#include "saaug_planes.h"
+
+/* A tap of the channel at hand. Before the first comes one that holds the sum of the weights and the number of taps. */
+typedef struct {
+    uint32_t bias;   /* saaug_distance_bias() of its weight */
+    uint32_t offset; /* of its column in the plane, in bytes */
+} distance_tap;
+
+static void prepare(const saaug_options *options, const uint8_t *row, const uint16_t *offsets, void *taps)
+{
+    const int32_t count = options->kernel_h * options->kernel_w;
+    distance_tap *const list = taps;
+    int32_t sum = -128 * count, t;
+    for (t = 0; t < count; ++t) {
+        sum += (int32_t)row[t];
+        list[t + 1].bias = saaug_distance_bias(row[t]);
+        list[t + 1].offset = offsets[t];
+    }
+    list[0].bias = (uint32_t)sum;
+    list[0].offset = (uint32_t)count;
+}
+
+static void run(const void *taps, const uint32_t *words, int32_t *acc)
+{
+    const distance_tap *tap = taps;
+    const uint8_t *const base = (const uint8_t *)words;
+    const int32_t weights = (int32_t)tap->bias;
+    const distance_tap *const end = tap + tap->offset;
+    uint32_t parts[SAAUG_WORDS], pixels[SAAUG_WORDS];
+    int32_t k;
+    for (k = 0; k < SAAUG_WORDS; ++k) {
+        parts[k] = 0;
+        pixels[k] = 0;
+    }
+    while (tap != end) {
+        const uint32_t *const column = (const uint32_t *)(const void *)(base + (++tap)->offset);
+        const uint32_t bias = tap->bias;
+        for (k = 0; k < SAAUG_WORDS; ++k) {
+            const uint32_t word = column[k];
+            parts[k] += saaug_distance_part(word, bias);
+            pixels[k] += word;
+        }
+    }
+    for (k = 0; k < SAAUG_WORDS; ++k) {
+        acc[2 * k] = 0;
+        acc[2 * k + 1] = 0;
+        saaug_distance_spill(parts[k], weights, pixels[k], acc + 2 * k);
+    }
+}
+
+static saaug_plane_operator operator_of(const saaug_options *options)
+{
+    saaug_plane_operator operator;
+    operator.taps_bytes = (int32_t)sizeof(distance_tap) * (options->kernel_h * options->kernel_w + 1);
+    operator.prepare = prepare;
+    operator.run = run;
+    return operator;
+}
+
+/* Kernels beyond the reach of 16 bits and images too wide for planes go to the reference version. */
+static int64_t size(const saaug_options *options, const saaug_shape *shape)
+{
+    const saaug_plane_operator operator = operator_of(options);
+    return options->kernel_h * options->kernel_w <= SAAUG_DISTANCE_TAPS ? saaug_planes_size(&operator, options, shape) : -1;
+}
 
 int64_t saaug_adder_depthwise_conv_2d_s8_portable_size(const saaug_options *options, const saaug_shape *shape)
 {
-    return saaug_adder_depthwise_conv_2d_s8_reference_size(options, shape);
+    const int64_t bytes = size(options, shape);
+    return bytes >= 0 ? bytes : saaug_adder_depthwise_conv_2d_s8_reference_size(options, shape);
 }
 
-saaug_status saaug_adder_depthwise_conv_2d_s8_portable(const saaug_options *options, const saaug_shape *shape, const int8_t *input,
-                                     const uint8_t *weights, const int32_t *params, int8_t *output, void *scratch)
+saaug_status saaug_adder_depthwise_conv_2d_s8_portable(const saaug_options *options, const saaug_shape *shape,
+                                                       const int8_t *input, const uint8_t *weights,
+                                                       const int32_t *params, int8_t *output, void *scratch)
 {
-    return saaug_adder_depthwise_conv_2d_s8_reference(options, shape, input, weights, params, output, scratch);
+    const saaug_plane_operator operator = operator_of(options);
+    if (size(options, shape) < 0) {
+        return saaug_adder_depthwise_conv_2d_s8_reference(options, shape, input, weights, params, output, scratch);
+    }
+    return saaug_planes_layer(&operator, options, shape, input, weights, params, output, scratch);
 }

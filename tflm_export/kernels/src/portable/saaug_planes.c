@@ -1,5 +1,16 @@
 #include "saaug_planes.h"
 
+#define PLANE_BYTES 4096
+
+typedef struct {
+    int32_t taps;
+    int32_t rows;          /* output rows in half a strip */
+    int32_t blocks;        /* blocks of SAAUG_WORDS output columns in a row */
+    int32_t phases, width; /* of a row of the plane; words of a phase */
+    int32_t pitch, height; /* words of a row of the plane; rows */
+    int64_t channel, offsets, bytes; /* into scratch, the plane being first; all of it */
+} layout;
+
 static int32_t at_most(int32_t value, int32_t limit) { return value < limit ? value : limit; }
 
 static int32_t rows_of_plane(const saaug_options *options, int32_t output_rows)
@@ -7,41 +18,45 @@ static int32_t rows_of_plane(const saaug_options *options, int32_t output_rows)
     return (output_rows - 1) * options->stride_h + (options->kernel_h - 1) * options->dilation_h + 1;
 }
 
-saaug_planes saaug_planes_of(const saaug_options *options, const saaug_shape *shape, int32_t budget)
+static layout lay_out(const saaug_plane_operator *operator, const saaug_options *options, const saaug_shape *shape)
 {
     const int32_t reach = (options->kernel_w - 1) * options->dilation_w;
-    saaug_planes planes;
-    int32_t strips;
+    layout l;
     int64_t row_bytes;
-    planes.blocks = (shape->out_w + SAAUG_WORDS - 1) / SAAUG_WORDS;
-    planes.phases = at_most(options->stride_w, reach + 1);
-    planes.width = planes.blocks * SAAUG_WORDS + reach / options->stride_w;
-    planes.pitch = planes.phases * planes.width;
-    planes.rows = (shape->out_h + 1) / 2;
-    row_bytes = (int64_t)4 * planes.pitch;
-    if (row_bytes * rows_of_plane(options, planes.rows) > budget) {
-        const int64_t room = budget / row_bytes - rows_of_plane(options, 1);
+    l.taps = options->kernel_h * options->kernel_w;
+    l.blocks = (shape->out_w + SAAUG_WORDS - 1) / SAAUG_WORDS;
+    l.phases = at_most(options->stride_w, reach + 1);
+    l.width = l.blocks * SAAUG_WORDS + reach / options->stride_w;
+    l.pitch = l.phases * l.width;
+    l.rows = (shape->out_h + 1) / 2;
+    row_bytes = (int64_t)4 * l.pitch;
+    if (row_bytes * rows_of_plane(options, l.rows) > PLANE_BYTES) {
+        const int64_t room = PLANE_BYTES / row_bytes - rows_of_plane(options, 1);
         const int32_t fit = room < 0 ? 1 : (int32_t)(room / options->stride_h) + 1;
-        strips = (planes.rows + fit - 1) / fit;
-        planes.rows = (planes.rows + strips - 1) / strips;
+        const int32_t strips = (l.rows + fit - 1) / fit;
+        l.rows = (l.rows + strips - 1) / strips;
     }
-    planes.height = rows_of_plane(options, planes.rows);
-    planes.bytes = row_bytes * planes.height;
-    if (planes.bytes > 65535) {
-        planes.rows = 0;
-        planes.bytes = 0;
-    }
-    return planes;
+    l.height = rows_of_plane(options, l.rows);
+    l.channel = row_bytes * l.height;
+    l.offsets = l.channel + operator->taps_bytes;
+    l.bytes = l.channel < 65536 ? l.offsets + (int64_t)2 * (l.taps + (l.taps & 1)) : -1;
+    return l;
 }
 
-void saaug_planes_taps(const saaug_planes *planes, const saaug_options *options, uint16_t *taps)
+int64_t saaug_planes_size(const saaug_plane_operator *operator, const saaug_options *options, const saaug_shape *shape)
+{
+    return lay_out(operator, options, shape).bytes;
+}
+
+/* Byte offset of each tap from the word of an output position. */
+static void find_taps(const layout *l, const saaug_options *options, uint16_t *taps)
 {
     int32_t i, j;
     for (i = 0; i < options->kernel_h; ++i) {
         for (j = 0; j < options->kernel_w; ++j) {
             const int32_t right = j * options->dilation_w;
-            const int32_t word = i * options->dilation_h * planes->pitch +
-                                 right % options->stride_w * planes->width + right / options->stride_w;
+            const int32_t word = i * options->dilation_h * l->pitch + right % options->stride_w * l->width +
+                                 right / options->stride_w;
             *taps++ = (uint16_t)(4 * word);
         }
     }
@@ -64,36 +79,90 @@ static void fill_row(const int8_t *low, int32_t low_step, const int8_t *high, in
     }
 }
 
-void saaug_planes_fill(const saaug_planes *planes, const saaug_options *options, const saaug_shape *shape,
-                       const int8_t *image, int32_t channel, int32_t first, uint32_t *plane)
+/* Fills the plane of a channel for the strip that begins with output row `first`. */
+static void fill(const layout *l, const saaug_options *options, const saaug_shape *shape, const int8_t *image,
+                 int32_t channel, int32_t first, uint32_t *plane)
 {
     const int8_t zero_point = (int8_t)options->input_zero_point;
     const uint32_t outside = saaug_pair(zero_point, zero_point);
     const int32_t column_step = options->stride_w * shape->in_c;
     const uint32_t row_step = (uint32_t)(shape->in_w * shape->in_c); /* offsets are modulo 2^32 */
     const int32_t top = first * options->stride_h - options->pad_top;
-    const int32_t down = planes->rows * options->stride_h;
+    const int32_t down = l->rows * options->stride_h;
     const uint32_t down_step = (uint32_t)down * row_step;
     int32_t phase, r, column;
-    for (phase = 0; phase < planes->phases; ++phase) {
-        uint32_t *words = plane + phase * planes->width;
+    for (phase = 0; phase < l->phases; ++phase) {
+        uint32_t *words = plane + phase * l->width;
         uint32_t offset = (uint32_t)top * row_step;
         int32_t before = 0, inside = 0, start = phase - options->pad_left;
-        for (; start < 0 && before < planes->width; start += options->stride_w) {
+        for (; start < 0 && before < l->width; start += options->stride_w) {
             ++before;
         }
-        for (column = start; column < shape->in_w && before + inside < planes->width; column += options->stride_w) {
+        for (column = start; column < shape->in_w && before + inside < l->width; column += options->stride_w) {
             ++inside;
         }
         offset += (uint32_t)(start * shape->in_c + channel);
-        for (r = top; r < top + planes->height; ++r) {
+        for (r = top; r < top + l->height; ++r) {
             const int low_inside = inside > 0 && (uint32_t)r < (uint32_t)shape->in_h;
             const int high_inside = inside > 0 && (uint32_t)(r + down) < (uint32_t)shape->in_h;
             fill_row(low_inside ? image + offset : &zero_point, low_inside ? column_step : 0,
                      high_inside ? image + (offset + down_step) : &zero_point, high_inside ? column_step : 0, before,
-                     inside, planes->width - before - inside, outside, words);
-            words += planes->pitch;
+                     inside, l->width - before - inside, outside, words);
+            words += l->pitch;
             offset += row_step;
         }
     }
+}
+
+saaug_status saaug_planes_layer(const saaug_plane_operator *operator, const saaug_options *options,
+                                const saaug_shape *shape, const int8_t *input, const uint8_t *weights,
+                                const int32_t *params, int8_t *output, void *scratch)
+{
+    const layout l = lay_out(operator, options, shape);
+    uint32_t *const plane = scratch;
+    void *const taps = (uint8_t *)scratch + l.channel;
+    uint16_t *const offsets = (void *)((uint8_t *)scratch + l.offsets);
+    const int32_t row_bytes = saaug_row_bytes(options, shape);
+    const int32_t out_row = shape->out_w * shape->out_c;
+    const int32_t half_strip = l.rows * out_row;
+    const int8_t *image = input;
+    int8_t *strip = output;
+    int32_t n, first, c, m, y, b;
+    find_taps(&l, options, offsets);
+    for (n = 0; n < shape->batches; ++n) {
+        for (first = 0; first < shape->out_h; first += 2 * l.rows) {
+            const int32_t rows_left = shape->out_h - first;
+            const uint8_t *row = weights;
+            int32_t o = 0;
+            for (c = 0; c < shape->in_c; ++c) {
+                fill(&l, options, shape, image, c, first, plane);
+                for (m = 0; m < options->depth_multiplier; ++m, ++o) {
+                    const uint32_t *words = plane;
+                    int8_t *block = strip + o;
+                    saaug_channel channel;
+                    operator->prepare(options, row, offsets, taps);
+                    saaug_bucket_channel(params + 3 * o, options, &channel);
+                    for (y = 0; y < l.rows && y < rows_left; ++y) {
+                        const int is_whole = y + l.rows < rows_left;
+                        int32_t columns = shape->out_w;
+                        for (b = 0; b < l.blocks; ++b) {
+                            const int32_t count = columns < SAAUG_WORDS ? columns : SAAUG_WORDS;
+                            int32_t acc[SAAUG_PIXELS];
+                            operator->run(taps, words, acc);
+                            saaug_bucket_store(acc, count, is_whole ? count : 0, &channel, options, block,
+                                               block + (is_whole ? half_strip : 0), shape->out_c);
+                            words += SAAUG_WORDS;
+                            block += count * shape->out_c;
+                            columns -= SAAUG_WORDS;
+                        }
+                        words += options->stride_h * l.pitch - l.blocks * SAAUG_WORDS;
+                    }
+                    row += row_bytes;
+                }
+            }
+            strip += at_most(2 * l.rows, rows_left) * out_row;
+        }
+        image += shape->in_h * shape->in_w * shape->in_c;
+    }
+    return SAAUG_OK;
 }

@@ -12,22 +12,21 @@
 
 #include "saaug_bucket.h"
 
+/** What an operator does with a plane. */
 typedef struct {
-    int32_t rows;          /* output rows in half a strip */
-    int32_t blocks;        /* blocks of SAAUG_WORDS output columns in a row */
-    int32_t phases, width; /* of a row of the plane; words of a phase */
-    int32_t pitch, height; /* words of a row of the plane, rows */
-    int64_t bytes;
-} saaug_planes;
+    int32_t taps_bytes; /* of what `prepare` writes to `taps`; a multiple of 4 */
+    /* Makes the taps of an output channel from its row of weights. `offsets` are those of the taps' columns in the plane. */
+    void (*prepare)(const saaug_options *options, const uint8_t *row, const uint16_t *offsets, void *taps);
+    /* acc[2 * k] and acc[2 * k + 1] get the sums over all taps of the low and the high pixel of SAAUG_WORDS words. */
+    void (*run)(const void *taps, const uint32_t *words, int32_t *acc);
+} saaug_plane_operator;
 
-/** Sizes for planes of about `budget` bytes; .rows is 0 if not even one output row has a plane of less than 2^16 bytes. */
-saaug_planes saaug_planes_of(const saaug_options *options, const saaug_shape *shape, int32_t budget);
+/** Bytes of scratch; -1 if not even one output row has a plane of less than 2^16 bytes. */
+int64_t saaug_planes_size(const saaug_plane_operator *operator, const saaug_options *options, const saaug_shape *shape);
 
-/** Byte offset of each tap from the word of an output position, uint16 [kernel_h * kernel_w]. */
-void saaug_planes_taps(const saaug_planes *planes, const saaug_options *options, uint16_t *taps);
-
-/** Fills the plane of a channel for the strip that begins with output row `first`. `image` is one batch. */
-void saaug_planes_fill(const saaug_planes *planes, const saaug_options *options, const saaug_shape *shape,
-                       const int8_t *image, int32_t channel, int32_t first, uint32_t *plane);
+/** The layer. @pre saaug_planes_size() is not -1. */
+saaug_status saaug_planes_layer(const saaug_plane_operator *operator, const saaug_options *options,
+                                const saaug_shape *shape, const int8_t *input, const uint8_t *weights,
+                                const int32_t *params, int8_t *output, void *scratch);
 
 #endif /* SAAUG_PLANES_H */
