@@ -10,8 +10,8 @@ from keras import ops as K
 
 from saaug_keras import _adder, _validate
 
-# Magnitudes whose exponent is looked for: the normal float32 numbers that stay so after three more halvings.
-_LOWEST_EXPONENT, _HIGHEST_EXPONENT = -120, 120
+# Exponents that are looked for: float32's end at -126 and 127.
+_LOWEST_EXPONENT, _FAR = -120, 120
 
 
 def straight_through(value, gradient_of):
@@ -33,17 +33,57 @@ def shift_exponents(kernel, *, bits=4, zero_code=True, channel_axes=(-1,)):
         (sign in {-1, 0, 1}, exponent), float32 tensors of the kernel's shape with integer values.
     """
     kernel = K.stop_gradient(K.cast(kernel, "float32"))
-    magnitude = K.abs(kernel)
-    exponent = K.round(K.log(K.maximum(magnitude, 2.0**_LOWEST_EXPONENT)) * float(1 / np.log(2)))
-    axes = [axis for axis in range(len(kernel.shape)) if axis not in {a % len(kernel.shape) for a in channel_axes}]
-    top = K.max(exponent, axis=axes, keepdims=True)
-    lowest = top - float(2 ** (bits - 1) - (2 if zero_code else 1))
+    exponent = K.round(log2_magnitude(kernel))
+    lowest, top = _exponent_range(exponent, bits, zero_code, channel_axes)
     sign = K.where(kernel < 0, -1.0, 1.0)
     if zero_code:
         # Below half the smallest magnitude, and where there is nothing at all.
-        smallest = power_of_two(K.maximum(lowest - 1, -126.0))
-        sign = K.where(K.logical_or(magnitude < smallest, magnitude < 2.0**_LOWEST_EXPONENT), 0.0, sign)
-    return sign, K.clip(exponent, K.maximum(lowest, -126.0), K.minimum(top, float(_HIGHEST_EXPONENT)))
+        magnitude = K.abs(kernel)
+        nothing = K.logical_or(magnitude < power_of_two(lowest - 1), magnitude < 2.0**_LOWEST_EXPONENT)
+        sign = K.where(nothing, 0.0, sign)
+    return sign, K.clip(exponent, lowest, top)
+
+
+def _exponent_range(exponent, bits, zero_code, channel_axes):
+    """(lowest, top) of each channel, far enough from the ends of float32's exponents."""
+    rank = len(exponent.shape)
+    axes = [axis for axis in range(rank) if axis not in {a % rank for a in channel_axes}]
+    top = K.clip(K.max(exponent, axis=axes, keepdims=True), float(-_FAR), float(_FAR))
+    return K.maximum(top - float(2 ** (bits - 1) - (2 if zero_code else 1)), -125.0), top
+
+
+def log2_magnitude(kernel):
+    """log2|k| in float32, of 0 the smallest exponent that is looked for; no gradient."""
+    magnitude = K.abs(K.stop_gradient(K.cast(kernel, "float32")))
+    return K.log(K.maximum(magnitude, 2.0**_LOWEST_EXPONENT)) * float(1 / np.log(2))
+
+
+def shift_and_sign(shift, sign, *, bits=4, zero_code=True, channel_axes=(-1,)):
+    """The kernel of DeepShift-PS, whose exponents and signs are learned themselves.
+
+        q = round(clip(s, -1, 1)) * 2**clip(round(p), lowest, top)
+
+    `top` is the channel's largest round(p) among signs that are not 0, `lowest` as for `round_to_power_of_two`.
+    Rounding and clipping are passed straight through: dL/ds = g * 2**p, dL/dp = g * q * ln 2, p and q as rounded.
+
+    Args:
+        shift, sign: float tensors p and s of the kernel's shape.
+        bits, zero_code, channel_axes: as for `round_to_power_of_two`; without the zero code a sign is -1 or 1.
+    Returns:
+        float32 tensor.
+    Source: DeepShift-PS, Elhoushi et al. 2019, arXiv:1905.13298.
+    """
+    shift, sign = K.cast(shift, "float32"), K.cast(sign, "float32")
+    value, exponent = K.stop_gradient(sign), K.round(K.stop_gradient(shift))
+    rounded = K.where(value < 0, -1.0, 1.0)
+    if zero_code:
+        rounded = K.where(K.abs(value) < 0.5, 0.0, rounded)
+    lowest, top = _exponent_range(K.where(rounded == 0, float(-_FAR), exponent), bits, zero_code, channel_axes)
+    magnitude = power_of_two(K.clip(exponent, lowest, top))
+    # d(2**p)/dp = 2**p * ln 2, with the 2**p that is used.
+    scaled = shift * float(np.log(2))
+    through = magnitude + magnitude * (scaled - K.stop_gradient(scaled))
+    return straight_through(rounded, sign) * through
 
 
 def round_to_power_of_two(kernel, *, bits=4, zero_code=True, channel_axes=(-1,)):
@@ -52,8 +92,7 @@ def round_to_power_of_two(kernel, *, bits=4, zero_code=True, channel_axes=(-1,))
         q = sign(k) * 2**p,   p = clip(round(log2|k|), lowest, top),   top = round(log2 max|k|)
 
     `zero_code` spends one level on zero: |k| < 2**(lowest - 1) gives 0. The gradient is the identity everywhere, and
-    none goes through `top`. A channel of zeros stays zero with the code, and is the smallest power of two (2**-126 or
-    so) without it.
+    none goes through `top`. A channel of zeros stays zero with the code, and is 2**-125 without it.
 
     Args:
         kernel: float tensor.
@@ -84,21 +123,27 @@ def nudged_range(low, high, bits=8):
     low, high = _with_zero(np, np.float32(low), np.float32(high))
     steps = np.float32(2**bits - 1)
     scale = (high - low) / steps
-    zero = np.clip(np.round(-low / scale), np.float32(0), steps)
-    return (-zero) * scale, (steps - zero) * scale, scale, int(zero) - 2 ** (bits - 1)
+    zero = np.clip(_half_up(np, -low / scale), np.float32(0), steps)
+    return -zero * scale, (steps - zero) * scale, scale, int(zero) - 2 ** (bits - 1)
 
 
 def _with_zero(xp, low, high):
     """The range with 0 in it, and never empty."""
-    low, high = xp.minimum(low, 0.0), xp.maximum(high, 0.0)
-    return low, xp.maximum(high, low + 1e-6)
+    low, high = xp.minimum(low, np.float32(0)), xp.maximum(high, np.float32(0))
+    return low, xp.maximum(high, low + np.float32(1e-6))
+
+
+def _half_up(xp, value):
+    """The nearest integer, .5 upwards, without the rounding of value + 0.5."""
+    whole = xp.floor(value)
+    return xp.where(value - whole >= np.float32(0.5), whole + np.float32(1), whole)
 
 
 def _grid(low, high, bits):
     low, high = _with_zero(K, K.cast(K.stop_gradient(low), "float32"), K.cast(K.stop_gradient(high), "float32"))
     steps = float(2**bits - 1)
     scale = (high - low) / steps
-    zero = K.clip(K.floor(-low / scale + 0.5), 0.0, steps)
+    zero = K.clip(_half_up(K, -low / scale), 0.0, steps)
     return scale, zero, steps
 
 
@@ -236,10 +281,10 @@ def _window(owner, strides, padding, dilation_rate):
     return _validate.pair_of(owner, "strides", strides), _validate.pair_of(owner, "dilation_rate", dilation_rate)
 
 
-def scale_adder_gradients(variables, gradients):
+def scale_adder_gradients(variables, gradients, *, loss_scale=1.0):
     """AdderNet's adaptive learning rate, applied to summed raw gradients.
 
-        g <- g * eta * sqrt(numel) / ||g||         for every variable with the attribute `adder_learning_rate` = eta
+        g <- loss_scale * g * eta * sqrt(numel) / ||g||    where a variable has an attribute `adder_learning_rate`, eta
 
     A latent kernel of a hybrid layer also has `adder_target` = (axis, size) pairs: the leading block that the add
     operator uses. It alone is scaled; the multiplicative rest keeps its gradient.
@@ -247,39 +292,40 @@ def scale_adder_gradients(variables, gradients):
     Args:
         variables: Keras variables.
         gradients: their gradients, in the same order; None stays None.
+        loss_scale: what the optimizer will divide the gradients by; with a `keras.optimizers.LossScaleOptimizer` its
+            `dynamic_scale`. A norm forgets the scale of the loss, so it has to be put back.
     Returns:
-        List of gradients.
+        List of gradients. A gradient of zeros stays so; infinities become NaN, which a LossScaleOptimizer skips.
     Source: AdderNet, arXiv:1912.13200, eq. 13; eta = 0.2 there.
     """
     scaled = []
     for variable, gradient in zip(variables, gradients, strict=True):
         eta = getattr(variable, "adder_learning_rate", None)
         if gradient is not None and eta is not None:
-            gradient = _scaled(gradient, eta, getattr(variable, "adder_target", None))
+            gradient = _scaled(gradient, eta, loss_scale, getattr(variable, "adder_target", None))
         scaled.append(gradient)
     return scaled
 
 
-def _scaled(gradient, eta, target):
+def _scaled(gradient, eta, loss_scale, target):
     gradient = K.convert_to_tensor(gradient)
-    size = int(np.prod(gradient.shape))
-    square = K.square(K.cast(gradient, "float32"))
+    value = K.cast(gradient, "float32")
     if target is None:
-        factor = _rate(eta, size, K.sum(square))
-    else:
-        mask = np.ones((1,) * len(gradient.shape), bool)
-        block = [slice(None)] * len(gradient.shape)
-        inside = size
-        for axis, channels in target:
-            shape = [1] * len(gradient.shape)
-            shape[axis] = -1
-            mask = mask & (np.arange(gradient.shape[axis]) < channels).reshape(shape)
-            block[axis] = slice(channels)
-            inside = inside // gradient.shape[axis] * channels
-        factor = K.where(mask, _rate(eta, inside, K.sum(square[tuple(block)])), 1.0)
-    return gradient * K.cast(factor, gradient.dtype)
+        return K.cast(value * _rate(eta, loss_scale, value), gradient.dtype)
+    mask = np.ones((1,) * len(value.shape), bool)
+    block = [slice(None)] * len(value.shape)
+    for axis, channels in target:
+        line = [-1 if each == axis else 1 for each in range(mask.ndim)]
+        mask = mask & (np.arange(value.shape[axis]) < channels).reshape(line)
+        block[axis] = slice(channels)
+    factor = K.where(mask, _rate(eta, loss_scale, value[tuple(block)]), 1.0)
+    return K.cast(value * factor, gradient.dtype)
 
 
-def _rate(eta, size, square_sum):
-    # 0 / 0 is 0: a kernel that took no part in the step does not move.
-    return K.where(square_sum > 0, eta * float(np.sqrt(size)) / K.sqrt(K.maximum(square_sum, 1e-30)), 0.0)
+def _rate(eta, loss_scale, gradient):
+    # Divided by its largest entry, a gradient's squares neither overflow nor vanish.
+    largest = K.max(K.abs(gradient))
+    safe = K.where(largest == 0, 1.0, largest)
+    norm = K.sqrt(K.sum(K.square(gradient / safe))) * safe
+    rate = eta * float(np.sqrt(np.prod(gradient.shape))) * loss_scale / norm
+    return K.where(largest == 0, 0.0, rate)

@@ -11,7 +11,12 @@ import keras
 import numpy as np
 from keras import ops as K
 
+from saaug_keras import _validate
+from saaug_keras._compiled import island
+
 _SMALL = 0.75  # below this |z| / sqrt 2, erf is exact and 1 - erf is not a difference of near numbers
+_FARTHEST = 12 / math.sqrt(2)  # erfc is a normal float32 up to here
+SHIFT_SCALE = 0.1  # of sigma: the narrow Laplacian that a shift kernel adds to its Gaussian
 
 
 def gaussian_to_laplace(weights, *, mean, std, location=0.0, scale):
@@ -19,36 +24,160 @@ def gaussian_to_laplace(weights, *, mean, std, location=0.0, scale):
 
         z = (w - mean) / std
         r(w) = location - sign(z) * scale * (ln 2 + log_survival(|z|)) = ppf_Laplace(cdf_Normal(w))
+        dr/dw = scale / std * pdf(z) / survival(|z|)
 
     In the log-survival form, which is finite far into the tails where ppf(cdf(w)) is infinite from 5.5 sigma on in
     float32. On TensorFlow it uses TensorFlow Probability, elsewhere the same function through erf and erfc.
 
     Args:
-        weights: float tensor.
-        mean, std: of the normal distribution; tensors or floats. A `std` of 0 maps everything to `location`.
-        location, scale: of the Laplace distribution; scale >= 0.
+        weights: float32 or float64 tensor.
+        mean, std: of the normal distribution; tensors or floats, without gradient. A `std` of 0 counts as 1e-12.
+        location, scale: of the Laplace distribution; floats or tensors, without gradient; scale >= 0.
     Returns:
-        Tensor of the shape of `weights`.
+        Tensor of the shape of `weights`. |z| counts as 12 at most, except on TensorFlow, where it is not limited.
     """
-    z = (weights - mean) / K.maximum(std, 1e-12)
+    signed, slope = _standard_laplace(weights, mean, std)
+    value = location + scale * signed
+    # The value is exact and the gradient is the slope: no derivative of the tails' many branches is taken.
+    return K.stop_gradient(value) + K.stop_gradient(scale * slope) * (weights - K.stop_gradient(weights))
+
+
+def _standard_laplace(weights, mean, std):
+    """(r, dr/dw) for the standard Laplace distribution."""
+    std = K.maximum(K.cast(std, weights.dtype), 1e-12)
+    z = (K.stop_gradient(weights) - K.cast(mean, weights.dtype)) / std
+    if keras.backend.backend() == "tensorflow" and all(size is not None for size in z.shape):
+        signed, hazard = _padded_quantile(z)
+    else:
+        signed, hazard = _signed_quantile(z)
+    return signed, hazard / std
+
+
+def _signed_quantile(z):
     size = K.abs(z)
-    # sign(0) would cut the gradient at the centre, where the slope is finite and not zero.
-    sign = K.where(z < 0, -1.0, 1.0)
-    return location + sign * scale * _exponential_quantile(size)
-
-
-def _exponential_quantile(size):
-    """-(ln 2 + log survival of the standard normal) at size >= 0: 0 at 0, about size**2 / 2 far out."""
     a = size * float(1 / np.sqrt(2.0))
     inner, outer = K.minimum(a, _SMALL), K.maximum(a, _SMALL)
     # Near 0 the log of the survival function is near -ln 2 and their sum loses digits; there, log1p keeps them.
-    return K.where(a < _SMALL, -K.log1p(-K.erf(inner)), _tail(outer))
+    quantile = K.where(a < _SMALL, -K.log1p(-K.erf(inner)), _tail(outer))
+    hazard = K.exp(quantile + (math.log(2.0) - 0.5 * math.log(2 * math.pi)) - 0.5 * size * size)
+    return K.where(z < 0, -quantile, quantile), hazard
+
+
+_quantile_island = island(_signed_quantile)
+
+
+def _padded_quantile(z):
+    """`_signed_quantile`, compiled for sizes that are powers of four, so that many kernels share few of them."""
+    import tensorflow as tf
+
+    count = int(np.prod(z.shape))
+    size = 256
+    while size < count:
+        size *= 4
+    padded = tf.pad(tf.reshape(z, (-1,)), [(0, size - count)])
+    return [tf.reshape(part[:count], z.shape) for part in _quantile_island(padded)]
 
 
 def _tail(a):
+    """-(ln 2 + log survival of the standard normal at a * sqrt 2)."""
     if keras.backend.backend() != "tensorflow":
-        return -K.log(K.erfc(a))
+        return -K.log(K.erfc(K.minimum(a, _FARTHEST)))
     import tensorflow_probability as tfp
 
     zero, one = K.zeros((), a.dtype), K.ones((), a.dtype)
     return -(math.log(2.0) + tfp.distributions.Normal(zero, one).log_survival_function(a * float(np.sqrt(2.0))))
+
+
+def remap_kernel(kernel, fc_kernel, fc_bias, *, mean, std, operator, laplace_scale):
+    """The view of a latent kernel that a multiplication-free target has, before any rounding.
+
+        v = FC(w) = fc_kernel @ w + fc_bias, w the taps of one pair of channels
+        Shift:  v + r(v),  r with scale 0.1 * std          Add:  r(v),  r with scale `laplace_scale`
+
+    Args:
+        kernel: (kh, kw, C, filters), or (C, units), of one tap.
+        fc_kernel: (kh*kw, kh*kw); fc_bias: (kh*kw,).
+        mean, std: of the layer's whole latent kernel; no gradient goes through them.
+        operator: "shift" or "adder".
+        laplace_scale: number > 0.
+    """
+    mean, std = K.stop_gradient(mean), K.stop_gradient(std)
+    if fc_bias.shape[0] == 1:
+        mapped = kernel * fc_kernel[0, 0] + fc_bias[0]
+    else:
+        flat = K.reshape(kernel, (fc_bias.shape[0], -1))
+        mapped = K.reshape(K.matmul(fc_kernel, flat) + fc_bias[:, None], K.shape(kernel))
+    if operator == "adder":
+        return gaussian_to_laplace(mapped, mean=mean, std=std, scale=laplace_scale)
+    return mapped + gaussian_to_laplace(mapped, mean=mean, std=std, scale=SHIFT_SCALE * std)
+
+
+def fit_fc(trained_kernel, twin_kernel, *, operator, laplace_scale=1.0, iterations=30, ridge=0.01):
+    """The FC that makes a trained convolution's remapped weights distributed like its multiplication-free twin's.
+
+    Tap by tap, the sorted remapped weights are matched to the twin's sorted weights: in turn each weight gets the
+    twin's quantile of its rank as its target, and the linear map from the taps to the targets is solved for, with a
+    ridge that pulls it to the identity.
+
+    Args:
+        trained_kernel: (kh, kw, C, filters) or (C, units), of a convolution trained as such.
+        twin_kernel: of the same kernel size, float kernel of a multiplication-free layer trained directly.
+        operator: "shift" or "adder", the twin's.
+        laplace_scale: number > 0, as the layer's.
+        iterations: int in [1, 1000]; ridge: number in [0, 1e6], relative to the number of weights per tap.
+    Returns:
+        (fc_kernel (kh*kw, kh*kw), fc_bias (kh*kw,)), float32 NumPy arrays: the best of all iterations.
+    Raises:
+        ValueError: kernel sizes that differ, an argument out of range, or a kernel that is constant.
+    Source: ShiftAddAug, arXiv:2407.02881; the quantile matching is ours.
+    """
+    owner = "fit_fc"
+    _validate.one_of(owner, "operator", operator, ("adder", "shift"))
+    _validate.number_in(owner, "laplace_scale", laplace_scale, 1e-6, 1e6)
+    _validate.int_in(owner, "iterations", iterations, 1, 1000)
+    _validate.number_in(owner, "ridge", ridge, 0, 1e6)
+    trained, twin = _taps_of(owner, "trained_kernel", trained_kernel), _taps_of(owner, "twin_kernel", twin_kernel)
+    if len(trained) != len(twin):
+        raise ValueError(
+            f"{owner}: `twin_kernel` must have the kernel size of `trained_kernel`. Received: shapes "
+            f"{np.shape(twin_kernel)} and {np.shape(trained_kernel)}."
+        )
+    taps, count = trained.shape
+    mean, std = trained.mean(), trained.std()
+    options = {"mean": mean, "std": std, "operator": operator, "laplace_scale": laplace_scale}
+    grid = mean + std * np.linspace(-8, 8, 8001)
+    curve = _remapped(grid[None], **options)[0]
+    # The twin's quantiles at the trained weights' ranks, taken back through the remap, which increases.
+    ranks = (np.arange(count) + 0.5) / count
+    wanted = np.stack([np.quantile(row, ranks) for row in twin])
+    wanted_before = np.interp(wanted, curve, grid)
+
+    design = np.concatenate([trained, np.ones((1, count))])  # (taps + 1, count)
+    start = np.concatenate([np.eye(taps), np.zeros((taps, 1))], axis=1)
+    strength = ridge * count * np.diag([std**2] * taps + [1e-9])
+    matrix, best = start, (np.inf, start)
+    for _ in range(iterations + 1):
+        mapped = matrix @ design
+        error = float(np.mean((np.sort(_remapped(mapped, **options), axis=1) - wanted) ** 2))
+        best = min(best, (error, matrix), key=lambda pair: pair[0])
+        targets = np.take_along_axis(wanted_before, mapped.argsort(axis=1).argsort(axis=1), axis=1)
+        matrix = np.linalg.solve(design @ design.T + strength, design @ targets.T + strength @ start.T).T
+    return best[1][:, :taps].astype("float32"), best[1][:, taps].astype("float32")
+
+
+def _taps_of(owner, name, kernel):
+    """A kernel as float64 (taps, channel pairs)."""
+    kernel = np.asarray(keras.ops.convert_to_numpy(kernel), "float64")
+    if kernel.ndim not in (2, 4):
+        raise ValueError(f"{owner}: `{name}` must have 2 or 4 axes. Received: shape {kernel.shape}.")
+    if not np.isfinite(kernel).all() or kernel.std() == 0:
+        raise ValueError(f"{owner}: `{name}` must be finite and not constant. Received: mean {kernel.mean()}.")
+    return kernel.reshape(int(np.prod(kernel.shape[:2])) if kernel.ndim == 4 else 1, -1)
+
+
+def _remapped(mapped, *, mean, std, operator, laplace_scale):
+    """The remap without FC, in NumPy float64."""
+    scale = laplace_scale if operator == "adder" else SHIFT_SCALE * std
+    value = gaussian_to_laplace(K.convert_to_tensor(mapped, "float64"), mean=mean, std=std, scale=scale)
+    value = np.asarray(K.convert_to_numpy(value), "float64")
+    return value if operator == "adder" else mapped + value

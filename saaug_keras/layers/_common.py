@@ -1,4 +1,4 @@
-"""What the layers share: saving of all weights, and the quantizer of their inputs."""
+"""What the layers share: full-precision weights that are all saved, and the quantizer of their inputs."""
 
 import keras
 from keras import ops as K
@@ -15,12 +15,16 @@ class PersistAllWeights:
     load_own_variables = keras.layers.Layer.load_own_variables
 
 
-class QuantizedInput(PersistAllWeights):
+class QuantizedLayer(PersistAllWeights):
     """A layer whose inputs are fake-quantized to `activation_bits`, None for not at all.
 
     `input_range` (2,) is a running average of the batches' smallest and largest value, taken while training; the first
     batch sets it. A layer that was never trained uses the batch at hand.
     """
+
+    def add_weight(self, *args, **kwargs):
+        # Kernels are rounded as they are stored: under mixed_float16 not after a rounding to float16.
+        return super().add_weight(*args, **{"autocast": False, **kwargs})
 
     def _set_activation_bits(self, activation_bits):
         if activation_bits is not None:
@@ -31,9 +35,8 @@ class QuantizedInput(PersistAllWeights):
         if self.activation_bits is None:
             return None
         return self.add_weight(
-            name=name, shape=(2,), initializer="zeros", trainable=False, dtype="float32", autocast=False,
-            aggregation="mean",
-        )  # fmt: skip
+            name=name, shape=(2,), initializer="zeros", trainable=False, dtype="float32", aggregation="mean"
+        )
 
     def _grid_of(self, inputs, training, variable):
         """(low, high) that the inputs are quantized with; while training, after moving the average."""
@@ -43,8 +46,8 @@ class QuantizedInput(PersistAllWeights):
         if training:
             stored = K.where(known, RANGE_MOMENTUM * stored + (1 - RANGE_MOMENTUM) * low_high, low_high)
             variable.assign(stored)
-            return stored[0], stored[1]
-        stored = K.where(known, stored, low_high)
+        else:
+            stored = K.where(known, stored, low_high)
         return stored[0], stored[1]
 
     def _quantize(self, inputs, training, variable=None):
@@ -57,10 +60,19 @@ class QuantizedInput(PersistAllWeights):
             ops.quantization_scale(low, high, self.activation_bits),
         )
 
+    def _finish(self, outputs):
+        """Bias and activation."""
+        if self.use_bias:
+            outputs = outputs + K.cast(self.bias, outputs.dtype)
+        return outputs if self.activation is None else self.activation(outputs)
 
-def check_channels_last(layer, data_format):
-    """Our kernels are channels-last, as microcontrollers are."""
-    if data_format not in (None, "channels_last"):
+
+def check_layout(layer):
+    """Our kernels are channels-last, as microcontrollers are, and have one group."""
+    owner = type(layer).__name__
+    _validate.one_of(owner, "data_format", layer.data_format, ("channels_last",))
+    if getattr(layer, "groups", 1) != 1:
         raise ValueError(
-            f"{type(layer).__name__}: `data_format` must be 'channels_last'. Received: data_format={data_format!r}."
+            f"{owner}: `groups` must be 1; use the depthwise layer for one group per channel. "
+            f"Received: groups={layer.groups}."
         )

@@ -4,12 +4,12 @@ import keras
 from keras import ops as K
 
 from saaug_keras import _validate, ops
-from saaug_keras.layers._common import QuantizedInput, check_channels_last
+from saaug_keras.layers._common import QuantizedLayer, check_layout
 
 INITIALIZER_STD = 0.5
 
 
-class AdderWeights(QuantizedInput):
+class AdderWeights(QuantizedLayer):
     """The options of an add layer: its gradient's scale, and a kernel on the grid of the inputs."""
 
     def _set_adder_options(self, gradient_scale, activation_bits):
@@ -17,16 +17,34 @@ class AdderWeights(QuantizedInput):
         self._set_activation_bits(activation_bits)
 
     def on_grid(self, kernel, step):
-        """The kernel rounded to multiples of the input's step, straight through; the step of no quantization is None."""
+        """The kernel rounded to multiples of the input's step, straight through; `step` None: no quantization."""
         return kernel if step is None else ops.round_to_step(kernel, step)
 
-    def quantized_kernel(self):
-        """The kernel that is deployed: a tensor on the grid of `input_range`."""
-        kernel = K.convert_to_tensor(self.kernel)
+    def _grid_step(self):
+        """The step of `input_range`, None without quantization."""
         if self.activation_bits is None:
-            return kernel
+            return None
         low, high = self.input_range.value[0], self.input_range.value[1]
-        return self.on_grid(kernel, ops.quantization_scale(low, high, self.activation_bits))
+        # A layer that has seen no input has no grid yet.
+        return K.where(high > low, ops.quantization_scale(low, high, self.activation_bits), 2.0**-40)
+
+
+class PlainAdder(AdderWeights):
+    """What the two plain layers share."""
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.kernel.adder_learning_rate = self.gradient_scale
+        self.input_range = self._add_range()
+        self.built = True
+
+    def quantized_kernel(self):
+        """The kernel that is deployed: a tensor on the grid of `input_range`; unrounded before any training."""
+        return self.on_grid(self.kernel.value, self._grid_step())
+
+    def get_config(self):
+        options = {"activation_bits": self.activation_bits, "gradient_scale": self.gradient_scale}
+        return {**super().get_config(), **options}
 
 
 def initializer(value):
@@ -35,84 +53,67 @@ def initializer(value):
 
 
 @keras.saving.register_keras_serializable(package="saaug_keras")
-class AdderConv2D(AdderWeights, keras.layers.Conv2D):
+class AdderConv2D(PlainAdder, keras.layers.Conv2D):
     """2D convolution that sums absolute differences in the place of products.
 
         y[m, n, t] = - sum over i, j, k of |q(x)[m+i, n+j, k] - f[i, j, k, t]| + b[t]
 
     with AdderNet's gradients (`ops.adder_conv2d`). The kernel lies on the grid of the quantized inputs, its gradient
-    passes straight through that rounding. Every output is at most b and large: let a batch norm follow.
+    passes straight through that rounding. Padding is with zeros, taps like any other. Every output is at most b and
+    large: let a batch norm follow.
 
     Args:
-        filters, kernel_size, **kwargs: as `keras.layers.Conv2D` (channels last, one group).
+        filters, kernel_size, **kwargs: as `keras.layers.Conv2D`, channels last, one group. Kernels start normally
+            distributed with a standard deviation of 0.5 unless `kernel_initializer` is given.
         activation_bits: int in [2, 8], the grid of the fake-quantized inputs and of the kernel, or None for none.
-        gradient_scale: AdderNet's eta, the size of the kernel's gradient: `ops.scale_adder_gradients` makes it
-            eta * sqrt(numel). Training by `saaug_keras.augment` applies it; elsewhere apply it before the optimizer.
+        gradient_scale: number in [0, 1000], AdderNet's eta: `ops.scale_adder_gradients` gives the kernel's gradient the
+            norm eta * sqrt(numel). Training by `saaug_keras.augment` applies it; elsewhere, apply it before the
+            optimizer.
     Shapes:
-        inputs (N, H, W, C) -> (N, H', W', filters); kernel (kh, kw, C, filters).
+        inputs (N, H, W, C) -> output (N, H', W', filters), compute dtype.
+        kernel (kh, kw, C, filters), variable dtype; input_range (2,) float32.
     Raises:
         ValueError: an option out of its range, channels first, or more than one group.
-    Source: AdderNet, Chen et al. 2019, arXiv:1912.13200.
+    Source: AdderNet, Chen et al. 2019, arXiv:1912.13200; quantization with one scale for both: arXiv:2012.10200.
     """
 
-    def __init__(self, filters, kernel_size, *, activation_bits=8, gradient_scale=0.2, **kwargs):
-        kwargs["kernel_initializer"] = initializer(kwargs.get("kernel_initializer"))
-        super().__init__(filters, kernel_size, **kwargs)
-        check_channels_last(self, kwargs.get("data_format"))
-        _validate.int_in("AdderConv2D", "groups", self.groups, 1, 1)
+    def __init__(
+        self, filters, kernel_size, *, activation_bits=8, gradient_scale=0.2, kernel_initializer=None, **kwargs
+    ):
+        super().__init__(filters, kernel_size, kernel_initializer=initializer(kernel_initializer), **kwargs)
+        check_layout(self)
         self._set_adder_options(gradient_scale, activation_bits)
-
-    def build(self, input_shape):
-        super().build(input_shape)
-        self.kernel.adder_learning_rate = self.gradient_scale
-        self.input_range = self._add_range()
 
     def call(self, inputs, training=None):
         inputs, step = self._quantize(inputs, training)
-        kernel = self.on_grid(K.convert_to_tensor(self.kernel), step)
-        out = ops.adder_conv2d(inputs, kernel, self.strides, self.padding, self.dilation_rate)
-        out = out + K.cast(self.bias, out.dtype) if self.use_bias else out
-        return self.activation(out)
-
-    def get_config(self):
-        return {
-            **super().get_config(), "activation_bits": self.activation_bits, "gradient_scale": self.gradient_scale,
-        }  # fmt: skip
+        kernel = self.on_grid(self.kernel.value, step)
+        return self._finish(ops.adder_conv2d(inputs, kernel, self.strides, self.padding, self.dilation_rate))
 
 
 @keras.saving.register_keras_serializable(package="saaug_keras")
-class AdderDepthwiseConv2D(AdderWeights, keras.layers.DepthwiseConv2D):
+class AdderDepthwiseConv2D(PlainAdder, keras.layers.DepthwiseConv2D):
     """`AdderConv2D` of every channel by itself.
 
         y[m, n, c*M + q] = - sum over i, j of |q(x)[m+i, n+j, c] - f[i, j, c, q]| + b[c*M + q]
 
     Args:
-        kernel_size, **kwargs: as `keras.layers.DepthwiseConv2D` (channels last).
+        kernel_size, **kwargs: as `keras.layers.DepthwiseConv2D`, channels last. Kernels start normally distributed with
+            a standard deviation of 0.5 unless `depthwise_initializer` is given.
         activation_bits, gradient_scale: as for `AdderConv2D`.
     Shapes:
-        inputs (N, H, W, C) -> (N, H', W', C * depth_multiplier); kernel (kh, kw, C, depth_multiplier).
+        inputs (N, H, W, C) -> output (N, H', W', C * depth_multiplier), compute dtype.
+        kernel (kh, kw, C, depth_multiplier), variable dtype; input_range (2,) float32.
+    Raises:
+        ValueError: an option out of its range, or channels first.
     Source: AdderNet, Chen et al. 2019, arXiv:1912.13200.
     """
 
-    def __init__(self, kernel_size, *, activation_bits=8, gradient_scale=0.2, **kwargs):
-        kwargs["depthwise_initializer"] = initializer(kwargs.get("depthwise_initializer"))
-        super().__init__(kernel_size, **kwargs)
-        check_channels_last(self, kwargs.get("data_format"))
+    def __init__(self, kernel_size, *, activation_bits=8, gradient_scale=0.2, depthwise_initializer=None, **kwargs):
+        super().__init__(kernel_size, depthwise_initializer=initializer(depthwise_initializer), **kwargs)
+        check_layout(self)
         self._set_adder_options(gradient_scale, activation_bits)
-
-    def build(self, input_shape):
-        super().build(input_shape)
-        self.kernel.adder_learning_rate = self.gradient_scale
-        self.input_range = self._add_range()
 
     def call(self, inputs, training=None):
         inputs, step = self._quantize(inputs, training)
-        kernel = self.on_grid(K.convert_to_tensor(self.kernel), step)
-        out = ops.adder_depthwise_conv2d(inputs, kernel, self.strides, self.padding, self.dilation_rate)
-        out = out + K.cast(self.bias, out.dtype) if self.use_bias else out
-        return self.activation(out)
-
-    def get_config(self):
-        return {
-            **super().get_config(), "activation_bits": self.activation_bits, "gradient_scale": self.gradient_scale,
-        }  # fmt: skip
+        kernel = self.on_grid(self.kernel.value, step)
+        return self._finish(ops.adder_depthwise_conv2d(inputs, kernel, self.strides, self.padding, self.dilation_rate))

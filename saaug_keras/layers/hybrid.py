@@ -5,16 +5,15 @@ import numpy as np
 from keras import ops as K
 
 from saaug_keras import _validate, ops, remap
-from saaug_keras.layers import adder
-from saaug_keras.layers._common import PersistAllWeights, check_channels_last
+from saaug_keras.layers._common import PersistAllWeights
+from saaug_keras.layers.adder import INITIALIZER_STD, AdderWeights
 from saaug_keras.layers.shift import ShiftWeights
 
 OPERATORS = ("adder", "conv", "shift")
-SHIFT_SCALE = 0.1  # of the latent kernel's sigma: the narrow Laplacian that a shift kernel adds
-LAPLACE_SCALE = adder.INITIALIZER_STD / np.sqrt(2)  # the Laplacian of the standard deviation that add kernels have
+LAPLACE_SCALE = float(INITIALIZER_STD / np.sqrt(2))  # the Laplacian of the standard deviation that add kernels have
 
 
-class Hybrid(ShiftWeights, keras.layers.Layer):
+class Hybrid(ShiftWeights, AdderWeights, keras.layers.Layer):
     """What the hybrid layers share: the latent kernel, the target's view of it, and the two input ranges."""
 
     def _set_options(
@@ -24,84 +23,131 @@ class Hybrid(ShiftWeights, keras.layers.Layer):
         owner = type(self).__name__
         self.operator = _validate.one_of(owner, "operator", operator, OPERATORS)
         self.target_channels = _validate.int_in(owner, "target_channels", target_channels, 1, 1 << 20)
-        self.remap = bool(remap)
-        self.mutable = bool(mutable)
+        self.remap = _validate.one_of(owner, "remap", remap, (True, False))
+        self.mutable = _validate.one_of(owner, "mutable", mutable, (True, False))
         self.laplace_scale = _validate.number_in(owner, "laplace_scale", laplace_scale, 1e-6, 1e6)
-        self.gradient_scale = _validate.number_in(owner, "gradient_scale", gradient_scale, 0, 1e3)
         self.extra = _validate.one_of(owner, "extra", extra, ("multiplicative", "same"))
-        self.use_bias = bool(use_bias)
+        self.use_bias = _validate.one_of(owner, "use_bias", use_bias, (True, False))
         self._set_shift_options(weight_bits, zero_code, exponent_scope, variant, activation_bits)
+        self._set_adder_options(gradient_scale, activation_bits)
+        if operator == "adder" and extra == "same" and keras.backend.backend() == "jax":
+            raise ValueError(
+                f"{owner}: `extra` must be 'multiplicative' for operator 'adder' on the JAX backend, where absent "
+                "channels are zeros and zeros have a distance. Received: extra='same'. Use the TensorFlow backend."
+            )
         if operator == "conv":
             self.activation_bits = None
 
-    def _add_latent(self, shape, target_axes):
+    def _window_options(self, kernel_size, strides, padding, dilation_rate, data_format):
+        owner = type(self).__name__
+        data_format = keras.config.image_data_format() if data_format is None else data_format
+        self.data_format = _validate.one_of(owner, "data_format", data_format, ("channels_last",))
+        self.kernel_size = _validate.pair_of(owner, "kernel_size", kernel_size)
+        self.strides = _validate.pair_of(owner, "strides", strides)
+        self.dilation_rate = _validate.pair_of(owner, "dilation_rate", dilation_rate)
+        self.padding = _validate.one_of(owner, "padding", padding, ("same", "valid"))
+        if max(self.strides) > 1 and max(self.dilation_rate) > 1:
+            raise ValueError(
+                f"{owner}: `strides` must be 1 where `dilation_rate` is not. "
+                f"Received: strides={strides}, dilation_rate={dilation_rate}."
+            )
+
+    def _window(self):
+        return {"strides": self.strides, "padding": self.padding, "dilation_rate": self.dilation_rate}
+
+    def _check_channels(self, input_shape):
+        """The channel count of the latent kernel, from the shape at build time."""
+        if input_shape[-1] is None or input_shape[-1] < self.target_channels:
+            raise ValueError(
+                f"{type(self).__name__}: the inputs must have at least target_channels={self.target_channels} "
+                f"channels. Received: input_shape={tuple(input_shape)}."
+            )
+        return input_shape[-1]
+
+    def _check_inputs(self, inputs, augmented):
+        """Channels of a call: the target's exactly, or between the target's and the latent kernel's."""
+        count, most = inputs.shape[-1], self.kernel.shape[-2 if len(self.kernel.shape) == 4 else 0]
+        low, high = (self.target_channels, most) if augmented else (self.target_channels,) * 2
+        if count is not None and not low <= count <= high:
+            must_be = f"{low} to {high}" if augmented else f"{low}"
+            raise ValueError(
+                f"{type(self).__name__}: `inputs` must have {must_be} channels. Received: shape {tuple(inputs.shape)}."
+            )
+
+    def _add_latent(self, shape, target_axes, fan_shape):
         """The latent kernel of `shape`, whose target is the leading block of `target_axes` {axis: size}."""
         base = keras.initializers.HeNormal() if self.operator == "adder" else keras.initializers.GlorotNormal()
-        block = tuple(slice(target_axes.get(axis)) for axis in range(len(shape)))
-        own_size = self.operator == "adder" and not (self.remap and self.extra == "multiplicative")
+        self._block = tuple(slice(target_axes.get(axis)) for axis in range(len(shape)))
+        # What an add operator reads as it is, is compared with activations and starts at their size.
+        as_it_is = self.operator == "adder" and not (self.remap and self.extra == "multiplicative")
 
         def initial(shape, dtype=None):
-            value = base(self._fan_shape(shape), dtype=dtype)
-            value = K.reshape(value, shape)
-            if own_size:  # read as it is by an add operator, which compares it with activations
+            value = K.reshape(base(fan_shape, dtype=dtype), shape)
+            if as_it_is:
                 mask = np.zeros(shape, "float32")
-                mask[block if self.extra == "multiplicative" else ...] = 1
-                value = value * (1 - mask) + mask * keras.initializers.RandomNormal(stddev=adder.INITIALIZER_STD)(shape)
+                mask[self._block if self.extra == "multiplicative" else ...] = 1
+                value = K.where(mask > 0, keras.initializers.RandomNormal(stddev=INITIALIZER_STD)(shape, dtype), value)
             return value
 
-        self.kernel = self.add_weight(name="kernel", shape=shape, initializer=initial, autocast=False)
-        self._block = block
+        self.kernel = self.add_weight(name="kernel", shape=shape, initializer=initial)
         if self.operator == "adder":
-            self.kernel.adder_learning_rate = self.gradient_scale
+            # The remap scales latent weights to add weights, so steps of the size of latent weights are scaled back.
+            start = INITIALIZER_STD if as_it_is else float(np.sqrt(2 / np.prod(fan_shape[:-1])))
+            self.kernel.adder_learning_rate = self.gradient_scale * start / INITIALIZER_STD
             if self.extra == "multiplicative":
                 self.kernel.adder_target = tuple(target_axes.items())
-        if self.operator == "shift" and self.variant == "ps":
-            target_shape = tuple(target_axes.get(axis, size) for axis, size in enumerate(shape))
-            self.shift = self._add_shift(target_shape)
-        else:
-            self.shift = None
         self.fc_kernel = self.fc_bias = self.gate = None
-        if self.operator != "conv":
-            if self.remap:
-                taps = self._taps(shape)
-                frozen = {"trainable": False, "autocast": False}
-                self.fc_kernel = self.add_weight(
-                    name="fc_kernel", shape=(taps, taps), initializer="identity", **frozen
-                )
-                self.fc_bias = self.add_weight(name="fc_bias", shape=(taps,), initializer="zeros", **frozen)
-            if self.mutable:
-                self.gate = self.add_weight(
-                    name="gate", shape=(), initializer="ones", trainable=False, autocast=False
-                )
+        if self.operator != "conv" and self.remap:
+            taps = int(np.prod(shape[:2])) if len(shape) == 4 else 1
+            self.fc_kernel = self.add_weight(
+                name="fc_kernel", shape=(taps, taps), initializer="identity", trainable=False
+            )
+            self.fc_bias = self.add_weight(name="fc_bias", shape=(taps,), initializer="zeros", trainable=False)
+        if self.operator != "conv" and self.mutable:
+            self.gate = self.add_weight(name="gate", shape=(), initializer="ones", trainable=False)
         self.input_range = self._add_range()
         self.augmented_range = self._add_range("augmented_range")
 
-    @staticmethod
-    def _fan_shape(shape):
-        return shape
+    def fit_fc(self, trained_kernel, twin_kernel, **options):
+        """Pretrains the frozen FC of the remap by matching quantiles; see `remap.fit_fc`.
 
-    @staticmethod
-    def _taps(shape):
-        return int(np.prod(shape[:2])) if len(shape) == 4 else 1
+        Args:
+            trained_kernel: of a convolution like this layer, trained as such; any channel counts.
+            twin_kernel: of this layer's target, trained directly as a multiplication-free layer.
+            options: further arguments of `remap.fit_fc`.
+        Raises:
+            ValueError: the layer has no remap.
+        """
+        if self.fc_kernel is None:
+            raise ValueError(f"{type(self).__name__}: `remap` must be True and `operator` not 'conv' for fit_fc.")
+        fc_kernel, fc_bias = remap.fit_fc(
+            trained_kernel, twin_kernel, operator=self.operator, laplace_scale=self.laplace_scale, **options
+        )
+        self.fc_kernel.assign(fc_kernel)
+        self.fc_bias.assign(fc_bias)
 
     def remapped_kernel(self, block=None):
         """The target's float kernel, a view of the latent one: FC, then the remap; before any rounding."""
         latent = self.kernel.value
         kernel = latent[self._block if block is None else block]
-        if self.operator == "conv" or not self.remap:
+        if self.fc_kernel is None:
             return kernel
-        mean, std = K.stop_gradient(K.mean(latent)), K.stop_gradient(K.std(latent))
-        taps = self.fc_bias.shape[0]
-        flat = K.reshape(kernel, (taps, -1))
-        through = K.reshape(K.matmul(self.fc_kernel.value, flat) + self.fc_bias.value[:, None], K.shape(kernel))
-        if self.operator == "adder":
-            return remap.gaussian_to_laplace(through, mean=mean, std=std, scale=self.laplace_scale)
-        return through + remap.gaussian_to_laplace(through, mean=mean, std=std, scale=SHIFT_SCALE * std)
+        return remap.remap_kernel(
+            kernel, self.fc_kernel.value, self.fc_bias.value, mean=K.mean(latent), std=K.std(latent),
+            operator=self.operator, laplace_scale=self.laplace_scale,
+        )  # fmt: skip
 
-    def _target_kernel(self, block=None):
-        """The kernel of a shift target as it is deployed."""
-        kernel = self.remapped_kernel(block)
-        kernel = self.combine(kernel, self.shift) if self.variant == "ps" else self.round_kernel(kernel)
+    def _rounded(self, kernel):
+        """A shift kernel as it is deployed. In variant "ps" the gradient passes through the rounding of log2|k|."""
+        if self.variant == "q":
+            return self.round_kernel(kernel)
+        rounded = K.stop_gradient(self.round_kernel(kernel))
+        ratio = K.where(rounded == 0, 1.0, rounded / K.where(rounded == 0, 1.0, K.stop_gradient(kernel)))
+        return ops.straight_through(rounded, kernel * ratio)
+
+    def _target_kernel(self):
+        """The kernel of a shift target."""
+        kernel = self._rounded(self.remapped_kernel())
         return kernel if self.gate is None else K.where(self.gate.value > 0.5, kernel, self.kernel.value[self._block])
 
     def _adder_parts(self, step):
@@ -111,32 +157,32 @@ class Hybrid(ShiftWeights, keras.layers.Layer):
             return kernel, None, None
         return kernel, self.gate.value, self.kernel.value[self._block] * (1 - self.gate.value)
 
-    on_grid = adder.AdderWeights.on_grid
-
     def quantized_kernel(self):
         """The target's kernel as it is deployed."""
-        if self.operator == "conv":
-            return self.remapped_kernel()
+        kernel = self.remapped_kernel()
         if self.operator == "shift":
-            return self._target_kernel()
-        if self.activation_bits is None:
-            return self.remapped_kernel()
-        low, high = self.input_range.value[0], self.input_range.value[1]
-        return self.on_grid(self.remapped_kernel(), ops.quantization_scale(low, high, self.activation_bits))
+            return self._rounded(kernel)
+        return self.on_grid(kernel, self._grid_step()) if self.operator == "adder" else kernel
 
     def baked_kernel(self):
-        """The target's kernel for the plain layer: remap baked in, not rounded. NumPy array."""
-        return np.array(keras.ops.convert_to_numpy(self.remapped_kernel()))
+        """The target's kernel for the plain layer, a NumPy array: the remap is in it, the rounding is not."""
+        return np.array(K.convert_to_numpy(self.remapped_kernel()))
 
     def copy_target_to(self, layer):
-        """Gives a plain layer (ShiftConv2D, keras.layers.Dense, ...) this layer's target."""
-        layer.kernel.assign(self.baked_kernel())
+        """Gives a plain layer (ShiftConv2D, keras.layers.Dense, ...) this layer's target.
+
+        The plain layer then computes what this one computes on the target's inputs.
+        """
+        kernel = self.baked_kernel()
+        if getattr(layer, "variant", "q") == "ps":
+            layer.sign.assign(np.sign(K.convert_to_numpy(self._rounded(kernel))))
+            layer.shift.assign(K.convert_to_numpy(ops.log2_magnitude(kernel)))
+        else:
+            layer.kernel.assign(kernel)
         if self.use_bias:
-            layer.bias.assign(keras.ops.convert_to_numpy(self.bias)[: layer.bias.shape[0]])
+            layer.bias.assign(K.convert_to_numpy(self.bias)[: layer.bias.shape[0]])
         if getattr(layer, "input_range", None) is not None:
-            layer.input_range.assign(keras.ops.convert_to_numpy(self.input_range))
-        if self.shift is not None:
-            layer.shift.assign(keras.ops.convert_to_numpy(self.shift))
+            layer.input_range.assign(K.convert_to_numpy(self.input_range))
 
     def _quantize_target(self, inputs, augmented, training):
         """The inputs with the target's channels on their grid, and the grid's step."""
@@ -151,18 +197,16 @@ class Hybrid(ShiftWeights, keras.layers.Layer):
             return head, step
         return K.concatenate([head, inputs[..., count:]], axis=-1), step
 
-    def _options_config(self):
-        return {
-            "operator": self.operator,
-            "target_channels": self.target_channels,
-            "remap": self.remap,
-            "mutable": self.mutable,
-            "laplace_scale": self.laplace_scale,
-            "gradient_scale": self.gradient_scale,
-            "extra": self.extra,
-            "use_bias": self.use_bias,
+    def get_config(self):
+        config = {
+            **super().get_config(), "operator": self.operator, "target_channels": self.target_channels,
+            "remap": self.remap, "mutable": self.mutable, "laplace_scale": self.laplace_scale,
+            "gradient_scale": self.gradient_scale, "extra": self.extra, "use_bias": self.use_bias,
             **self._shift_config(),
-        }
+        }  # fmt: skip
+        if hasattr(self, "kernel_size"):
+            config |= {"kernel_size": self.kernel_size, **self._window()}
+        return config
 
 
 def _defaults(options):
@@ -180,39 +224,40 @@ def _channels(tensor):
     return tensor.shape[-1] if tensor.shape[-1] is not None else K.shape(tensor)[-1]
 
 
-_OPTIONS = """
-        operator: "shift", "adder" or "conv", the target's.
-        remap: whether the target sees its slice through the Gaussian-to-Laplace remap.
-        mutable: adds the weight `gate`, 1 = multiplication-free target, 0 = the target still multiplies.
-        extra: "multiplicative", or "same" for a larger layer that is multiplication-free as a whole (ablation).
-        laplace_scale: of the remapped add kernel; prior knowledge, the standard deviation of add kernels / sqrt 2.
-        gradient_scale: AdderNet's eta, for the target's block of an add layer.
-        weight_bits, zero_code, exponent_scope, variant, activation_bits: as for `ShiftConv2D`.
-"""
-
-
 @keras.saving.register_keras_serializable(package="saaug_keras")
 class HybridConv2D(Hybrid):
-    __doc__ = (
-        """2D convolution whose leading block is multiplication-free.
+    """2D convolution whose leading block is multiplication-free.
 
-        Y_t = MF(q(X_t)) + M(X_a),   Y_a = M([q(X_t), X_a]),   Y = concat(Y_t, Y_a)
+        Y_t = MF(q(X_t)) + M(X_a),    Y_a = M([q(X_t), X_a]),    Y = concat(Y_t, Y_a)
 
     X_t are the first `target_channels` inputs, quantized once; Y_t the first `target_filters` outputs; M the ordinary
-    convolution with the latent `kernel`, MF the target's operator on its view of the leading block.
+    convolution with the latent `kernel`; MF the target's operator on its view of the latent kernel's leading block,
+    `remap.remap_kernel` followed by the rounding of the plain layer.
 
     Args:
-        filters: outputs of the latent kernel. kernel_size, strides, padding, dilation_rate: as `keras.layers.Conv2D`.
-        target_filters, target_channels: outputs and inputs of the target."""
-        + _OPTIONS
-        + """    Call:
-        inputs (N, H, W, c); filters: None computes the target alone from c = target_channels inputs; an int or int
-        tensor >= target_filters that many outputs of the augmented layer. With a tensor, TensorFlow slices; JAX, whose
-        shapes are static, computes all outputs and zeroes those from `filters` on.
+        filters: int >= 1, outputs of the latent kernel; kernel_size, strides, padding, dilation_rate: as
+            `keras.layers.Conv2D`, but padding "same" and use_bias False by default.
+        target_filters, target_channels: outputs and inputs of the target.
+        operator: "shift", "adder" or "conv", the target's. "conv" has no quantization and no remap.
+        remap: whether the target sees its slice through the Gaussian-to-Laplace remap.
+        mutable: adds the weight `gate`, 1 = multiplication-free target, 0 = the target still multiplies.
+        extra: "multiplicative"; or "same" for an augmented layer that is multiplication-free as a whole.
+        laplace_scale: number > 0, of the remapped add kernel; prior knowledge, the standard deviation of add kernels
+            divided by sqrt 2.
+        gradient_scale: number in [0, 1000], AdderNet's eta, for the target's block of an add layer.
+        weight_bits, zero_code, exponent_scope, activation_bits: as for `ShiftConv2D`.
+        variant: "q", or "ps" for gradients that pass straight through the rounding of log2|k| in the place of k: the
+            shared kernel's form of DeepShift-PS.
+    Call:
+        inputs (N, H, W, c). filters None: the target alone, c = target_channels -> (N, H', W', target_filters).
+        filters an int or int tensor in [target_filters, filters]: so many outputs of the augmented layer, from c
+        leading channels. With a tensor, TensorFlow slices; JAX, whose shapes are static, computes all outputs and
+        zeroes those from `filters` on.
+    Raises:
+        ValueError: an option out of its range, channels first, too few or too many channels, or operator "adder" with
+            extra "same" on JAX.
     Source: ShiftAddAug, arXiv:2407.02881, section 3.
     """
-    )
-    _channel_axes = (-1,)
 
     def __init__(
         self, filters, kernel_size, *, target_filters, target_channels, strides=1, padding="same", dilation_rate=1,
@@ -220,33 +265,27 @@ class HybridConv2D(Hybrid):
     ):  # fmt: skip
         mine, layer_options = _defaults(options)
         super().__init__(**layer_options)
-        owner = "HybridConv2D"
-        check_channels_last(self, data_format)
-        self.filters = _validate.int_in(owner, "filters", filters, 1, 1 << 20)
-        self.kernel_size = _validate.pair_of(owner, "kernel_size", kernel_size)
-        self.strides = _validate.pair_of(owner, "strides", strides)
-        self.dilation_rate = _validate.pair_of(owner, "dilation_rate", dilation_rate)
-        self.padding = _validate.one_of(owner, "padding", padding, ("same", "valid"))
-        self.target_filters = _validate.int_in(owner, "target_filters", target_filters, 1, filters)
+        self.filters = _validate.int_in("HybridConv2D", "filters", filters, 1, 1 << 20)
+        self.target_filters = _validate.int_in("HybridConv2D", "target_filters", target_filters, 1, filters)
+        self._window_options(kernel_size, strides, padding, dilation_rate, data_format)
         self._set_options(target_channels=target_channels, **mine)
 
     def build(self, input_shape):
-        channels = _validate.int_in("HybridConv2D", "channels of the inputs", input_shape[-1], self.target_channels,
-                                    1 << 20)  # fmt: skip
-        self._add_latent((*self.kernel_size, channels, self.filters), {2: self.target_channels, 3: self.target_filters})
+        shape = (*self.kernel_size, self._check_channels(input_shape), self.filters)
+        self._add_latent(shape, {2: self.target_channels, 3: self.target_filters}, shape)
         self.bias = self.add_weight(name="bias", shape=(self.filters,), initializer="zeros") if self.use_bias else None
         self.built = True
 
     def call(self, inputs, filters=None, training=None):
+        self._check_inputs(inputs, filters is not None)
         if filters is None:
             out = self._target(inputs, training)
-            bias = self.bias[: self.target_filters] if self.use_bias else None
+            bias = self.bias.value[: self.target_filters] if self.use_bias else None
         else:
+            if isinstance(filters, (int, np.integer)):
+                filters = _validate.int_in("HybridConv2D", "filters", filters, self.target_filters, self.filters)
             out, bias = self._augmented(inputs, filters, training)
         return out if bias is None else out + K.cast(bias, out.dtype)
-
-    def _window(self):
-        return {"strides": self.strides, "padding": self.padding, "dilation_rate": self.dilation_rate}
 
     def _multiply(self, inputs, kernel):
         return ops.conv2d(inputs, K.cast(kernel, inputs.dtype), **self._window())
@@ -263,13 +302,13 @@ class HybridConv2D(Hybrid):
 
     def _augmented(self, inputs, filters, training):
         n, m, c = self.target_channels, self.target_filters, _channels(inputs)
-        static = isinstance(filters, int) or keras.backend.backend() != "tensorflow"
-        count = filters if isinstance(filters, int) else (self.filters if static else filters)
+        # JAX has no sizes that depend on values.
+        masked = not isinstance(filters, int) and keras.backend.backend() != "tensorflow"
+        count = self.filters if masked else filters
         latent = self.kernel.value
         inputs, step = self._quantize_target(inputs, True, training)
-        active = latent[:, :, :c, :count]
         if self.operator == "conv":
-            out = self._multiply(inputs, active)
+            out = self._multiply(inputs, latent[:, :, :c, :count])
         elif self.extra == "same":
             out = self._all_free(inputs, c, count, step)
         else:
@@ -279,75 +318,70 @@ class HybridConv2D(Hybrid):
             else:
                 kernel, share, rest = self._adder_parts(step)
                 block = K.zeros_like(kernel) if rest is None else rest
+            # Weights are concatenated, not activations: one convolution computes all that multiplies.
             top = K.concatenate([block, latent[:, :, :n, m:count]], axis=3)
             out = self._multiply(inputs, K.concatenate([top, latent[:, :, n:c, :count]], axis=2))
             if self.operator == "adder":
                 y = ops.adder_conv2d(inputs[..., :n], kernel, **self._window())
                 y = y if share is None else y * K.cast(share, y.dtype)
                 out = K.concatenate([out[..., :m] + y, out[..., m:]], axis=-1)
-        bias = self.bias[:count] if self.use_bias else None
-        if static and not isinstance(filters, int):
+        bias = self.bias.value[:count] if self.use_bias else None
+        if masked:
             mask = K.cast(K.arange(self.filters) < filters, out.dtype)
             out, bias = out * mask, None if bias is None else bias * K.cast(mask, bias.dtype)
         return out, bias
 
     def _all_free(self, inputs, c, count, step):
-        block = (slice(None), slice(None), slice(c), slice(count))
+        kernel = self.remapped_kernel((slice(None), slice(None), slice(c), slice(count)))
         if self.operator == "shift":
-            return self._multiply(inputs, self.round_kernel(self.remapped_kernel(block)))
-        return ops.adder_conv2d(inputs, self.on_grid(self.remapped_kernel(block), step), **self._window())
+            return self._multiply(inputs, self._rounded(kernel))
+        return ops.adder_conv2d(inputs, self.on_grid(kernel, step), **self._window())
 
     def get_config(self):
-        return {
-            **super().get_config(), **self._options_config(), "filters": self.filters,
-            "kernel_size": self.kernel_size, "target_filters": self.target_filters, "strides": self.strides,
-            "padding": self.padding, "dilation_rate": self.dilation_rate,
-        }  # fmt: skip
+        return {**super().get_config(), "filters": self.filters, "target_filters": self.target_filters}
 
 
 @keras.saving.register_keras_serializable(package="saaug_keras")
 class HybridDepthwise(Hybrid):
-    __doc__ = (
-        """Depthwise 2D convolution whose leading channels are multiplication-free.
+    """Depthwise 2D convolution whose leading channels are multiplication-free.
 
-        Y_t = MF(q(X_t)),   Y_a = M(X_a),   Y = concat(Y_t, Y_a)
+        Y_t = MF(q(X_t)),    Y_a = M(X_a),    Y = concat(Y_t, Y_a)
 
     Args:
-        kernel_size, strides, padding, dilation_rate: as `keras.layers.DepthwiseConv2D`.
-        target_channels: channels of the target."""
-        + _OPTIONS
-        + """    Call:
-        inputs (N, H, W, c), c >= target_channels; augmented: False computes the target alone, c = target_channels.
+        kernel_size, strides, padding, dilation_rate: as `keras.layers.DepthwiseConv2D`, but padding "same" and use_bias
+            False by default. The depth multiplier is 1.
+        target_channels: channels of the target.
+        operator, remap, mutable, extra, laplace_scale, gradient_scale, weight_bits, zero_code, exponent_scope, variant,
+            activation_bits: as for `HybridConv2D`.
+    Call:
+        inputs (N, H, W, c) -> (N, H', W', c). augmented False: the target alone, c = target_channels; True: any leading
+        slice of the latent kernel's channels with c >= target_channels.
+    Raises:
+        ValueError: as `HybridConv2D`.
     Source: ShiftAddAug, arXiv:2407.02881, section 3.
     """
-    )
+
     _channel_axes = (-2, -1)
 
     def __init__(
-        self, kernel_size, *, target_channels, strides=1, padding="same", dilation_rate=1, data_format=None, **options,
-    ):  # fmt: skip
+        self, kernel_size, *, target_channels, strides=1, padding="same", dilation_rate=1, data_format=None, **options
+    ):
         mine, layer_options = _defaults(options)
         super().__init__(**layer_options)
-        owner = "HybridDepthwise"
-        check_channels_last(self, data_format)
-        self.kernel_size = _validate.pair_of(owner, "kernel_size", kernel_size)
-        self.strides = _validate.pair_of(owner, "strides", strides)
-        self.dilation_rate = _validate.pair_of(owner, "dilation_rate", dilation_rate)
-        self.padding = _validate.one_of(owner, "padding", padding, ("same", "valid"))
+        self._window_options(kernel_size, strides, padding, dilation_rate, data_format)
         self._set_options(target_channels=target_channels, **mine)
 
-    @staticmethod
-    def _fan_shape(shape):
-        return (*shape[:2], 1, shape[2])  # each channel has its own taps alone
-
     def build(self, input_shape):
-        channels = _validate.int_in("HybridDepthwise", "channels of the inputs", input_shape[-1], self.target_channels,
-                                    1 << 20)  # fmt: skip
-        self._add_latent((*self.kernel_size, channels, 1), {2: self.target_channels})
+        channels = self._check_channels(input_shape)
+        # A channel reads its own taps alone.
+        self._add_latent(
+            (*self.kernel_size, channels, 1), {2: self.target_channels}, (*self.kernel_size, 1, channels)
+        )
         self.bias = self.add_weight(name="bias", shape=(channels,), initializer="zeros") if self.use_bias else None
         self.built = True
 
     def call(self, inputs, augmented=False, training=None):
+        self._check_inputs(inputs, augmented)
         n = self.target_channels
         inputs, step = self._quantize_target(inputs, augmented, training)
         c = _channels(inputs) if augmented else n
@@ -357,7 +391,7 @@ class HybridDepthwise(Hybrid):
         elif augmented and self.extra == "same":
             kernel = self.remapped_kernel((slice(None), slice(None), slice(c), slice(None)))
             if self.operator == "shift":
-                out = self._multiply(inputs, self.round_kernel(kernel))
+                out = self._multiply(inputs, self._rounded(kernel))
             else:
                 out = ops.adder_depthwise_conv2d(inputs, self.on_grid(kernel, step), **self._window())
         elif self.operator == "shift":
@@ -371,41 +405,33 @@ class HybridDepthwise(Hybrid):
             if share is not None:
                 out = out * K.cast(share, out.dtype) + self._multiply(target, rest)
             if augmented and inputs.shape[-1] != n:
-                out = K.concatenate([out, self._multiply(inputs[..., n:], latent[:, :, n:c])], axis=-1)
-        return out + K.cast(self.bias[:c], out.dtype) if self.use_bias else out
-
-    def _window(self):
-        return {"strides": self.strides, "padding": self.padding, "dilation_rate": self.dilation_rate}
+                # One channel more, dropped again: TensorFlow's kernel takes no empty rest.
+                rest = self._multiply(inputs[..., n - 1 :], latent[:, :, n - 1 : c])[..., 1:]
+                out = K.concatenate([out, rest], axis=-1)
+        return out + K.cast(self.bias.value[:c], out.dtype) if self.use_bias else out
 
     def _multiply(self, inputs, kernel):
         return ops.depthwise_conv2d(inputs, K.cast(kernel, inputs.dtype), **self._window())
 
-    def get_config(self):
-        return {
-            **super().get_config(), **self._options_config(), "kernel_size": self.kernel_size,
-            "strides": self.strides, "padding": self.padding, "dilation_rate": self.dilation_rate,
-        }  # fmt: skip
-
 
 @keras.saving.register_keras_serializable(package="saaug_keras")
 class HybridDense(Hybrid):
-    __doc__ = (
-        """Fully connected layer whose leading inputs are multiplication-free; its outputs are never widened.
+    """Fully connected layer whose leading inputs are multiplication-free; its outputs are never widened.
 
-        Y = MF(q(X_t)) + M(X_a);   the bias belongs to the multiplication-free part
+        Y = MF(q(X_t)) + M(X_a);    the bias belongs to the multiplication-free part
 
     Args:
-        units: outputs.
-        target_channels: inputs of the target."""
-        + _OPTIONS
-        + """    Call:
-        inputs (N, c), c >= target_channels; augmented: False computes the target alone, c = target_channels.
+        units: int >= 1, outputs. use_bias: True by default.
+        target_channels: inputs of the target.
+        operator: "shift" or "conv" (ordinary multiplication): the classifier of an add network is a shift layer.
+        remap, mutable, extra, weight_bits, zero_code, exponent_scope, variant, activation_bits: as for `HybridConv2D`.
+    Call:
+        inputs (N, c) -> (N, units). augmented False: the target alone, c = target_channels; True: any leading slice of
+        the latent kernel's inputs with c >= target_channels.
     Raises:
-        ValueError: operator "adder": a classifier of an add network is a shift layer.
+        ValueError: as `HybridConv2D`, or operator "adder".
     Source: ShiftAddAug, arXiv:2407.02881, section 3.
     """
-    )
-    _channel_axes = (-1,)
 
     def __init__(self, units, *, target_channels, **options):
         mine, layer_options = _defaults({"use_bias": True, **options})
@@ -415,13 +441,13 @@ class HybridDense(Hybrid):
         self._set_options(target_channels=target_channels, **mine)
 
     def build(self, input_shape):
-        channels = _validate.int_in("HybridDense", "channels of the inputs", input_shape[-1], self.target_channels,
-                                    1 << 20)  # fmt: skip
-        self._add_latent((channels, self.units), {0: self.target_channels})
+        shape = (self._check_channels(input_shape), self.units)
+        self._add_latent(shape, {0: self.target_channels}, shape)
         self.bias = self.add_weight(name="bias", shape=(self.units,), initializer="zeros") if self.use_bias else None
         self.built = True
 
     def call(self, inputs, augmented=False, training=None):
+        self._check_inputs(inputs, augmented)
         n = self.target_channels
         inputs, _ = self._quantize_target(inputs, augmented, training)
         c = _channels(inputs) if augmented else n
@@ -429,15 +455,15 @@ class HybridDense(Hybrid):
         if self.operator == "conv":
             kernel = latent[:c]
         elif augmented and self.extra == "same":
-            kernel = self.round_kernel(self.remapped_kernel((slice(c), slice(None))))
+            kernel = self._rounded(self.remapped_kernel((slice(c), slice(None))))
         else:
             kernel = self._target_kernel()
             kernel = K.concatenate([kernel, latent[n:c]], axis=0) if augmented else kernel
         out = K.matmul(inputs, K.cast(kernel, inputs.dtype))
-        return out + K.cast(self.bias, out.dtype) if self.use_bias else out
+        return out + K.cast(self.bias.value, out.dtype) if self.use_bias else out
 
     def get_config(self):
-        return {**super().get_config(), **self._options_config(), "units": self.units}
+        return {**super().get_config(), "units": self.units}
 
 
 @keras.saving.register_keras_serializable(package="saaug_keras")
