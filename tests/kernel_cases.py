@@ -112,7 +112,7 @@ def accumulators(case):
         x = np.moveaxis(x, -1, 3).reshape(*x.shape[:3], len(weights), -1)
     else:
         x = x.reshape(*x.shape[:3], 1, -1)
-    terms = 64 * np.abs(x - weights) if case.op.startswith("adder") else x * weights
+    terms = 256 * np.abs(x - weights) if case.op.startswith("adder") else x * weights
     return terms.sum(axis=-1) + case.params[:, 0].astype(np.int64)
 
 
@@ -181,10 +181,10 @@ def random_case(rng, op, *, largest=9, channels=20, layout=None, requant=None, *
         codes = rng.integers(0, 256, (out_c, taps))
     weights = decode(codes, layout)
     bias = rng.integers(-(2**12), 2**12, out_c)
-    spread = 64 * 255 * taps if adder else 128 * np.abs(weights).sum(axis=1)
-    typical = 64 * 85 * taps if adder else 74 * np.sqrt((weights.astype(float) ** 2).sum(axis=1)) + 64
+    spread = 256 * 255 * taps if adder else 128 * np.abs(weights).sum(axis=1)
+    typical = 256 * 85 * taps if adder else 74 * np.sqrt((weights.astype(float) ** 2).sum(axis=1)) + 64
     if adder:
-        bias = bias - 64 * 85 * taps
+        bias = bias - 256 * 85 * taps
     room = 2**30 - 1 - spread
     bias = np.clip(bias, -room, room)
     # The result should fill the int8 range: typical / 2^shift is about 60.

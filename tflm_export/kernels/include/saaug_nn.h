@@ -23,8 +23,8 @@
  *
  * Result       shift:  acc = bias + sum of  sign * (x << exponent)      the zero point is in the bias already:
  *                                                                       bias = b - input_zero_point * sum of weights
- *              add:    acc = bias + 64 * sum of  |x - w'|               the operator's minus sign is in the multiplier; 64
- *                                                                       lets a gain be up to 32, as batch norms need
+ *              add:    acc = bias + 256 * sum of |x - w'|               the operator's minus sign is in the multiplier; 256
+ *                                                                       lets a gain be up to 128, as batch norms need
  *              SAAUG_REQUANT_Q31           v = (acc * multiplier + 2^30) >> 31    multiplier in [-(2^31 - 1), 2^31 - 1]
  *              SAAUG_REQUANT_POWER_OF_TWO  v = acc * multiplier                   multiplier is 1 or -1: no product is made
  *              y = clamp(((v + 2^(shift-1) + (v >> 31)) >> shift) + output_zero_point, act_min, act_max)
@@ -33,7 +33,7 @@
  *
  * Overflow     @pre of every kernel, tested at the bound: for each output channel
  *              shift:  |bias| + 128 * sum of |weights| <= 2^30 - 1
- *              add:    |bias| + 64 * 255 * K           <= 2^30 - 1
+ *              add:    |bias| + 256 * 255 * K          <= 2^30 - 1
  *
  * Scratch      saaug_<op>_s8_get_buffer_size() bytes, aligned to 4 bytes (to 8 for the fastest path); its contents need not
  *              survive between calls. No heap, no mutable globals, no floating point; every function is reentrant.
@@ -72,7 +72,7 @@ typedef enum {
 typedef enum { SAAUG_LAYOUT_NIBBLE = 0, SAAUG_LAYOUT_BYTE = 1, SAAUG_LAYOUT_OFFSET = 2 } saaug_layout;
 
 /** An add layer's accumulator holds 2^this times the sum of distances. */
-#define SAAUG_ADDER_SCALE_LOG2 6
+#define SAAUG_ADDER_SCALE_LOG2 8
 
 typedef enum { SAAUG_REQUANT_Q31 = 0, SAAUG_REQUANT_POWER_OF_TWO = 1 } saaug_requant;
 
