@@ -45,22 +45,27 @@ static void sum_columns(const uint32_t *block, int32_t taps, uint32_t *sums)
 /* Adds the distances of `taps` columns from a channel's weights to its accumulators. */
 static void run(const uint32_t *block, const uint8_t *row, int32_t taps, const uint32_t *pixels, int32_t *acc)
 {
-    uint32_t parts[SAAUG_WORDS];
-    int32_t weights = -128 * taps, k;
-    for (k = 0; k < SAAUG_WORDS; ++k) {
-        parts[k] = 0;
-    }
-    for (; taps > 0; --taps) {
-        const uint32_t stored = *row++;
-        const uint32_t bias = saaug_distance_bias(stored);
-        weights += (int32_t)stored;
-        for (k = 0; k < SAAUG_WORDS; ++k) {
-            parts[k] += saaug_distance_part(block[k], bias);
+    const uint32_t ones = saaug_distance_ones();
+    int32_t first, t, k;
+    for (first = 0; first < SAAUG_WORDS; first += SAAUG_DISTANCE_WORDS) {
+        const uint32_t *column = block + first;
+        uint32_t parts[SAAUG_DISTANCE_WORDS];
+        int32_t weights = -128 * taps;
+        for (k = 0; k < SAAUG_DISTANCE_WORDS; ++k) {
+            parts[k] = 0;
         }
-        block += SAAUG_WORDS;
-    }
-    for (k = 0; k < SAAUG_WORDS; ++k) {
-        saaug_distance_spill(parts[k], weights, pixels[k], acc + 2 * k);
+        for (t = 0; t < taps; ++t) {
+            const uint32_t stored = row[t];
+            const uint32_t bias = saaug_distance_bias(stored);
+            weights += (int32_t)stored;
+            for (k = 0; k < SAAUG_DISTANCE_WORDS; ++k) {
+                parts[k] += saaug_distance_part(column[k], bias, ones);
+            }
+            column += SAAUG_WORDS;
+        }
+        for (k = 0; k < SAAUG_DISTANCE_WORDS; ++k) {
+            saaug_distance_spill(parts[k], weights, pixels[first + k], acc + 2 * (first + k));
+        }
     }
 }
 

@@ -24,29 +24,33 @@ static void prepare(const saaug_options *options, const uint8_t *row, const uint
 
 static void run(const void *taps, const uint32_t *words, int32_t *acc)
 {
-    const distance_tap *tap = taps;
-    const uint8_t *const base = (const uint8_t *)words;
-    const int32_t weights = (int32_t)tap->bias;
-    const distance_tap *const end = tap + tap->offset;
-    uint32_t parts[SAAUG_WORDS], pixels[SAAUG_WORDS];
-    int32_t k;
-    for (k = 0; k < SAAUG_WORDS; ++k) {
-        parts[k] = 0;
-        pixels[k] = 0;
-    }
-    while (tap != end) {
-        const uint32_t *const column = (const uint32_t *)(const void *)(base + (++tap)->offset);
-        const uint32_t bias = tap->bias;
-        for (k = 0; k < SAAUG_WORDS; ++k) {
-            const uint32_t word = column[k];
-            parts[k] += saaug_distance_part(word, bias);
-            pixels[k] += word;
+    const distance_tap *const list = taps;
+    const distance_tap *const end = list + list->offset;
+    const int32_t weights = (int32_t)list->bias;
+    const uint32_t ones = saaug_distance_ones();
+    int32_t first, k;
+    for (first = 0; first < SAAUG_WORDS; first += SAAUG_DISTANCE_WORDS) {
+        const uint8_t *const base = (const uint8_t *)(words + first);
+        const distance_tap *tap = list;
+        uint32_t parts[SAAUG_DISTANCE_WORDS], pixels[SAAUG_DISTANCE_WORDS];
+        for (k = 0; k < SAAUG_DISTANCE_WORDS; ++k) {
+            parts[k] = 0;
+            pixels[k] = 0;
         }
-    }
-    for (k = 0; k < SAAUG_WORDS; ++k) {
-        acc[2 * k] = 0;
-        acc[2 * k + 1] = 0;
-        saaug_distance_spill(parts[k], weights, pixels[k], acc + 2 * k);
+        while (tap != end) {
+            const uint32_t *const column = (const uint32_t *)(const void *)(base + (++tap)->offset);
+            const uint32_t bias = tap->bias;
+            for (k = 0; k < SAAUG_DISTANCE_WORDS; ++k) {
+                const uint32_t word = column[k];
+                parts[k] += saaug_distance_part(word, bias, ones);
+                pixels[k] += word;
+            }
+        }
+        for (k = 0; k < SAAUG_DISTANCE_WORDS; ++k) {
+            acc[2 * (first + k)] = 0;
+            acc[2 * (first + k) + 1] = 0;
+            saaug_distance_spill(parts[k], weights, pixels[k], acc + 2 * (first + k));
+        }
     }
 }
 

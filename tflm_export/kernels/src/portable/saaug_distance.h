@@ -14,6 +14,13 @@
 /* Sums of max(x - w, 0) and of x stay in 16 bits: 252 * 255 < 2^16, 252 * 128 < 2^15. */
 #define SAAUG_DISTANCE_TAPS 252
 
+/* Words of a column that are summed in one pass over the weights: as many as leave the rest of the registers free. */
+#if SAAUG_THUMB == 1
+#define SAAUG_DISTANCE_WORDS 2
+#else
+#define SAAUG_DISTANCE_WORDS 4
+#endif
+
 /** 256 - w of a stored weight w + 128 in both halves: what makes t of a word of pixels. */
 static inline uint32_t saaug_distance_bias(uint32_t stored)
 {
@@ -21,11 +28,21 @@ static inline uint32_t saaug_distance_bias(uint32_t stored)
     return bias | bias << 16;
 }
 
+/** Bit 0 of both halves. Compilers see a constant and then cannot shift the other operand in the same instruction. */
+static inline uint32_t saaug_distance_ones(void)
+{
+    uint32_t ones = 0x00010001u;
+#if defined(__GNUC__)
+    __asm__("" : "+r"(ones));
+#endif
+    return ones;
+}
+
 /** max(x - w, 0) of both pixels. */
-static inline uint32_t saaug_distance_part(uint32_t word, uint32_t bias)
+static inline uint32_t saaug_distance_part(uint32_t word, uint32_t bias, uint32_t ones)
 {
     const uint32_t t = word + bias;
-    const uint32_t above = (t >> 8) & 0x00010001u;
+    const uint32_t above = ones & (t >> 8);
     return t & ((above << 8) - above);
 }
 
