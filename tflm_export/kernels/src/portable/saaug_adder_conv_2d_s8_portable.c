@@ -17,7 +17,7 @@ static layout lay_out(const saaug_options *options, const saaug_shape *shape)
     l.chunks = saaug_divide_up(l.taps, l.chunk);
     l.channels = l.chunks == 1 ? 1 : shape->out_c < GROUP_CHANNELS ? shape->out_c : GROUP_CHANNELS;
     l.scales = (int64_t)l.chunk * SAAUG_COLUMN_BYTES;
-    l.accs = l.scales + (int64_t)shape->out_c * (int64_t)sizeof(saaug_channel);
+    l.accs = l.scales + (int64_t)shape->out_c * (int64_t)sizeof(saaug_bucket_scale);
     l.bytes = l.accs + (int64_t)4 * SAAUG_PIXELS * l.channels;
     return l;
 }
@@ -76,23 +76,23 @@ saaug_status saaug_adder_conv_2d_s8_portable(const saaug_options *options, const
     const int32_t row_bytes = saaug_row_bytes(options, shape);
     const int32_t pixels = shape->batches * shape->out_h * shape->out_w;
     uint32_t *const block = scratch;
-    saaug_channel *const scales = (void *)((uint8_t *)scratch + l.scales);
+    saaug_bucket_scale *const scales = (void *)((uint8_t *)scratch + l.scales);
     int32_t *const accs = (void *)((uint8_t *)scratch + l.accs);
-    saaug_walk walk = saaug_walk_begin(options, shape);
+    saaug_block_walk walk = saaug_block_walk_begin(options, shape);
     int8_t *block_output = output;
     int32_t p, o, first, chunk, k;
     for (o = 0; o < shape->out_c; ++o) {
-        saaug_bucket_channel(params + 3 * o, options, scales + o);
+        saaug_bucket_prepare(params + 3 * o, options, scales + o);
     }
     for (p = 0; p < pixels; p += SAAUG_PIXELS) {
         const int32_t count = pixels - p < SAAUG_PIXELS ? pixels - p : SAAUG_PIXELS;
         const uint8_t *group_row = weights;
-        saaug_window windows[SAAUG_PIXELS];
+        saaug_block_window windows[SAAUG_PIXELS];
         uint32_t sums[SAAUG_WORDS];
-        saaug_walk_take(&walk, options, shape, count, windows);
+        saaug_block_walk_take(&walk, options, shape, count, windows);
         for (first = 0; first < shape->out_c; first += l.channels) {
             const int32_t channels = shape->out_c - first < l.channels ? shape->out_c - first : l.channels;
-            saaug_tap tap = {0, 0, 0, 0, 0};
+            saaug_block_tap tap = {0, 0, 0, 0, 0};
             int32_t first_tap = 0;
             for (k = 0; k < channels * SAAUG_PIXELS; ++k) {
                 accs[k] = 0;

@@ -1,9 +1,9 @@
 #include "saaug_blocks.h"
 
-saaug_walk saaug_walk_begin(const saaug_options *options, const saaug_shape *shape)
+saaug_block_walk saaug_block_walk_begin(const saaug_options *options, const saaug_shape *shape)
 {
     const uint32_t channels = (uint32_t)shape->in_c, width = (uint32_t)shape->in_w * channels;
-    saaug_walk walk;
+    saaug_block_walk walk;
     walk.at.top = -options->pad_top;
     walk.at.left = -options->pad_left;
     walk.at.offset = (uint32_t)walk.at.top * width + (uint32_t)walk.at.left * channels;
@@ -15,10 +15,10 @@ saaug_walk saaug_walk_begin(const saaug_options *options, const saaug_shape *sha
     return walk;
 }
 
-void saaug_walk_take(saaug_walk *walk, const saaug_options *options, const saaug_shape *shape, int32_t count,
-                     saaug_window *windows)
+void saaug_block_walk_take(saaug_block_walk *walk, const saaug_options *options, const saaug_shape *shape, int32_t count,
+                     saaug_block_window *windows)
 {
-    saaug_walk w = *walk;
+    saaug_block_walk w = *walk;
     int32_t k;
     for (k = 0; k < SAAUG_PIXELS; ++k) {
         if (k >= count) {
@@ -43,7 +43,7 @@ void saaug_walk_take(saaug_walk *walk, const saaug_options *options, const saaug
     *walk = w;
 }
 
-static const int8_t *find(const saaug_shape *shape, const int8_t *input, const saaug_window *at, const saaug_tap *t)
+static const int8_t *find(const saaug_shape *shape, const int8_t *input, const saaug_block_window *at, const saaug_block_tap *t)
 {
     if ((uint32_t)(at->top + t->down) >= (uint32_t)shape->in_h || (uint32_t)(at->left + t->right) >= (uint32_t)shape->in_w) {
         return NULL;
@@ -80,7 +80,7 @@ static void pack_pair_outside(const int8_t *low, const int8_t *high, int32_t cou
 }
 
 /* Packs `count` taps from *t on, and leaves the tap after them in *t. */
-void saaug_blocks_pack(const saaug_options *options, const saaug_shape *shape, const int8_t *input, const saaug_window *windows, saaug_tap *t, int32_t count, uint32_t *words)
+void saaug_blocks_pack(const saaug_options *options, const saaug_shape *shape, const int8_t *input, const saaug_block_window *windows, saaug_block_tap *t, int32_t count, uint32_t *words)
 {
     const uint32_t right_step = (uint32_t)(options->dilation_w * shape->in_c);
     const uint32_t down_step = (uint32_t)(options->dilation_h * shape->in_w) * (uint32_t)shape->in_c -

@@ -15,30 +15,30 @@
 typedef struct {
     int32_t top, left;
     uint32_t offset;
-} saaug_window;
+} saaug_block_window;
 
 /** A walk over the output positions of all batches. */
 typedef struct {
-    saaug_window at;
+    saaug_block_window at;
     int32_t y, x;
     uint32_t column_step, row_step, batch_step;
-} saaug_walk;
+} saaug_block_walk;
 
 /** A tap of the window: kernel column, input channel, and where its pixel is from the window's. Begins as all zeros. */
 typedef struct {
     int32_t j, c, down, right;
     uint32_t offset;
-} saaug_tap;
+} saaug_block_tap;
 
-saaug_walk saaug_walk_begin(const saaug_options *options, const saaug_shape *shape);
+saaug_block_walk saaug_block_walk_begin(const saaug_options *options, const saaug_shape *shape);
 
 /** Takes the windows of the next `count` positions, at most SAAUG_PIXELS; those that are missing repeat the last. */
-void saaug_walk_take(saaug_walk *walk, const saaug_options *options, const saaug_shape *shape, int32_t count,
-                     saaug_window *windows);
+void saaug_block_walk_take(saaug_block_walk *walk, const saaug_options *options, const saaug_shape *shape, int32_t count,
+                     saaug_block_window *windows);
 
 /** Packs `count` taps from *tap on, and leaves the tap after them in *tap. */
 void saaug_blocks_pack(const saaug_options *options, const saaug_shape *shape, const int8_t *input,
-                       const saaug_window *windows, saaug_tap *tap, int32_t count, uint32_t *block);
+                       const saaug_block_window *windows, saaug_block_tap *tap, int32_t count, uint32_t *block);
 
 static inline int32_t saaug_divide_up(int32_t value, int32_t by) { return value / by + (value % by != 0); }
 

@@ -535,7 +535,7 @@ static uint32_t step_of(int32_t multiplier, int32_t shift)
     return quotient;
 }
 
-static inline int32_t rescale(int32_t acc, const saaug_channel *channel)
+static inline int32_t rescale(int32_t acc, const saaug_bucket_scale *channel)
 {
     const uint32_t magnitude = (uint32_t)(acc < 0 ? -acc : acc);
     const uint32_t step = channel->step;
@@ -567,7 +567,7 @@ static inline int32_t rescale(int32_t acc, const saaug_channel *channel)
     return saaug_rounding_shift(saaug_multiply_high(acc, channel->multiplier), channel->shift);
 }
 
-static inline int32_t requantize(int32_t acc, const saaug_channel *channel, const saaug_options *range)
+static inline int32_t requantize(int32_t acc, const saaug_bucket_scale *channel, const saaug_options *range)
 {
     const int32_t value = rescale(acc + channel->bias, channel) + range->output_zero_point;
     return saaug_clamp(value, range->act_min, range->act_max);
@@ -602,7 +602,7 @@ static inline int32_t saturate(int32_t value)
 #endif
 }
 
-static inline int32_t requantize(int32_t acc, const saaug_channel *channel, const saaug_options *range)
+static inline int32_t requantize(int32_t acc, const saaug_bucket_scale *channel, const saaug_options *range)
 {
     const int32_t value = multiply_high(2 * acc + 2 * channel->bias, channel->multiplier);
     const int32_t result = (value + (value >> 31) + channel->nudge) >> channel->shift;
@@ -611,7 +611,7 @@ static inline int32_t requantize(int32_t acc, const saaug_channel *channel, cons
 
 #endif
 
-void saaug_bucket_channel(const int32_t *params, const saaug_options *options, saaug_channel *channel)
+void saaug_bucket_prepare(const int32_t *params, const saaug_options *options, saaug_bucket_scale *channel)
 {
     channel->bias = params[0];
     channel->multiplier = params[1];
@@ -635,17 +635,17 @@ void saaug_bucket_channel(const int32_t *params, const saaug_options *options, s
 }
 
 /* The rare paths. */
-static int8_t requantize_plainly(int32_t acc, const saaug_channel *channel, const saaug_options *options)
+static int8_t requantize_plainly(int32_t acc, const saaug_bucket_scale *channel, const saaug_options *options)
 {
     const int32_t params[3] = {0, channel->multiplier, channel->shift};
     return saaug_requantize(acc + channel->bias, params, options);
 }
 
 /* `range` is NULL for PATH_FULL. */
-static inline void store(const int32_t *acc, int32_t lows, int32_t highs, const saaug_channel *shared,
+static inline void store(const int32_t *acc, int32_t lows, int32_t highs, const saaug_bucket_scale *shared,
                          const saaug_options *range, int8_t *low_output, int8_t *high_output, int32_t stride)
 {
-    const saaug_channel channel = *shared;
+    const saaug_bucket_scale channel = *shared;
     int32_t k;
     for (k = 0; k < highs; ++k) {
         *low_output = (int8_t)requantize(acc[0], &channel, range);
@@ -661,7 +661,7 @@ static inline void store(const int32_t *acc, int32_t lows, int32_t highs, const 
     }
 }
 
-void saaug_bucket_store(const int32_t *acc, int32_t lows, int32_t highs, const saaug_channel *channel,
+void saaug_bucket_store(const int32_t *acc, int32_t lows, int32_t highs, const saaug_bucket_scale *channel,
                         const saaug_options *options, int8_t *low_output, int8_t *high_output, int32_t stride)
 {
     int32_t k;

@@ -60,9 +60,9 @@ typedef struct {
     uint32_t step; /* of the division that takes the place of a multiplication */
 #endif
     uint8_t shift, path;
-} saaug_channel;
+} saaug_bucket_scale;
 
-void saaug_bucket_channel(const int32_t *params, const saaug_options *options, saaug_channel *channel);
+void saaug_bucket_prepare(const int32_t *params, const saaug_options *options, saaug_bucket_scale *channel);
 
 /** Length of the longest program of `taps` taps, in uint16; even. What is in it is in saaug_bucket.c. */
 int32_t saaug_bucket_program_length(int32_t taps, int32_t layout);
@@ -84,7 +84,7 @@ void saaug_bucket_run(const uint16_t *program, const uint32_t *block, int32_t *a
  * @param lows, highs  how many of the low pixels acc[0], acc[2], ... and of the high pixels acc[1], acc[3], ... to store;
  *                     lows >= highs.
  */
-void saaug_bucket_store(const int32_t *acc, int32_t lows, int32_t highs, const saaug_channel *channel,
+void saaug_bucket_store(const int32_t *acc, int32_t lows, int32_t highs, const saaug_bucket_scale *channel,
                         const saaug_options *options, int8_t *low_output, int8_t *high_output, int32_t stride);
 
 /** Two pixels in a word. */

@@ -139,9 +139,9 @@ saaug_status saaug_planes_layer(const saaug_plane_operator *operator, const saau
                 for (m = 0; m < options->depth_multiplier; ++m, ++o) {
                     const uint32_t *words = plane;
                     int8_t *block = strip + o;
-                    saaug_channel channel;
+                    saaug_bucket_scale channel;
                     operator->prepare(options, row, offsets, taps);
-                    saaug_bucket_channel(params + 3 * o, options, &channel);
+                    saaug_bucket_prepare(params + 3 * o, options, &channel);
                     for (y = 0; y < l.rows && y < rows_left; ++y) {
                         const int is_whole = y + l.rows < rows_left;
                         int32_t columns = shape->out_w;

@@ -31,7 +31,7 @@ static layout lay_out(const saaug_options *options, const saaug_shape *shape)
     }
     l.programs = (int64_t)l.chunk * SAAUG_COLUMN_BYTES;
     l.scales = l.programs + (int64_t)l.channels * l.length * 2;
-    l.accs = l.scales + (int64_t)l.channels * (int64_t)sizeof(saaug_channel);
+    l.accs = l.scales + (int64_t)l.channels * (int64_t)sizeof(saaug_bucket_scale);
     l.bytes = l.accs + (int64_t)4 * SAAUG_PIXELS * (l.chunks > 1 ? l.tile * l.channels : 1);
     return l;
 }
@@ -48,22 +48,22 @@ saaug_status saaug_shift_conv_2d_s8_portable(const saaug_options *options, const
     const int32_t row_bytes = saaug_row_bytes(options, shape);
     uint32_t *const block = scratch;
     uint16_t *const programs = (void *)((uint8_t *)scratch + l.programs);
-    saaug_channel *const scales = (void *)((uint8_t *)scratch + l.scales);
+    saaug_bucket_scale *const scales = (void *)((uint8_t *)scratch + l.scales);
     int32_t *const accs = (void *)((uint8_t *)scratch + l.accs);
-    saaug_walk tile_start = saaug_walk_begin(options, shape);
+    saaug_block_walk tile_start = saaug_block_walk_begin(options, shape);
     int32_t first_pixel, first_channel, chunk, o, p;
     for (first_pixel = 0; first_pixel < l.pixels;) {
         const int32_t room = l.tile * SAAUG_PIXELS;
         const int32_t pixels = l.pixels - first_pixel < room ? l.pixels - first_pixel : room;
         int8_t *const tile_output = output + (size_t)first_pixel * (size_t)shape->out_c;
-        saaug_walk walk = tile_start;
+        saaug_block_walk walk = tile_start;
         for (first_channel = 0; first_channel < shape->out_c; first_channel += l.channels) {
             const int32_t left = shape->out_c - first_channel;
             const int32_t channels = left < l.channels ? left : l.channels;
             const uint8_t *const rows = weights + (size_t)first_channel * (size_t)row_bytes;
-            saaug_tap chunk_start = {0, 0, 0, 0, 0};
+            saaug_block_tap chunk_start = {0, 0, 0, 0, 0};
             for (o = 0; o < channels; ++o) {
-                saaug_bucket_channel(params + 3 * (first_channel + o), options, scales + o);
+                saaug_bucket_prepare(params + 3 * (first_channel + o), options, scales + o);
             }
             for (chunk = 0; chunk < l.chunks; ++chunk) {
                 const int32_t first_tap = chunk * l.chunk;
@@ -72,7 +72,7 @@ saaug_status saaug_shift_conv_2d_s8_portable(const saaug_options *options, const
                 uint16_t *program = programs;
                 size_t block_offset = (size_t)first_channel;
                 int32_t *acc = accs;
-                saaug_tap tap = chunk_start;
+                saaug_block_tap tap = chunk_start;
                 for (o = 0; o < channels; ++o) {
                     saaug_bucket_program(row, options->layout, first_tap, taps, NULL, chunk > 0, program);
                     row += row_bytes;
@@ -81,9 +81,9 @@ saaug_status saaug_shift_conv_2d_s8_portable(const saaug_options *options, const
                 walk = tile_start;
                 for (p = 0; p < pixels; p += SAAUG_PIXELS) {
                     const int32_t count = pixels - p < SAAUG_PIXELS ? pixels - p : SAAUG_PIXELS;
-                    saaug_window windows[SAAUG_PIXELS];
+                    saaug_block_window windows[SAAUG_PIXELS];
                     int8_t *channel_output = tile_output + block_offset;
-                    saaug_walk_take(&walk, options, shape, count, windows);
+                    saaug_block_walk_take(&walk, options, shape, count, windows);
                     tap = chunk_start;
                     saaug_blocks_pack(options, shape, input, windows, &tap, taps, block);
                     program = programs;

@@ -52,8 +52,8 @@ saaug_status saaug_shift_fully_connected_s8_portable(const saaug_options *option
     }
     for (o = 0; o < shape->out_c; ++o) {
         const int8_t *vector = input;
-        saaug_channel channel;
-        saaug_bucket_channel(params + 3 * o, options, &channel);
+        saaug_bucket_scale channel;
+        saaug_bucket_prepare(params + 3 * o, options, &channel);
         for (n = 0; n < shape->batches; ++n) {
             const int32_t acc = options->layout == SAAUG_LAYOUT_NIBBLE ? dot_nibbles(vector, row, shape->in_c)
                                                                        : dot_bytes(vector, row, shape->in_c);
