@@ -1,0 +1,29 @@
+"""Export of Keras models to TensorFlow Lite for Microcontrollers.
+
+    report = tflm_export.export(model, images, "out", flavour="custom")
+
+`KERNELS` is the folder of the C kernels.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pathlib
+
+KERNELS = pathlib.Path(__file__).resolve().parent / "kernels"
+
+_HOMES = {"export": "exporting", "compile_network": "exporting", "Report": "report", "Interpreter": "runner"}
+
+__all__ = ["KERNELS", "Interpreter", "Report", "compile_network", "export"]
+
+
+def __getattr__(name):
+    if name in _HOMES:
+        value = getattr(importlib.import_module(f"tflm_export.{_HOMES[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'tflm_export' has no attribute {name!r}")
+
+
+def __dir__():
+    return __all__

@@ -1,0 +1,445 @@
+"""Writes a `Network` as a .tflite flatbuffer for TFLite Micro: built-in operators, or our packed custom ones.
+
+A slot-level writer on the plain `flatbuffers` runtime: no generated schema, byte-for-byte deterministic. Constants are
+aligned to 16 bytes. Slot numbers and enumerations are those of the public TensorFlow Lite schema, version 3.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+from dataclasses import dataclass
+
+import flatbuffers
+import numpy as np
+
+from tflm_export import graph as ir
+from tflm_export.quantize import NIBBLE_LEVELS, Network, Step
+
+# ---- our custom operators -------------------------------------------------------------------------------------------
+
+OPERATORS = {  # (operator, kind of op) -> (name in the model, number in the option record)
+    ("shift", "conv"): ("SHIFT_CONV_2D", 1),
+    ("shift", "depthwise"): ("SHIFT_DEPTHWISE_CONV_2D", 2),
+    ("shift", "dense"): ("SHIFT_FULLY_CONNECTED", 3),
+    ("adder", "conv"): ("ADDER_CONV_2D", 4),
+    ("adder", "depthwise"): ("ADDER_DEPTHWISE_CONV_2D", 5),
+}
+LAYOUT_NIBBLE, LAYOUT_BYTE, LAYOUT_OFFSET = 0, 1, 2
+REQUANT_Q31, REQUANT_POWER_OF_TWO = 0, 1
+MAGIC = int.from_bytes(b"SAAG", "little")
+VERSION = 1
+_FORMATS = {"u8": "B", "u16": "H", "u32": "I", "i8": "b"}
+
+
+def _field(kind):
+    return dataclasses.field(metadata={"kind": kind})
+
+
+@dataclass(frozen=True)
+class OptionRecord:
+    """The custom options of one of our operators: a packed little-endian struct, in this order.
+
+    Later versions append fields; a reader knows its version's length. `option_header` gives the offsets to C.
+    """
+
+    magic: int = _field("u32")
+    version: int = _field("u16")
+    length: int = _field("u16")
+    op: int = _field("u8")
+    layout: int = _field("u8")
+    requant: int = _field("u8")
+    kernel_h: int = _field("u8")
+    kernel_w: int = _field("u8")
+    stride_h: int = _field("u8")
+    stride_w: int = _field("u8")
+    dilation_h: int = _field("u8")
+    dilation_w: int = _field("u8")
+    reserved: int = _field("u8")
+    pad_top: int = _field("u16")
+    pad_left: int = _field("u16")
+    depth_multiplier: int = _field("u16")
+    input_zero_point: int = _field("i8")
+    output_zero_point: int = _field("i8")
+    act_min: int = _field("i8")
+    act_max: int = _field("i8")
+
+    def pack(self) -> bytes:
+        """The record's bytes."""
+        return struct.pack(_record_format(), *dataclasses.astuple(self))
+
+    @classmethod
+    def unpack(cls, data) -> OptionRecord:
+        """The record of some bytes; nothing but the length is checked."""
+        return cls(*struct.unpack(_record_format(), bytes(data)))
+
+
+def _record_format():
+    return "<" + "".join(_FORMATS[field.metadata["kind"]] for field in dataclasses.fields(OptionRecord))
+
+
+RECORD_BYTES = struct.calcsize(_record_format())
+
+
+def option_header() -> str:
+    """The C header with the offsets of `OptionRecord`; kernels/src/saaug_option_record.h holds this very text."""
+    offsets, offset = [], 0
+    for field in dataclasses.fields(OptionRecord):
+        offsets.append(f"#define SAAUG_OPTION_{field.name.upper()} {offset}")
+        offset += struct.calcsize(_FORMATS[field.metadata["kind"]])
+    lines = [
+        "/* Generated from OptionRecord in tflm_export/flatbuffer.py: byte offsets of the option record of the custom "
+        "operators. */",
+        "#ifndef SAAUG_OPTION_RECORD_H",
+        "#define SAAUG_OPTION_RECORD_H",
+        "",
+        *offsets,
+        "",
+        f"#define SAAUG_OPTIONS_MAGIC 0x{MAGIC:08X}u",
+        f"#define SAAUG_OPTIONS_VERSION {VERSION}u",
+        f"#define SAAUG_OPTIONS_BYTES {RECORD_BYTES}u",
+        "",
+        "#endif",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True, eq=False)
+class CustomLayer:
+    """One of our layers as the kernels take it: name, options, packed weights, int32 params (O, 3)."""
+
+    name: str
+    record: OptionRecord
+    weights: np.ndarray
+    params: np.ndarray
+
+
+def custom_layer(step: Step) -> CustomLayer:
+    """Packs a shift or add step. The input's zero point is folded into the bias of a shift layer."""
+    op, constants, source, output = step.op, step.constants, step.inputs[0], step.output
+    name, number = OPERATORS[constants.operator, op.kind]
+    weights, bias = constants.weights, constants.bias.astype("int64")
+    rows = weights.reshape(len(weights), -1)
+    if constants.operator == "adder":
+        layout, packed = LAYOUT_OFFSET, pack_offset(rows)
+    else:
+        bias = bias - source.zero_point * rows.sum(axis=1, dtype="int64")
+        nibbles = constants.levels <= NIBBLE_LEVELS
+        layout, packed = (LAYOUT_NIBBLE, pack_nibbles(rows)) if nibbles else (LAYOUT_BYTE, pack_bytes(rows))
+    params = np.stack([bias, constants.multiplier, constants.shift], axis=1).astype("int32")
+    depth_multiplier = len(weights) // source.shape[-1] if op.kind == "depthwise" else 1
+    record = OptionRecord(
+        magic=MAGIC, version=VERSION, length=RECORD_BYTES, op=number, layout=layout,
+        requant=REQUANT_POWER_OF_TWO if constants.power_of_two else REQUANT_Q31,
+        kernel_h=op.kernel_size[0], kernel_w=op.kernel_size[1], stride_h=op.strides[0], stride_w=op.strides[1],
+        dilation_h=op.dilation[0], dilation_w=op.dilation[1], reserved=0, pad_top=op.pads[0], pad_left=op.pads[1],
+        depth_multiplier=depth_multiplier, input_zero_point=source.zero_point, output_zero_point=output.zero_point,
+        act_min=step.act_min, act_max=step.act_max,
+    )  # fmt: skip
+    return CustomLayer(name, record, packed, params)
+
+
+def shift_codes(rows):
+    """int rows of 0 and sign * 2**p -> (sign bit, p + 1 or 0)."""
+    magnitude = np.abs(rows)
+    exponent = np.where(magnitude > 0, np.log2(np.maximum(magnitude, 1)).astype("int64") + 1, 0)
+    assert ((magnitude == 0) | (magnitude == 1 << np.maximum(exponent - 1, 0))).all(), "not powers of two"
+    return (rows < 0).astype("int64"), exponent
+
+
+def _padded(rows):
+    return np.pad(rows, ((0, 0), (0, -rows.shape[1] % 4)))
+
+
+def pack_nibbles(rows):
+    """Rows of signed powers of two, exponents 0..6, as uint8: two codes a byte, low nibble first, rows padded to 4."""
+    sign, exponent = shift_codes(_padded(rows))
+    codes = np.where(exponent > 0, sign * 8 + exponent, 0).astype("uint8")
+    return (codes[:, 0::2] | codes[:, 1::2] << 4).ravel()
+
+
+def pack_bytes(rows):
+    """Rows of signed powers of two, exponents 0..15, as int8 codes sign * (exponent + 1)."""
+    sign, exponent = shift_codes(_padded(rows))
+    return np.where(sign == 1, -exponent, exponent).astype("int8").view("uint8").ravel()
+
+
+def pack_offset(rows):
+    """Rows of add weights in [-128, 127] as uint8 w + 128; the padding is 0."""
+    return _padded(rows + 128).astype("uint8").ravel()
+
+
+# ---- the schema -----------------------------------------------------------------------------------------------------
+
+FLOAT32, INT32, UINT8, INT8 = 0, 2, 3, 9
+_TYPES = {"int32": INT32, "uint8": UINT8, "int8": INT8}
+_CUSTOM = 32
+_BUILTIN = {  # name -> (builtin code, version, options type)
+    "ADD": (0, 2, 11),
+    "AVERAGE_POOL_2D": (1, 2, 5),
+    "CONV_2D": (3, 3, 1),
+    "DEPTHWISE_CONV_2D": (4, 3, 2),
+    "FULLY_CONNECTED": (9, 4, 8),
+    "MAX_POOL_2D": (17, 2, 5),
+    "MUL": (18, 2, 21),
+    "RESHAPE": (22, 1, 17),
+    "RESIZE_BILINEAR": (23, 3, 15),
+    "SOFTMAX": (25, 2, 9),
+    "PAD": (34, 2, 22),
+    "MEAN": (40, 2, 27),
+    "HARD_SWISH": (117, 1, 91),
+}
+_FUSED = {None: 0, "relu": 1, "relu6": 3, "hard_sigmoid": 0}
+_SAME, _VALID = 0, 1
+
+
+@dataclass(frozen=True, eq=False)
+class _TensorRow:
+    name: str
+    shape: tuple[int, ...]
+    type: str
+    data: np.ndarray | None = None
+    scales: np.ndarray | None = None
+    zero_points: tuple[int, ...] = ()
+    axis: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class _OpRow:
+    name: str  # built-in or custom
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    options: tuple = ()  # (slot, type, value) of the built-in's options table
+    custom: bytes | None = None
+
+
+def write(network: Network) -> bytes:
+    """The model as bytes. Intermediate tensors keep the names of `network.tensors`.
+
+    Raises:
+        ValueError: padding that no built-in operator expresses; names the layer.
+    """
+    rows, ops = [], []
+    for tensor in network.tensors.values():
+        rows.append(
+            _TensorRow(
+                tensor.name, (1, *tensor.shape), "int8", None, np.array([tensor.scale], "float32"), (tensor.zero_point,)
+            )
+        )
+    for step in network.steps:
+        _write_step(step, network.flavour, rows, ops)
+    return _Writer().model(network, rows, ops)
+
+
+def _write_step(step, flavour, rows, ops):
+    op = step.op
+    if step.constants is not None and step.constants.operator != "conv" and flavour == "custom":
+        layer = custom_layer(step)
+        weights = _TensorRow(f"{op.name}/weights", layer.weights.shape, "uint8", layer.weights)
+        params = _TensorRow(f"{op.name}/params", layer.params.shape, "int32", layer.params)
+        rows.extend((weights, params))
+        ops.append(
+            _OpRow(layer.name, (step.inputs[0].name, weights.name, params.name), (op.output,), (), layer.record.pack())
+        )
+        return
+    inputs = [tensor.name for tensor in step.inputs]
+
+    def constant(suffix, data, **rest):
+        data = np.ascontiguousarray(data)
+        row = _TensorRow(f"{op.name}/{suffix}", data.shape, data.dtype.name, data, **rest)
+        rows.append(row)
+        return row.name
+
+    name, options = None, ()
+    fused = _FUSED[op.activation]
+    if step.constants is not None:
+        name, options = _weighted_options(step, fused)
+        constants = step.constants
+        weights = constants.weights.astype("int8")
+        if op.kind == "depthwise":
+            weights = weights.transpose(3, 1, 2, 0)
+        elif op.kind == "dense":
+            weights = weights.reshape(len(weights), -1)
+        axis = 3 if op.kind == "depthwise" else 0
+        channels = len(constants.bias)
+        inputs.append(constant("weights", weights, scales=constants.scales, zero_points=(0,) * channels, axis=axis))
+        scales = constants.scales * step.inputs[0].scale
+        inputs.append(constant("bias", constants.bias, scales=scales, zero_points=(0,) * channels))
+    elif op.kind in ("add", "multiply"):
+        name, options = ("ADD" if op.kind == "add" else "MUL"), ((0, "i8", fused),)
+    elif op.kind == "mean":
+        name, options = "MEAN", ((0, "bool", len(step.output.shape) == 3),)
+        inputs.append(constant("axes", np.array([1, 2], "int32")))
+    elif op.kind == "resize":
+        name, options = "RESIZE_BILINEAR", ((3, "bool", True),)
+        inputs.append(constant("size", np.array(step.output.shape[:2], "int32")))
+    elif op.kind in ("max_pool", "average_pool"):
+        name = "MAX_POOL_2D" if op.kind == "max_pool" else "AVERAGE_POOL_2D"
+        (kernel_h, kernel_w), (stride_h, stride_w) = op.kernel_size, op.strides
+        options = (
+            (0, "i8", _builtin_padding(step)), (1, "i32", stride_w), (2, "i32", stride_h), (3, "i32", kernel_w),
+            (4, "i32", kernel_h), (5, "i8", 0),
+        )  # fmt: skip
+    elif op.kind == "pad":
+        top, left, bottom, right = op.pads
+        name = "PAD"
+        inputs.append(constant("pads", np.array([[0, 0], [top, bottom], [left, right], [0, 0]], "int32")))
+    elif op.kind == "reshape":
+        shape = np.array((1, *step.output.shape), "int32")
+        name, options = "RESHAPE", ((0, "vector", shape),)
+        inputs.append(constant("shape", shape))
+    elif op.kind == "hard_swish":
+        name = "HARD_SWISH"
+    else:
+        assert op.kind == "softmax", op.kind
+        name, options = "SOFTMAX", ((0, "f32", 1.0),)
+    ops.append(_OpRow(name, tuple(inputs), (op.output,), options))
+
+
+def _weighted_options(step, fused):
+    op = step.op
+    if op.kind == "dense":
+        return "FULLY_CONNECTED", ((0, "i8", fused),)
+    (stride_h, stride_w), (dilation_h, dilation_w) = op.strides, op.dilation
+    head = ((0, "i8", _builtin_padding(step)), (1, "i32", stride_w), (2, "i32", stride_h))
+    if op.kind == "conv":
+        return "CONV_2D", (*head, (3, "i8", fused), (4, "i32", dilation_w), (5, "i32", dilation_h))
+    multiplier = len(step.constants.bias) // step.inputs[0].shape[-1]
+    return "DEPTHWISE_CONV_2D", (
+        *head, (3, "i32", multiplier), (4, "i8", fused), (5, "i32", dilation_w), (6, "i32", dilation_h),
+    )  # fmt: skip
+
+
+def _builtin_padding(step):
+    same = ir.padding_is_same(step.op, step.inputs[0].shape)
+    assert same is not None, step.op.name  # `quantize` has put a pad step before such an op
+    return _SAME if same else _VALID
+
+
+class _Writer:
+    """Bottom up, as flatbuffers are written: every child before its parent."""
+
+    def __init__(self):
+        self.builder = flatbuffers.Builder(1 << 16)
+
+    def vector(self, array):
+        """A vector of numbers, aligned to 16 bytes if it is of bytes."""
+        array = np.ascontiguousarray(array)
+        if array.dtype.itemsize == 1:
+            return self.aligned_bytes(array.tobytes())
+        return self.builder.CreateNumpyVector(array.ravel())
+
+    def aligned_bytes(self, data):
+        builder = self.builder
+        builder.StartVector(1, len(data), 16)
+        builder.head = builder.Head() - len(data)
+        builder.Bytes[builder.Head() : builder.Head() + len(data)] = data
+        return builder.EndVector()
+
+    def vector_of_offsets(self, offsets):
+        self.builder.StartVector(4, len(offsets), 4)
+        for offset in reversed(offsets):
+            self.builder.PrependUOffsetTRelative(offset)
+        return self.builder.EndVector()
+
+    def table(self, slots, fields):
+        """A table from (slot, kind, value); offsets are made by the caller. Zeros, the defaults, are left out."""
+        builder = self.builder
+        builder.StartObject(slots)
+        for slot, kind, value in fields:
+            if value is None:
+                continue
+            if kind == "offset":
+                builder.PrependUOffsetTRelativeSlot(slot, value, 0)
+            elif kind == "u32":
+                builder.PrependUint32Slot(slot, value, 0)
+            elif kind == "i32":
+                builder.PrependInt32Slot(slot, value, 0)
+            elif kind == "i8":
+                builder.PrependInt8Slot(slot, value, 0)
+            elif kind == "u8":
+                builder.PrependUint8Slot(slot, value, 0)
+            elif kind == "bool":
+                builder.PrependBoolSlot(slot, value, False)
+            else:
+                assert kind == "f32", kind
+                builder.PrependFloat32Slot(slot, value, 0.0)
+        return builder.EndObject()
+
+    def model(self, network, rows, ops):
+        builder = self.builder
+        codes = sorted({op.name for op in ops})
+        description = builder.CreateString("saaug_keras")
+        buffers = [self.table(3, ())]  # buffer 0 is empty, for everything that is computed
+        numbers = {}
+        for row in rows:
+            if row.data is not None:
+                numbers[row.name] = len(buffers)
+                buffers.append(self.table(3, [(0, "offset", self.aligned_bytes(_little_endian(row.data)))]))
+        index = {row.name: number for number, row in enumerate(rows)}
+        tensors = self.vector_of_offsets([self.tensor(row, numbers.get(row.name, 0)) for row in rows])
+        operators = self.vector_of_offsets([self.operator(op, index, codes) for op in ops])
+        subgraph_inputs = self.vector(np.array([index[network.input.name]], "int32"))
+        subgraph_outputs = self.vector(np.array([index[network.output.name]], "int32"))
+        subgraph_name = builder.CreateString("main")
+        subgraph = self.table(
+            5,
+            [
+                (0, "offset", tensors), (1, "offset", subgraph_inputs), (2, "offset", subgraph_outputs),
+                (3, "offset", operators), (4, "offset", subgraph_name),
+            ],
+        )  # fmt: skip
+        operator_codes = self.vector_of_offsets([self.operator_code(name) for name in codes])
+        subgraphs = self.vector_of_offsets([subgraph])
+        buffer_vector = self.vector_of_offsets(buffers)
+        model = self.table(
+            5,
+            [
+                (0, "u32", 3), (1, "offset", operator_codes), (2, "offset", subgraphs), (3, "offset", description),
+                (4, "offset", buffer_vector),
+            ],
+        )  # fmt: skip
+        builder.Finish(model, file_identifier=b"TFL3")
+        return bytes(builder.Output())
+
+    def tensor(self, row, buffer):
+        name = self.builder.CreateString(row.name)
+        shape = self.vector(np.array(row.shape, "int32"))
+        quantization = None
+        if row.scales is not None:
+            scales = self.vector(np.asarray(row.scales, "float32"))
+            zero_points = self.vector(np.array(row.zero_points, "int64"))
+            quantization = self.table(7, [(2, "offset", scales), (3, "offset", zero_points), (6, "i32", row.axis)])
+        return self.table(
+            6,
+            [
+                (0, "offset", shape), (1, "i8", _TYPES[row.type]), (2, "u32", buffer), (3, "offset", name),
+                (4, "offset", quantization),
+            ],
+        )  # fmt: skip
+
+    def operator_code(self, name):
+        if name not in _BUILTIN:
+            custom = self.builder.CreateString(name)
+            return self.table(4, [(0, "i8", _CUSTOM), (1, "offset", custom), (2, "i32", 1), (3, "i32", _CUSTOM)])
+        code, version, _ = _BUILTIN[name]
+        return self.table(4, [(0, "i8", min(code, 127)), (2, "i32", version), (3, "i32", code)])
+
+    def operator(self, op, index, codes):
+        inputs = self.vector(np.array([index[name] for name in op.inputs], "int32"))
+        outputs = self.vector(np.array([index[name] for name in op.outputs], "int32"))
+        fields = [(0, "u32", codes.index(op.name)), (1, "offset", inputs), (2, "offset", outputs)]
+        if op.custom is not None:
+            fields.append((5, "offset", self.aligned_bytes(op.custom)))
+        else:
+            made = [
+                (slot, "offset", self.vector(value)) if kind == "vector" else (slot, kind, value)
+                for slot, kind, value in op.options
+            ]
+            options = self.table(max((slot for slot, _, _ in made), default=0) + 1, made)
+            fields += [(3, "u8", _BUILTIN[op.name][2]), (4, "offset", options)]
+        return self.table(7, fields)
+
+
+def _little_endian(array):
+    return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()

@@ -1,0 +1,572 @@
+"""Keras functional model -> a list of frozen `Op` records.
+
+Batch norm is folded, ReLU, ReLU6 and hard-sigmoid are fused, padding is made explicit, dropout and identities are gone.
+The private names of Keras graphs are used here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from saaug_keras import layers as ours
+from saaug_keras import ops as saaug_ops
+from tflm_export.windows import distances, windows
+
+WEIGHTED = ("conv", "depthwise", "dense")
+CLAMPS = {None: (-math.inf, math.inf), "relu": (0.0, math.inf), "relu6": (0.0, 6.0), "hard_sigmoid": (0.0, 1.0)}
+
+_SHIFT = (ours.ShiftConv2D, ours.ShiftDepthwiseConv2D, ours.ShiftDense)
+_ADDER = (ours.AdderConv2D, ours.AdderDepthwiseConv2D)
+_HYBRID = (ours.HybridConv2D, ours.HybridDepthwise, ours.HybridDense, ours.HybridBatchNormalization)
+_DROPPED = ("Dropout", "SpatialDropout2D", "GaussianDropout", "GaussianNoise", "AlphaDropout", "Identity",
+            "ActivityRegularization", "InputLayer")  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """What a weighted op computes: y = gain * operator(x, kernel) + bias, per output channel.
+
+    Args:
+        operator: "conv" (products), "shift" (products with signed powers of two) or "adder" (-sum |x - w|).
+        kernel: float32 (O, kernel_h, kernel_w, I), the deployed kernel before the batch norm; I = 1 for depthwise.
+        gain, bias: float64 (O,), batch norm and the layer's bias together.
+        levels: of a shift kernel, how many exponents its layer can use; else 0.
+        input_range: (low, high) that the layer's input quantizer was trained with, or None.
+    """
+
+    operator: str
+    kernel: np.ndarray
+    gain: np.ndarray
+    bias: np.ndarray
+    levels: int = 0
+    input_range: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Op:
+    """One operation of the deployed network.
+
+    Args:
+        kind: "conv", "depthwise", "dense", "add", "multiply", "mean" (over height and width), "resize" (bilinear,
+            half-pixel centres), "hard_swish", "max_pool", "average_pool", "pad", "reshape" or "softmax".
+        name: of the Keras layer that it began with; unique.
+        inputs, output: tensor names.
+        activation: fused: None, "relu", "relu6" or "hard_sigmoid" (the last is folded into gain and bias, the clamp to
+            [0, 1] remains).
+        kernel_size, strides, dilation: (h, w).
+        pads: zeros at (top, left, bottom, right).
+        layers: names of the Keras layers that it stands for, in order.
+    """
+
+    kind: str
+    name: str
+    inputs: tuple[str, ...]
+    output: str
+    weights: Weights | None = None
+    activation: str | None = None
+    kernel_size: tuple[int, int] = (1, 1)
+    strides: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
+    layers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """Ops in the order of computation. `shapes` gives (H, W, C) or (C,) of every tensor, without the batch."""
+
+    name: str
+    ops: tuple[Op, ...]
+    shapes: dict[str, tuple[int, ...]]
+    input: str
+    output: str
+
+    def consumers(self, tensor):
+        """The ops that read a tensor."""
+        return [op for op in self.ops if tensor in op.inputs]
+
+
+def lower(model) -> Graph:
+    """Lowers a functional or sequential model with one input and one output.
+
+    Raises:
+        TypeError: not such a model.
+        ValueError: a layer that export does not know; the message names it.
+    """
+    if not isinstance(model, keras.Model) or not hasattr(_functional(model), "_nodes_by_depth"):
+        raise TypeError(
+            "tflm_export: `model` must be a built functional or sequential keras.Model. Received: "
+            f"model={type(model).__name__}. An AugmentedModel gives one by export_target()."
+        )
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        raise ValueError(
+            "tflm_export: `model` must have one input and one output. Received: "
+            f"{len(model.inputs)} inputs, {len(model.outputs)} outputs."
+        )
+    return _Lowering(model).graph()
+
+
+def same_pads(size, kernel, stride, dilation):
+    """(before, after) zeros of padding "same" along one axis; the odd one after, as TensorFlow does."""
+    total = max((-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
+    return total // 2, total - total // 2
+
+
+def output_size(size, kernel, stride, dilation, pads):
+    """Positions of a window along one axis."""
+    return (size + sum(pads) - (kernel - 1) * dilation - 1) // stride + 1
+
+
+def padding_is_same(op: Op, input_shape):
+    """Whether the op's zeros are those of padding "same" (True), none ("valid", False), or others (None)."""
+    if not any(op.pads):
+        return False
+    vertical, horizontal = (same_pads(input_shape[i], op.kernel_size[i], op.strides[i], op.dilation[i]) for i in (0, 1))
+    return True if op.pads == (vertical[0], horizontal[0], vertical[1], horizontal[1]) else None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _fail(layer, must_be, received):
+    raise ValueError(f"tflm_export: layer '{layer.name}' ({type(layer).__name__}) {must_be}. Received: {received}.")
+
+
+def _functional(model):
+    """The functional model inside a Sequential, else the model itself."""
+    return getattr(model, "_functional", None) or model
+
+
+def _flatten(model, env, calls):
+    """Appends (operation, input keys, output key, output shape) of a model and of those nested in it, in order.
+
+    `env` maps id(KerasTensor) to the key of the value; keys are ids of the tensors of the outermost place.
+    """
+    inner = _functional(model)
+    for depth in sorted(inner._nodes_by_depth, reverse=True):
+        for node in inner._nodes_by_depth[depth]:
+            operation = node.operation
+            if type(operation).__name__ == "InputLayer":
+                continue
+            inputs = [env[id(tensor)] for tensor in node.input_tensors]
+            if hasattr(_functional(operation), "_nodes_by_depth"):
+                nested = dict(zip(map(id, operation.inputs), inputs, strict=True))
+                nested = _flatten(operation, nested, calls)
+                for tensor, inside in zip(node.output_tensors, operation.outputs, strict=True):
+                    env[id(tensor)] = nested[id(inside)]
+                continue
+            if len(node.output_tensors) != 1:
+                _fail(operation, "must have one output", f"{len(node.output_tensors)} outputs")
+            # A layer in a nested model that is called twice has one node but two values.
+            key = len(calls) + 1
+            env[id(node.output_tensors[0])] = key
+            calls.append((operation, inputs, key, tuple(node.output_tensors[0].shape[1:])))
+    return env
+
+
+def _tuple2(value):
+    return (value, value) if isinstance(value, int) else tuple(int(v) for v in value)
+
+
+class _Lowering:
+    """Walks the calls once, in order; every value is an `_Value`, and an op that can still take more is open."""
+
+    def __init__(self, model):
+        self.model = model
+        source = model.inputs[0]
+        shape = tuple(source.shape[1:])
+        if len(shape) != 3 or None in shape:
+            raise ValueError(
+                f"tflm_export: the model's input must be images (H, W, C) of a known size. Received: shape={shape}."
+            )
+        self.calls = []
+        env = _flatten(model, {id(source): 0}, self.calls)
+        self.result = env[id(model.outputs[0])]
+        self.uses = {self.result: 1}
+        for _, inputs, _, _ in self.calls:
+            for key in inputs:
+                self.uses[key] = self.uses.get(key, 0) + 1
+        self.values = {0: "input"}  # key -> tensor name
+        self.shapes = {"input": shape}
+        self.pending = {}  # stand-in for a padded tensor -> (tensor, zeros, layer); its consumer takes the zeros over
+        self.ops = {}  # output tensor -> Op
+        self.names = set()
+
+    def graph(self):
+        for operation, inputs, key, shape in self.calls:
+            self.values[key] = self.lower(operation, [self.values[k] for k in inputs], inputs, shape)
+        output = self.values[self.result]
+        if output in self.pending:
+            output = self.emit_pad(output)
+        if not self.ops:
+            raise ValueError("tflm_export: the model has no layer that computes anything.")
+        return Graph(self.model.name, tuple(self.ops.values()), self.shapes, "input", output)
+
+    # ---- building blocks
+
+    def unique(self, name):
+        candidate, number = name, 1
+        while candidate in self.names or candidate == "input":
+            number += 1
+            candidate = f"{name}_{number}"
+        self.names.add(candidate)
+        return candidate
+
+    def emit(self, kind, layer, inputs, shape, **rest):
+        name = self.unique(layer.name)
+        op = Op(kind, name, tuple(inputs), name, layers=(layer.name,), **rest)
+        self.ops[name] = op
+        self.shapes[name] = tuple(shape)
+        return name
+
+    def extend(self, tensor, layer, **changes):
+        """The op that makes `tensor` takes over one more layer."""
+        op = self.ops[tensor]
+        self.ops[tensor] = dataclasses.replace(op, layers=(*op.layers, layer.name), **changes)
+        return tensor
+
+    def open_op(self, tensor, key, kinds):
+        """The op behind `tensor` if a following layer may be merged into it, else None."""
+        op = self.ops.get(tensor)
+        if op is None or op.kind not in kinds or op.activation is not None or self.uses[key] != 1:
+            return None
+        return op
+
+    def emit_pad(self, stand_in):
+        source, pads, layer = self.pending[stand_in]
+        height, width, channels = self.shapes[source]
+        shape = (height + pads[0] + pads[2], width + pads[1] + pads[3], channels)
+        return self.emit("pad", layer, [source], shape, pads=pads)
+
+    # ---- one call
+
+    def lower(self, layer, tensors, keys, shape):
+        kind = type(layer).__name__
+        if isinstance(layer, _HYBRID):
+            _fail(layer, "belongs to an augmented model; export the model that export_target() gives", kind)
+        if getattr(layer, "activation_bits", None) not in (None, 8):
+            _fail(layer, "must have `activation_bits` 8 or None", f"activation_bits={layer.activation_bits}")
+        if kind in _DROPPED:
+            return tensors[0]
+        if isinstance(layer, keras.layers.ZeroPadding2D):
+            return self.lower_padding(layer, tensors[0])
+        if not isinstance(layer, (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)):
+            tensors = [self.emit_pad(t) if t in self.pending else t for t in tensors]
+        if isinstance(layer, keras.layers.DepthwiseConv2D):
+            return self.lower_convolution("depthwise", layer, tensors[0], shape)
+        if isinstance(layer, keras.layers.Conv2D) and not isinstance(layer, keras.layers.Conv2DTranspose):
+            if layer.groups != 1:
+                _fail(layer, "must have one group", f"groups={layer.groups}")
+            return self.lower_convolution("conv", layer, tensors[0], shape)
+        if isinstance(layer, keras.layers.Dense):
+            return self.lower_dense(layer, tensors[0], shape)
+        if isinstance(layer, keras.layers.BatchNormalization):
+            return self.lower_batch_norm(layer, tensors[0], keys[0])
+        if isinstance(layer, keras.layers.ReLU):
+            negative = float(np.max(layer.negative_slope or 0))
+            if negative or float(layer.threshold or 0) or layer.max_value not in (None, 6):
+                _fail(layer, "must be a plain ReLU or ReLU6", f"max_value={layer.max_value}, negative_slope={negative}")
+            return self.lower_activation(layer, "relu" if layer.max_value is None else "relu6", tensors[0], keys[0])
+        if isinstance(layer, keras.layers.Softmax):
+            if layer.axis not in (-1, len(shape)):
+                _fail(layer, "must have the last axis", f"axis={layer.axis}")
+            return self.lower_activation(layer, "softmax", tensors[0], keys[0])
+        if isinstance(layer, keras.layers.Activation):
+            return self.lower_activation(layer, _activation_name(layer), tensors[0], keys[0])
+        if isinstance(layer, keras.layers.Rescaling):
+            gain, bias = (np.broadcast_to(np.asarray(v, "float64"), shape[-1:]) for v in (layer.scale, layer.offset))
+            return self.lower_affine(layer, gain, bias, tensors[0])
+        if isinstance(layer, keras.layers.Add) or kind == "Add":
+            return self.lower_pair("add", layer, tensors, shape)
+        if isinstance(layer, keras.layers.Multiply) or kind == "Multiply":
+            return self.lower_pair("multiply", layer, tensors, shape)
+        if isinstance(layer, keras.layers.GlobalAveragePooling2D):
+            return self.emit("mean", layer, tensors, shape)
+        if isinstance(layer, keras.layers.Flatten):
+            return tensors[0] if len(self.shapes[tensors[0]]) == 1 else self.emit("reshape", layer, tensors, shape)
+        if isinstance(layer, keras.layers.Reshape):
+            same = self.shapes[tensors[0]] == tuple(shape)
+            return tensors[0] if same else self.emit("reshape", layer, tensors, shape)
+        if isinstance(layer, keras.layers.Resizing):
+            if layer.interpolation != "bilinear" or layer.crop_to_aspect_ratio or layer.pad_to_aspect_ratio:
+                _fail(layer, "must resize bilinearly, without crop or pad", f"interpolation={layer.interpolation!r}")
+            return self.emit("resize", layer, tensors, shape)
+        if isinstance(layer, keras.layers.UpSampling2D):
+            if layer.interpolation != "bilinear":
+                _fail(layer, "must have interpolation 'bilinear'", f"interpolation={layer.interpolation!r}")
+            return self.emit("resize", layer, tensors, shape)
+        if isinstance(layer, (keras.layers.MaxPooling2D, keras.layers.AveragePooling2D)):
+            which = "max_pool" if isinstance(layer, keras.layers.MaxPooling2D) else "average_pool"
+            return self.emit(which, layer, tensors, shape, **self.window(layer, layer.pool_size, tensors[0]))
+        known = (
+            "Conv2D, DepthwiseConv2D, Dense, our shift and add layers, BatchNormalization, ReLU, Activation, Softmax, "
+            "Add, Multiply, GlobalAveragePooling2D, MaxPooling2D, AveragePooling2D, Flatten, Reshape, Resizing, "
+            "UpSampling2D, Rescaling, ZeroPadding2D, Dropout"
+        )
+        _fail(layer, f"is of a kind that export does not know; it knows {known}", kind)
+
+    def window(self, layer, kernel_size, tensor, pads=(0, 0, 0, 0)):
+        if layer.data_format != "channels_last":
+            _fail(layer, "must be channels-last", f"data_format={layer.data_format!r}")
+        kernel, strides = _tuple2(kernel_size), _tuple2(layer.strides)
+        dilation = _tuple2(getattr(layer, "dilation_rate", 1))
+        if layer.padding == "same":
+            height, width, _ = self.shapes[tensor]
+            inner = (height + pads[0] + pads[2], width + pads[1] + pads[3])
+            vertical, horizontal = (same_pads(inner[i], kernel[i], strides[i], dilation[i]) for i in (0, 1))
+            pads = (pads[0] + vertical[0], pads[1] + horizontal[0], pads[2] + vertical[1], pads[3] + horizontal[1])
+        elif layer.padding != "valid":
+            _fail(layer, "must have padding 'same' or 'valid'", f"padding={layer.padding!r}")
+        return {"kernel_size": kernel, "strides": strides, "dilation": dilation, "pads": pads}
+
+    def lower_convolution(self, kind, layer, tensor, shape):
+        source, pads, _ = self.pending.get(tensor, (tensor, (0, 0, 0, 0), None))
+        kernel = _deployed_kernel(layer)
+        if kind == "conv":
+            kernel = kernel.transpose(3, 0, 1, 2)
+        else:
+            height, width, channels, multiplier = kernel.shape
+            kernel = kernel.transpose(2, 3, 0, 1).reshape(channels * multiplier, height, width, 1)
+        output = self.emit(
+            kind, layer, [source], shape, weights=_weights(layer, kernel),
+            **self.window(layer, layer.kernel_size, source, pads),
+        )  # fmt: skip
+        return self.lower_own_activation(layer, output)
+
+    def lower_dense(self, layer, tensor, shape):
+        kernel = _deployed_kernel(layer).T
+        op = self.ops.get(tensor)
+        if op is not None and op.kind == "reshape" and len(shape) == 1:
+            tensor = self.bypass(op)
+        elif len(shape) > 1 and any(size != 1 for size in shape[:-1]):
+            if len(shape) != 3:
+                _fail(layer, "must work on vectors or images", f"output shape {shape}")
+        kind = "dense" if len(shape) == 1 else "conv"
+        weights = _weights(layer, kernel.reshape(kernel.shape[0], 1, 1, -1))
+        return self.lower_own_activation(layer, self.emit(kind, layer, [tensor], shape, weights=weights))
+
+    def bypass(self, op):
+        """A fully connected layer reads its input flat: the reshape before it is not needed for it."""
+        key = next(k for k, name in self.values.items() if name == op.output)
+        if self.uses[key] == 1:
+            del self.ops[op.output]
+            del self.shapes[op.output]
+        return op.inputs[0]
+
+    def lower_own_activation(self, layer, tensor):
+        name = _activation_name(layer)
+        return tensor if name is None else self.activate(layer, name, tensor, self.ops[tensor], own=True)
+
+    def lower_activation(self, layer, name, tensor, key):
+        if name is None:
+            return tensor
+        return self.activate(layer, name, tensor, self.open_op(tensor, key, (*WEIGHTED, "add", "multiply")))
+
+    def activate(self, layer, name, tensor, op, own=False):
+        """Applies an activation to a tensor whose op, if not None, may be changed."""
+        shape = self.shapes[tensor]
+        if name in ("hard_swish", "softmax"):
+            return self.emit(name, layer, [tensor], shape)
+        if name == "hard_sigmoid":
+            if op is not None and op.kind in WEIGHTED:
+                weights = dataclasses.replace(op.weights, gain=op.weights.gain / 6, bias=op.weights.bias / 6 + 0.5)
+                changes = {"weights": weights, "activation": name}
+                if own:
+                    self.ops[tensor] = dataclasses.replace(op, **changes)
+                    return tensor
+                return self.extend(tensor, layer, **changes)
+            sixth = np.full(shape[-1], 1 / 6)
+            return self.lower_affine(layer, sixth, np.full(shape[-1], 0.5), tensor, name)
+        if op is None:
+            return self.lower_affine(layer, np.ones(shape[-1]), np.zeros(shape[-1]), tensor, name)
+        if own:
+            self.ops[tensor] = dataclasses.replace(op, activation=name)
+            return tensor
+        return self.extend(tensor, layer, activation=name)
+
+    def lower_affine(self, layer, gain, bias, tensor, activation=None):
+        """gain * x + bias per channel that nothing before can take over: a 1x1 depthwise convolution."""
+        shape = self.shapes[tensor]
+        if len(shape) != 3:
+            _fail(layer, "must follow a convolution, a dense layer or an addition, or work on images", f"shape {shape}")
+        weights = Weights("conv", np.ones((shape[-1], 1, 1, 1), "float32"), np.array(gain), np.array(bias))
+        return self.emit("depthwise", layer, [tensor], shape, weights=weights, activation=activation)
+
+    def lower_batch_norm(self, layer, tensor, key):
+        shape = self.shapes[tensor]
+        axis = layer.axis if isinstance(layer.axis, int) else layer.axis[0]
+        if axis not in (-1, len(shape)):
+            _fail(layer, "must normalise the last axis", f"axis={layer.axis}")
+        gain, offset = _batch_norm(layer)
+        op = self.open_op(tensor, key, WEIGHTED)
+        if op is None:
+            return self.lower_affine(layer, gain, offset, tensor)
+        weights = dataclasses.replace(
+            op.weights, gain=op.weights.gain * gain, bias=op.weights.bias * gain + offset
+        )
+        return self.extend(tensor, layer, weights=weights)
+
+    def lower_pair(self, kind, layer, tensors, shape):
+        if len(tensors) != 2:
+            _fail(layer, "must have two tensors as inputs", f"{len(tensors)} inputs")
+        shapes = [self.shapes[tensor] for tensor in tensors]
+        if kind == "add" and shapes[0] != shapes[1]:
+            _fail(layer, "must add tensors of one shape", f"{shapes[0]} and {shapes[1]}")
+        if kind == "multiply":
+            if shapes[0] != tuple(shape):
+                tensors, shapes = tensors[::-1], shapes[::-1]
+            if shapes[0] != tuple(shape) or (shapes[1] != shapes[0] and shapes[1] != (1, 1, shape[-1])):
+                _fail(layer, "must multiply by a tensor of its shape or by (1, 1, C)", f"{shapes[0]} and {shapes[1]}")
+        return self.emit(kind, layer, tensors, shape)
+
+    def lower_padding(self, layer, tensor):
+        (top, bottom), (left, right) = layer.padding
+        source, pads, _ = self.pending.get(tensor, (tensor, (0, 0, 0, 0), None))
+        stand_in = f"pending:{len(self.pending)}"
+        self.pending[stand_in] = (source, (pads[0] + top, pads[1] + left, pads[2] + bottom, pads[3] + right), layer)
+        return stand_in
+
+
+def _activation_name(layer):
+    activation = getattr(layer, "activation", None)
+    name = None if activation is None else getattr(activation, "__name__", type(activation).__name__)
+    name = {"linear": None, "hard_silu": "hard_swish"}.get(name, name)
+    if name not in (None, "relu", "relu6", "hard_sigmoid", "hard_swish", "softmax"):
+        known = "relu, relu6, hard_sigmoid, hard_swish, softmax or none"
+        _fail(layer, f"must have activation {known}", f"activation={name!r}")
+    return name
+
+
+def _deployed_kernel(layer):
+    own = hasattr(layer, "quantized_kernel")
+    return np.asarray(keras.ops.convert_to_numpy(layer.quantized_kernel() if own else layer.kernel), "float32")
+
+
+def _weights(layer, kernel):
+    channels = kernel.shape[0]
+    bias = layer.bias if layer.use_bias else None
+    bias = np.zeros(channels) if bias is None else np.asarray(keras.ops.convert_to_numpy(bias), "float64")
+    operator, levels, low_high = "conv", 0, None
+    if isinstance(layer, _SHIFT):
+        operator, levels = "shift", 2 ** (layer.weight_bits - 1) - (1 if layer.zero_code else 0)
+    elif isinstance(layer, _ADDER):
+        operator = "adder"
+    if operator != "conv" and layer.activation_bits is not None:
+        low, high = (float(v) for v in keras.ops.convert_to_numpy(layer.input_range))
+        low_high = (low, high) if high > low else None
+    if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
+        _fail(layer, "must have finite weights", "NaN or infinity")
+    return Weights(operator, kernel, np.ones(channels), bias, levels, low_high)
+
+
+def _batch_norm(layer):
+    mean, variance = (
+        np.asarray(keras.ops.convert_to_numpy(v), "float64") for v in (layer.moving_mean, layer.moving_variance)
+    )
+    gain = 1 / np.sqrt(variance + layer.epsilon)
+    if layer.scale:
+        gain = gain * np.asarray(keras.ops.convert_to_numpy(layer.gamma), "float64")
+    offset = -mean * gain
+    if layer.center:
+        offset = offset + np.asarray(keras.ops.convert_to_numpy(layer.beta), "float64")
+    if not (np.isfinite(gain).all() and np.isfinite(offset).all()):
+        _fail(layer, "must have finite statistics", "NaN or infinity")
+    return gain, offset
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def run_float(graph: Graph, images, unclamped=None) -> dict[str, np.ndarray]:
+    """Computes every tensor in floating point, as the Keras model does, inputs of our layers quantized as trained.
+
+    Args:
+        graph: what `lower` gave.
+        images: float32 (N, H, W, C).
+        unclamped: a dict that takes the outputs of weighted ops before their activation, by op name; or None.
+    Returns:
+        Tensor name -> float32 (N, ...).
+    """
+    values = {graph.input: keras.ops.convert_to_tensor(np.asarray(images, "float32"))}
+    for op in graph.ops:
+        out = _float_op(op, [values[name] for name in op.inputs], graph.shapes[op.output])
+        if unclamped is not None and op.weights is not None:
+            unclamped[op.name] = np.asarray(keras.ops.convert_to_numpy(out))
+        values[op.output] = out if op.activation is None else keras.ops.clip(out, *CLAMPS[op.activation])
+    return {name: np.asarray(keras.ops.convert_to_numpy(value)) for name, value in values.items()}
+
+
+def _float_op(op, inputs, shape):
+    K = keras.ops
+    x = inputs[0]
+    if op.weights is not None:
+        out = _float_weighted(op, x)
+    elif op.kind == "add":
+        out = x + inputs[1]
+    elif op.kind == "multiply":
+        out = x * inputs[1]
+    elif op.kind == "mean":
+        out = K.mean(x, axis=(1, 2), keepdims=len(shape) == 3)
+    elif op.kind == "resize":
+        out = K.image.resize(x, shape[:2], interpolation="bilinear", data_format="channels_last")
+    elif op.kind == "pad":
+        out = K.pad(x, _pad_widths(op.pads))
+    elif op.kind in ("max_pool", "average_pool"):
+        out = _float_pool(op, x)
+    elif op.kind == "reshape":
+        out = K.reshape(x, (-1, *shape))
+    elif op.kind == "hard_swish":
+        out = K.hard_silu(x)
+    else:
+        assert op.kind == "softmax", op.kind
+        out = K.softmax(x)
+    return out
+
+
+def _pad_widths(pads):
+    return ((0, 0), (pads[0], pads[2]), (pads[1], pads[3]), (0, 0))
+
+
+def _float_pool(op, x):
+    K = keras.ops
+    how = {"pool_size": op.kernel_size, "strides": op.strides, "padding": "valid", "data_format": "channels_last"}
+    if op.kind == "max_pool":
+        if any(op.pads):
+            x = K.pad(x, _pad_widths(op.pads), constant_values=-np.inf)
+        return K.max_pool(x, **how)
+    counts = K.average_pool(K.pad(K.ones_like(x), _pad_widths(op.pads)), **how)
+    return K.average_pool(K.pad(x, _pad_widths(op.pads)), **how) / counts
+
+
+def _float_weighted(op, x):
+    K = keras.ops
+    weights = op.weights
+    if weights.input_range is not None:
+        x = saaug_ops.fake_quantize(x, *weights.input_range, 8)
+    kernel, channels = weights.kernel, weights.kernel.shape[0]
+    if op.kind == "dense":
+        x = K.reshape(x, (-1, 1, 1, kernel.shape[3]))
+    if weights.operator == "adder":
+        # NumPy: what XLA would compile for every shape takes longer to compile than to run once.
+        patches = windows(
+            np.asarray(K.convert_to_numpy(x), "float32"), op.kernel_size, op.strides, op.dilation, op.pads, 0
+        )
+        out = K.convert_to_tensor(-distances(patches, kernel, op.kind == "depthwise", "float32").astype("float32"))
+    else:
+        if any(op.pads):
+            x = K.pad(x, _pad_widths(op.pads))
+        run = saaug_ops.conv2d
+        if op.kind == "depthwise":
+            run, inputs = saaug_ops.depthwise_conv2d, x.shape[-1]
+            kernel = kernel.reshape(inputs, channels // inputs, *op.kernel_size).transpose(2, 3, 0, 1)
+        else:
+            kernel = kernel.transpose(1, 2, 3, 0)
+        kernel = K.convert_to_tensor(kernel)
+        out = run(x, kernel, strides=op.strides, padding="valid", dilation_rate=op.dilation)
+    out = out * np.asarray(weights.gain, "float32") + np.asarray(weights.bias, "float32")
+    return K.reshape(out, (-1, channels)) if op.kind == "dense" else out

@@ -1,0 +1,125 @@
+"""What an export reports: bytes, operations, accuracy."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+
+from tflm_export.quantize import Network
+
+
+@dataclass(frozen=True)
+class Report:
+    """The figures of one export. Bytes are bytes; accuracies are fractions of the evaluated images.
+
+    Args:
+        name, flavour, target, requantization: what was exported, and how.
+        parameters: weights and biases.
+        weight_bytes: packed weights. constant_bytes: weights, biases and parameters together.
+        flash_bytes: the model file.
+        arena_bytes: activations and scratch as TFLite Micro allocates them, the same on a device; None without the
+            tflite-micro wheel.
+        arena_tail_host_bytes: TFLite Micro's own records on this 64-bit host.
+        operations: of one inference; see `count_operations`.
+        images: how many were evaluated; 0 without labelled data.
+        float_accuracy, tflm_accuracy: of the Keras model and of the exported one.
+        agreement: share of images on which both name the same class.
+        int8_accuracy_q31: of the same network with ordinary requantization, where `requantization` is "power-of-two".
+        notes: where the exported network deviates from the Keras model, in words.
+        files: what was written, relative to the output folder.
+    """
+
+    name: str
+    flavour: str
+    target: str
+    requantization: str
+    parameters: int
+    weight_bytes: int
+    constant_bytes: int
+    flash_bytes: int
+    arena_bytes: int | None
+    arena_tail_host_bytes: int | None
+    operations: dict[str, int]
+    images: int = 0
+    float_accuracy: float | None = None
+    tflm_accuracy: float | None = None
+    agreement: float | None = None
+    int8_accuracy_q31: float | None = None
+    notes: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict:
+        """Plain data for JSON."""
+        return dataclasses.asdict(self) | {"notes": list(self.notes), "files": list(self.files)}
+
+    def __str__(self):
+        rows = [
+            ("model", f"{self.name}, {self.flavour} operators, target {self.target}, {self.requantization}"),
+            ("parameters", f"{self.parameters:,}"),
+            ("weights", f"{self.weight_bytes:,} bytes"),
+            ("flash, model file", f"{self.flash_bytes:,} bytes"),
+            ("arena, activations", "not measured" if self.arena_bytes is None else f"{self.arena_bytes:,} bytes"),
+        ]
+        rows += [(f"per inference, {key.replace('_', ' ')}", f"{count:,}") for key, count in self.operations.items()]
+        if self.images:
+            rows += [
+                ("accuracy, float", f"{self.float_accuracy:.4f} of {self.images:,} images"),
+                ("accuracy, int8", f"{self.tflm_accuracy:.4f}"),
+                ("same class in both", f"{self.agreement:.4f}"),
+            ]
+        if self.int8_accuracy_q31 is not None:
+            rows.append(("accuracy, int8, Q31 requantization", f"{self.int8_accuracy_q31:.4f}"))
+        rows += [("note", note) for note in self.notes]
+        width = max(len(label) for label, _ in rows)
+        return "\n".join(f"{label:<{width}}  {value}" for label, value in rows)
+
+
+def count_operations(network: Network) -> dict[str, int]:
+    """Operations of one inference.
+
+    Returns:
+        multiplications: of weights and activations. shifts: one per tap of a shift layer whose weight is not 0.
+        additions: accumulations, of every kind of layer. differences: |x - w|, one per tap of an add layer.
+        requantizations: multiplications by a Q31 scale, one per output (three in an addition of tensors, none with
+        power-of-two scales).
+        Taps on padding count as taps.
+    """
+    counts = dict.fromkeys(("multiplications", "shifts", "additions", "differences", "requantizations"), 0)
+    for step in network.steps:
+        size, kind = int(np.prod(step.output.shape)), step.op.kind
+        if step.constants is not None:
+            weights = step.constants.weights
+            positions = size // len(weights)
+            taps = positions * weights.size
+            if step.constants.operator == "conv":
+                counts["multiplications"] += taps
+                counts["additions"] += taps
+            elif step.constants.operator == "shift":
+                used = positions * int(np.count_nonzero(weights))
+                counts["shifts"] += used
+                counts["additions"] += used
+            else:
+                counts["differences"] += taps
+                counts["additions"] += taps
+            counts["requantizations"] += 0 if step.constants.power_of_two else size
+        elif kind == "add":
+            equal = len({(t.scale, t.zero_point) for t in (*step.inputs, step.output)}) == 1
+            counts["additions"] += size
+            counts["requantizations"] += 0 if equal else 3 * size
+        elif kind == "multiply":
+            counts["multiplications"] += size
+            counts["requantizations"] += size
+        elif kind == "mean":
+            counts["additions"] += int(np.prod(step.inputs[0].shape))
+            counts["requantizations"] += size
+        elif kind == "average_pool":
+            counts["additions"] += size * step.op.kernel_size[0] * step.op.kernel_size[1]
+        elif kind == "resize":
+            counts["multiplications"] += 8 * size
+            counts["additions"] += 3 * size
+        elif kind == "hard_swish":
+            counts["multiplications"] += size
+            counts["requantizations"] += 2 * size
+    return counts

@@ -1,0 +1,222 @@
+"""Runs a .tflite model on the real TFLite Micro: the interpreter of the tflite-micro wheel, with our operators."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import json
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+
+import numpy as np
+
+from tflm_export import native
+
+_ACCESSORS = (  # mangled with the types in the global namespace, and in tflite::micro
+    ("_ZN6tflite5micro12GetEvalInputEPK13TfLiteContextPK10TfLiteNodei",
+     "_ZN6tflite5micro12GetEvalInputEPKNS0_13TfLiteContextEPKNS0_10TfLiteNodeEi"),
+    ("_ZN6tflite5micro13GetEvalOutputEPK13TfLiteContextPK10TfLiteNodei",
+     "_ZN6tflite5micro13GetEvalOutputEPKNS0_13TfLiteContextEPKNS0_10TfLiteNodeEi"),
+)  # fmt: skip
+_REGISTERER = "saaug_wheel_register"
+
+
+def require_wheel():
+    """The wheel's runtime module.
+
+    Raises:
+        ImportError: it is not installed; says how to install it.
+    """
+    try:
+        from tflite_micro.python.tflite_micro import runtime
+    except ImportError as error:
+        raise ImportError(
+            "tflm_export.runner: running a model needs the tflite-micro wheel: pip install 'saaug-keras[run]'."
+        ) from error
+    return runtime
+
+
+def _load_glue(library):
+    """Gives our operators the wheel's accessors, and the wheel our operators; both stay loaded."""
+    from tflite_micro.python.tflite_micro import _runtime
+
+    wheel = ctypes.CDLL(_runtime.__file__)
+    glue = ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+    addresses = []
+    for spellings in _ACCESSORS:
+        found = [name for name in spellings if hasattr(wheel, name)]
+        if not found:
+            raise ImportError(
+                "tflm_export.runner: this tflite-micro wheel does not export GetEvalInput and GetEvalOutput; install "
+                "the one that saaug-keras[run] names."
+            )
+        addresses.append(ctypes.cast(getattr(wheel, found[0]), ctypes.c_void_p))
+    glue.saaug_wheel_set_accessors(*addresses)
+    return glue
+
+
+@functools.cache
+def _glue():
+    return _load_glue(native.build((native.WHEEL_GLUE,)))
+
+
+def read_schema(model: bytes):
+    """The model as objects of the schema that comes with the wheel.
+
+    Raises:
+        ValueError: not a TFLite flatbuffer.
+    """
+    require_wheel()
+    from tflite_micro.tensorflow.lite.micro.python import schema_py_generated as schema
+
+    if len(model) < 8 or model[4:8] != b"TFL3":
+        raise ValueError("tflm_export.runner: `model` must be a .tflite flatbuffer (bytes 4..8 are TFL3).")
+    return schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(model, 0))
+
+
+@dataclass(frozen=True)
+class Arena:
+    """Bytes that TFLite Micro allocates. `head`: activations and scratch, the same on a device. `tail`: its own records
+    on this 64-bit host; on a 32-bit device they are smaller."""
+
+    head: int
+    tail: int
+
+
+class Interpreter:
+    """A loaded model.
+
+    Args:
+        model: bytes, or the path of a .tflite file.
+        keep_tensors: no memory is shared between tensors, so that `tensors` can read them all.
+    Raises:
+        ImportError: no tflite-micro wheel. ValueError: a model that it cannot run. FileNotFoundError: no such file, or
+        a custom model and no C compiler.
+    """
+
+    def __init__(self, model, *, keep_tensors=False):
+        runtime = require_wheel()
+        self.model = model if isinstance(model, bytes) else pathlib.Path(model).read_bytes()
+        self.schema = read_schema(self.model)
+        subgraph = self.schema.subgraphs[0]
+        if len(self.schema.subgraphs) != 1 or len(subgraph.inputs) != 1 or len(subgraph.outputs) != 1:
+            raise ValueError("tflm_export.runner: `model` must have one subgraph with one input and one output.")
+        self.custom = any(code.customCode for code in self.schema.operatorCodes)
+        if self.custom:
+            _glue()
+        config = runtime.InterpreterConfig
+        try:
+            self._interpreter = runtime.Interpreter.from_bytes(
+                self.model,
+                custom_op_registerers=[_REGISTERER] if self.custom else [],
+                arena_size=arena_bound(self.schema),
+                intrepreter_config=config.kPreserveAllTensors if keep_tensors else config.kAllocationRecording,
+            )
+        except RuntimeError as error:
+            raise ValueError(f"tflm_export.runner: TFLite Micro refused the model: {error}") from error
+        self.keep_tensors = keep_tensors
+        source, output = subgraph.tensors[subgraph.inputs[0]], subgraph.tensors[subgraph.outputs[0]]
+        self.input_shape = tuple(int(n) for n in source.shape[1:])
+        self.output_shape = tuple(int(n) for n in output.shape[1:])
+        self.input_scale, self.input_zero_point = _grid(source)
+        self.output_scale, self.output_zero_point = _grid(output)
+
+    def quantize(self, images):
+        """int8 of images: uint8 pixels, float32 in the units of training, or int8 already."""
+        images = np.asarray(images)
+        if images.ndim != len(self.input_shape) + 1 or images.shape[1:] != self.input_shape:
+            raise ValueError(
+                f"tflm_export.runner: `images` must have shape (N, {', '.join(map(str, self.input_shape))}). Received: "
+                f"{images.shape}."
+            )
+        if images.dtype == np.int8:
+            return images
+        if images.dtype == np.uint8:
+            images = images.astype("float32") / np.float32(255)
+        elif images.dtype.kind != "f":
+            raise TypeError(
+                f"tflm_export.runner: `images` must be uint8, float or int8. Received: {images.dtype.name}."
+            )
+        stored = np.round(images.astype("float32") / np.float32(self.input_scale)) + self.input_zero_point
+        return np.clip(stored, -128, 127).astype("int8")
+
+    def run(self, images):
+        """int8 outputs (N, ...) of images (N, H, W, C)."""
+        return np.stack([self._one(image) for image in self.quantize(images)])
+
+    def _one(self, image):
+        self._interpreter.set_input(image[None], 0)
+        self._interpreter.invoke()
+        return np.array(self._interpreter.get_output(0)).reshape(self.output_shape)
+
+    def classify(self, images):
+        """The class of every image (N,), or of every pixel (N, H, W)."""
+        return self.run(images).argmax(axis=-1)
+
+    def tensors(self, image) -> dict[str, np.ndarray]:
+        """Every activation of one image (H, W, C): tensor name -> int8, without the batch."""
+        assert self.keep_tensors, "made without keep_tensors"
+        self._one(self.quantize(np.asarray(image)[None])[0])
+        constants = {number for number, buffer in enumerate(self.schema.buffers) if buffer.data is not None}
+        values = {}
+        for index, tensor in enumerate(self.schema.subgraphs[0].tensors):
+            if tensor.buffer not in constants:
+                data = self._interpreter.GetTensor(index, 0)["tensor_data"]
+                values[tensor.name.decode()] = np.array(data).reshape([int(n) for n in tensor.shape[1:]])
+        return values
+
+
+def _grid(tensor):
+    quantization = tensor.quantization
+    if tensor.type != 9 or quantization is None or quantization.scale is None:
+        raise ValueError(f"tflm_export.runner: tensor '{tensor.name.decode()}' must be int8 with a scale.")
+    return float(quantization.scale[0]), int(quantization.zeroPoint[0])
+
+
+def arena_bound(schema):
+    """More bytes than any plan of the arena takes."""
+    tensors = schema.subgraphs[0].tensors
+    total = sum(int(np.prod(tensor.shape)) * (4 if tensor.type == 2 else 1) + 64 for tensor in tensors)
+    return 2 * total + 4096 * (len(tensors) + len(schema.subgraphs[0].operators)) + (1 << 20)
+
+
+_PROBE = """
+import json, sys
+from tflite_micro.python.tflite_micro import runtime
+model, registerers, arena = open(sys.argv[1], "rb").read(), json.loads(sys.argv[2]), int(sys.argv[3])
+if registerers:
+    sys.path.insert(0, sys.argv[4])
+    from tflm_export import runner
+    runner._load_glue(sys.argv[5])
+import numpy
+interpreter = runtime.Interpreter.from_bytes(model, custom_op_registerers=registerers, arena_size=arena)
+shape = interpreter.get_input_details(0)["shape"]
+interpreter.set_input(numpy.zeros(shape, "int8"), 0)
+interpreter.invoke()
+interpreter.print_allocations()
+"""
+
+
+def measure_arena(model: bytes) -> Arena:
+    """The arena as TFLite Micro allocates it, in a process of its own: the wheel prints it on file descriptor 2.
+
+    Raises:
+        RuntimeError: the process failed; the message holds its output.
+    """
+    schema = read_schema(model)
+    custom = any(code.customCode for code in schema.operatorCodes)
+    library = native.build((native.WHEEL_GLUE,)) if custom else ""
+    with tempfile.NamedTemporaryFile(suffix=".tflite") as file:
+        file.write(model)
+        file.flush()
+        arguments = [file.name, json.dumps([_REGISTERER] if custom else []), str(arena_bound(schema)),
+                     str(pathlib.Path(__file__).resolve().parents[1]), str(library)]  # fmt: skip
+        done = subprocess.run([sys.executable, "-c", _PROBE, *arguments], capture_output=True, text=True, check=False)
+    found = {key: int(size) for key, size in re.findall(r"Arena allocation (head|tail) (\d+) bytes", done.stderr)}
+    if done.returncode != 0 or set(found) != {"head", "tail"}:
+        raise RuntimeError(f"tflm_export.runner: TFLite Micro could not run the model:\n{done.stderr.strip()[-2000:]}")
+    return Arena(found["head"], found["tail"])

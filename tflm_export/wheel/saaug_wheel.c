@@ -1,0 +1,226 @@
+/**
+ * @file saaug_wheel.c
+ * Our operators inside the interpreter of the tflite-micro Python wheel, for host-side runs and tests.
+ *
+ * The wheel looks a registerer up by name and calls it with its op resolver. No header of TFLite Micro is used: the few
+ * structs below are the prefixes that this file reads or writes, the same in the wheels of February to October 2026. On
+ * a wheel whose structs look different the registerer returns false and writes nothing.
+ */
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "saaug_nn.h"
+
+typedef struct {
+    int size;
+    int data[];
+} int_array;
+
+typedef struct {
+    void *data;
+    int_array *dims;
+    int type;
+} eval_tensor;
+
+typedef struct {
+    int_array *inputs, *outputs, *intermediates;
+    void *user_data;
+} node_prefix;
+
+typedef struct {
+    void *(*init)(void *context, const char *buffer, size_t length);
+    void (*free)(void *context, void *buffer);
+    int (*prepare)(void *context, node_prefix *node);
+    int (*invoke)(void *context, node_prefix *node);
+    void (*reset)(void *context, void *buffer);
+    int32_t builtin_code;
+    const char *custom_name;
+} registration;
+
+enum { RESOLVER_SIZE = 200, BUILTIN_CUSTOM = 32, TYPE_INT32 = 2, TYPE_UINT8 = 3, TYPE_INT8 = 9, STATE_MAGIC = 0x53414147 };
+
+typedef struct {
+    void *vtable;
+    registration registrations[RESOLVER_SIZE];
+    unsigned int length;
+} resolver_prefix;
+
+typedef struct {
+    int magic;
+    int checked;
+    size_t length;
+    const char *record;
+} state;
+
+typedef eval_tensor *get_input(const void *context, const node_prefix *node, int index);
+typedef eval_tensor *get_output(const void *context, const node_prefix *node, int index);
+
+static get_input *input_of;
+static get_output *output_of;
+static void *scratch;
+static size_t scratch_bytes;
+
+/** Addresses of tflite::micro::GetEvalInput and GetEvalOutput of the loaded wheel. */
+void saaug_wheel_set_accessors(void *input_address, void *output_address)
+{
+    memcpy(&input_of, &input_address, sizeof input_of);
+    memcpy(&output_of, &output_address, sizeof output_of);
+}
+
+static void *start(void *context, const char *buffer, size_t length)
+{
+    state *const made = malloc(sizeof *made);
+    (void)context;
+    if (made != NULL) {
+        made->magic = STATE_MAGIC;
+        made->checked = 0;
+        made->length = length;
+        made->record = buffer;
+    }
+    return made;
+}
+
+static void finish(void *context, void *buffer)
+{
+    (void)context;
+    free(buffer);
+}
+
+static int complain(const char *what, saaug_status status)
+{
+    fprintf(stderr, "saaug: %s (status %d)\n", what, (int)status);
+    return 1;
+}
+
+static int elements(const eval_tensor *tensor)
+{
+    int i, product = 1;
+    for (i = 0; i < tensor->dims->size; ++i) {
+        product *= tensor->dims->data[i];
+    }
+    return product;
+}
+
+static void sizes(const eval_tensor *tensor, int flat, int32_t *h, int32_t *w, int32_t *c)
+{
+    const int rank = tensor->dims->size;
+    *h = *w = 1;
+    if (flat || rank < 4) {
+        *c = rank == 0 ? 1 : elements(tensor) / tensor->dims->data[0];
+    } else {
+        *h = tensor->dims->data[1];
+        *w = tensor->dims->data[2];
+        *c = tensor->dims->data[3];
+    }
+}
+
+typedef int32_t size_getter(const saaug_options *options, const saaug_shape *shape);
+typedef saaug_status layer(const saaug_options *options, const saaug_shape *shape, const int8_t *input,
+                           const uint8_t *weights, const int32_t *params, int8_t *output, void *scratch);
+
+static int invoke(void *context, node_prefix *node)
+{
+    static layer *const layers[] = {NULL, saaug_shift_conv_2d_s8, saaug_shift_depthwise_conv_2d_s8,
+                                    saaug_shift_fully_connected_s8, saaug_adder_conv_2d_s8,
+                                    saaug_adder_depthwise_conv_2d_s8};
+    static size_getter *const getters[] = {NULL, saaug_shift_conv_2d_s8_get_buffer_size,
+                                           saaug_shift_depthwise_conv_2d_s8_get_buffer_size,
+                                           saaug_shift_fully_connected_s8_get_buffer_size,
+                                           saaug_adder_conv_2d_s8_get_buffer_size,
+                                           saaug_adder_depthwise_conv_2d_s8_get_buffer_size};
+    state *const own = node->user_data;
+    const eval_tensor *x, *weights, *params;
+    eval_tensor *y;
+    saaug_options options;
+    saaug_shape shape;
+    saaug_status status;
+    int32_t bytes;
+    int flat;
+
+    if (own == NULL || own->magic != STATE_MAGIC) {
+        return complain("this wheel's node struct is not the one that was expected", SAAUG_OK);
+    }
+    status = saaug_parse_options(own->record, own->length, &options);
+    if (status != SAAUG_OK) {
+        return complain("bad option record", status);
+    }
+    x = input_of(context, node, 0);
+    weights = input_of(context, node, 1);
+    params = input_of(context, node, 2);
+    y = output_of(context, node, 0);
+    if (x == NULL || weights == NULL || params == NULL || y == NULL || x->type != TYPE_INT8 || y->type != TYPE_INT8 ||
+        weights->type != TYPE_UINT8 || params->type != TYPE_INT32) {
+        return complain("tensors must be int8, uint8 weights, int32 params, int8 output", SAAUG_OK);
+    }
+    flat = options.op == SAAUG_SHIFT_FULLY_CONNECTED;
+    shape.batches = x->dims->data[0];
+    sizes(x, flat, &shape.in_h, &shape.in_w, &shape.in_c);
+    sizes(y, flat, &shape.out_h, &shape.out_w, &shape.out_c);
+    if (!own->checked) {
+        status = saaug_check(&options, &shape);
+        if (status == SAAUG_OK) {
+            status = saaug_check_constants(&options, &shape, weights->data, (size_t)elements(weights), params->data,
+                                           (size_t)elements(params), NULL);
+        }
+        if (status != SAAUG_OK) {
+            return complain("the layer's tensors do not fit its options", status);
+        }
+        own->checked = 1;
+    }
+    bytes = getters[options.op](&options, &shape);
+    if (bytes < 0) {
+        return complain("no scratch size", SAAUG_BAD_SCRATCH);
+    }
+    if ((size_t)bytes > scratch_bytes) {
+        free(scratch);
+        scratch_bytes = (size_t)bytes;
+        scratch = malloc(scratch_bytes);
+        if (scratch == NULL) {
+            scratch_bytes = 0;
+            return complain("out of memory", SAAUG_BAD_SCRATCH);
+        }
+    }
+    status = layers[options.op](&options, &shape, x->data, weights->data, params->data, y->data, scratch);
+    return status == SAAUG_OK ? 0 : complain("the layer failed", status);
+}
+
+/* The tensors' data is not there yet: the first invoke checks it. */
+static int prepare(void *context, node_prefix *node)
+{
+    const state *const own = node->user_data;
+    (void)context;
+    return own != NULL && own->magic == STATE_MAGIC ? 0 : complain("this wheel's node struct is not known", SAAUG_OK);
+}
+
+bool saaug_wheel_register(resolver_prefix *resolver)
+{
+    static const char *const names[] = {"SHIFT_CONV_2D", "SHIFT_DEPTHWISE_CONV_2D", "SHIFT_FULLY_CONNECTED",
+                                        "ADDER_CONV_2D", "ADDER_DEPTHWISE_CONV_2D"};
+    const unsigned int count = sizeof names / sizeof names[0];
+    unsigned int i;
+    if (input_of == NULL || output_of == NULL || sizeof(registration) != 56 || resolver->length == 0 ||
+        resolver->length > RESOLVER_SIZE - count) {
+        return false;
+    }
+    for (i = 0; i < resolver->length; ++i) {
+        const registration *const known = &resolver->registrations[i];
+        if (known->invoke == NULL || known->builtin_code < 0 || known->builtin_code > 300 ||
+            (known->builtin_code != BUILTIN_CUSTOM && known->custom_name != NULL)) {
+            return false;
+        }
+    }
+    for (i = 0; i < count; ++i) {
+        registration *const slot = &resolver->registrations[resolver->length];
+        memset(slot, 0, sizeof *slot);
+        slot->init = start;
+        slot->free = finish;
+        slot->prepare = prepare;
+        slot->invoke = invoke;
+        slot->builtin_code = BUILTIN_CUSTOM;
+        slot->custom_name = names[i];
+        resolver->length += 1;
+    }
+    return true;
+}
