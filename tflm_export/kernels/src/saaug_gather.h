@@ -48,6 +48,12 @@ static inline int saaug_is_pointwise(const saaug_options *options)
     return options->kernel_h == 1 && options->kernel_w == 1;
 }
 
+/** Is output position p simply input pixel p? */
+static inline int saaug_is_dense(const saaug_options *options)
+{
+    return saaug_is_pointwise(options) && options->stride_h == 1 && options->stride_w == 1;
+}
+
 /**
  * The window's K values, contiguous: those in the image itself where that is possible, else a copy in `row`, which holds K
  * bytes. Taps outside the image become the zero point.

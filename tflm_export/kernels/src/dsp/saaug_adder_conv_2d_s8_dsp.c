@@ -37,7 +37,7 @@ static layout lay_out(const saaug_options *options, const saaug_shape *shape)
     blocks = (fours + most - 1) / most;
     result.block = (fours + blocks - 1) / blocks * CHANNELS;
     result.pixels_bytes = (int64_t)result.padded * 8;
-    result.channels_bytes = result.block / 2 * (int64_t)sizeof(saaug_channel_pair);
+    result.channels_bytes = result.block * (int64_t)sizeof(saaug_channel);
     result.weights_bytes = (int64_t)result.padded * 4 * result.block;
     result.staging_bytes = saaug_is_pointwise(options) ? 0 : (int64_t)result.quads * 4;
     return result;
@@ -50,33 +50,40 @@ int64_t saaug_adder_conv_2d_s8_dsp_size(const saaug_options *options, const saau
 }
 
 /* Offset binary, as the weights are: then unsigned bytes differ by as much as the int8 did. Every other word of `to`. */
-static inline void offset_pixels(const int8_t *from, int32_t taps, uint32_t *to)
+SAAUG_APART static void offset_pixels(const int8_t *from, int32_t taps, uint32_t *to)
 {
-    for (; taps >= 4; taps -= 4, from += 4, to += 2) {
-        *to = saaug_load_word(from) ^ 0x80808080u;
+    for (; taps >= 8; taps -= 8, from += 8, to += 4) {
+        to[0] = saaug_load_word(from) ^ 0x80808080u;
+        to[2] = saaug_load_word(from + 4) ^ 0x80808080u;
     }
-    if (taps > 0) {
+    if (taps >= 4) {
+        *to = saaug_load_word(from) ^ 0x80808080u;
+        from += 4;
+        to += 2;
+    }
+    if ((taps & 3) != 0) {
         /* The padding of weight rows is 0, so it must be 0 here too. */
-        *to = saaug_load_part(from, taps) ^ (0x80808080u & (((uint32_t)1 << 8 * taps) - 1));
+        *to = saaug_load_part(from, taps & 3) ^ (0x80808080u & (((uint32_t)1 << 8 * (taps & 3)) - 1));
     }
 }
 
 /**
- * Word after word of four rows side by side, zeros up to `padded`. The results of rows beyond `count` are never stored: they
+ * Word after word of four rows side by side, the last of an odd number followed by zeros. The results of rows beyond `count` are never stored: they
  * repeat the last one.
  */
-static void interleave_rows(const uint8_t *rows, int32_t row_bytes, int32_t count, int32_t quads, int32_t padded,
-                            uint32_t *to)
+static void interleave_rows(const uint8_t *rows, int32_t row_bytes, int32_t count, int32_t quads, uint32_t *to)
 {
     int32_t i, n;
     for (i = 0; i < CHANNELS; ++i) {
         const uint8_t *row = rows + (size_t)(i < count ? i : count - 1) * (size_t)row_bytes;
         uint32_t *out = to + i;
-        for (n = quads; n != 0; --n, row += 4, out += CHANNELS) {
-            *out = saaug_load_word(row);
+        for (n = quads; n > 1; n -= 2, row += 8, out += 2 * CHANNELS) {
+            out[0] = saaug_load_word(row);
+            out[CHANNELS] = saaug_load_word(row + 4);
         }
-        if (padded > quads) {
-            *out = 0;
+        if (n != 0) {
+            out[0] = saaug_load_word(row);
+            out[CHANNELS] = 0;
         }
     }
 }
@@ -136,26 +143,29 @@ static void interleave_rows(const uint8_t *rows, int32_t row_bytes, int32_t coun
         } while (n != 0);                                                                                              \
     } while (0)
 
-/* Stores two positions of channel `index` of a group of four. */
+/* Stores two positions of channel `index` of a group of four, whose constants are next at `word`. */
 #define FINISH(index, sum0, sum1)                                                                                      \
     do {                                                                                                               \
-        const saaug_channel_pair *const two = pair + (index) / 2;                                                      \
-        const int32_t bias = two->bias[(index) % 2], multiplier = two->finish[(index) % 2].multiplier;                 \
-        const int32_t rounding = two->finish[(index) % 2].rounding, shift = two->finish[(index) % 2].shift;            \
-        const int32_t twice0 = saaug_shift_left((int32_t)(sum0), SAAUG_ADDER_SCALE_LOG2 + 1) + bias;                   \
-        const int32_t twice1 = saaug_shift_left((int32_t)(sum1), SAAUG_ADDER_SCALE_LOG2 + 1) + bias;                   \
-        output[index] = saaug_finish_doubled(twice0, multiplier, rounding, shift);                                     \
-        output[distance + (index)] = saaug_finish_doubled(twice1, multiplier, rounding, shift);                        \
+        uint32_t bias, multiplier, rounding, shift;                                                                    \
+        int32_t twice0, twice1;                                                                                        \
+        SAAUG_LOAD_PAIR(bias, multiplier, word);                                                                       \
+        SAAUG_LOAD_PAIR(rounding, shift, word);                                                                        \
+        twice0 = (int32_t)(bias + ((sum0) << (SAAUG_ADDER_SCALE_LOG2 + 1)));                                           \
+        twice1 = (int32_t)(bias + ((sum1) << (SAAUG_ADDER_SCALE_LOG2 + 1)));                                           \
+        output[index] = saaug_finish_doubled(twice0, (int32_t)multiplier, (int32_t)rounding, (int32_t)shift);          \
+        output[distance + (index)] =                                                                                   \
+            saaug_finish_doubled(twice1, (int32_t)multiplier, (int32_t)rounding, (int32_t)shift);                      \
     } while (0)
 
 /**
- * Groups of four channels, up to `end`, at two output positions, `distance` bytes apart in the output. Where there is no second
+ * `count` channels, a multiple of four, at two output positions, `distance` bytes apart in the output. Where there is no second
  * position, the distance is 0 and the pixels are equal.
  */
-SAAUG_APART static void simple_channels(const uint32_t *pixels, const uint32_t *w, const saaug_channel_pair *pair,
-                                        const saaug_channel_pair *end, int32_t quads, int8_t *output, int32_t distance)
+SAAUG_APART static void simple_channels(const uint32_t *pixels, const uint32_t *w, const saaug_channel *channels,
+                                        int32_t count, int32_t quads, int8_t *output, int32_t distance)
 {
-    for (; pair != end; pair += CHANNELS / 2, output += CHANNELS) {
+    const uint32_t *word = (const uint32_t *)(const void *)channels;
+    for (; count > 0; count -= CHANNELS, output += CHANNELS) {
         uint32_t sum00, sum01, sum02, sum03, sum10, sum11, sum12, sum13;
         EIGHT_SUMS(pixels, w, quads);
         FINISH(0, sum00, sum10);
@@ -199,35 +209,44 @@ saaug_status saaug_adder_conv_2d_s8_dsp(const saaug_options *options, const saau
     const int32_t taps = options->kernel_h * options->kernel_w * shape->in_c;
     const int32_t row_bytes = saaug_row_bytes(options, shape);
     uint32_t *const pixels = scratch;
-    saaug_channel_pair *const pairs = (saaug_channel_pair *)(void *)((uint8_t *)scratch + sizes.pixels_bytes);
+    saaug_channel *const channels = (saaug_channel *)(void *)((uint8_t *)scratch + sizes.pixels_bytes);
     uint32_t *const rows = (uint32_t *)(void *)((uint8_t *)scratch + sizes.pixels_bytes + sizes.channels_bytes);
     int8_t *const staging = (int8_t *)rows + sizes.weights_bytes;
+    const int dense = saaug_is_dense(options);
     int32_t first, i, p;
     if (sizes.padded > sizes.quads) {
         memset(pixels + 2 * sizes.quads, 0, 8);
     }
     for (first = 0; first < shape->out_c; first += sizes.block) {
         const int32_t count = shape->out_c - first < sizes.block ? shape->out_c - first : sizes.block;
-        const int simple = saaug_prepare_channels(options, params + 3 * first, count, 1, pairs);
+        const int simple = saaug_prepare_channels(options, params + 3 * first, count, (count + 3) / 4 * 4, 1, channels);
+        const int32_t done = simple ? count / CHANNELS * CHANNELS : 0;
         saaug_window window = saaug_first_window(options, input);
         for (i = 0; i < count; i += CHANNELS) {
             interleave_rows(weights + (size_t)(first + i) * (size_t)row_bytes, row_bytes, count - i, sizes.quads,
-                            sizes.padded, rows + (size_t)i * (size_t)sizes.padded);
+                            rows + (size_t)i * (size_t)sizes.padded);
         }
         for (p = 0; p < sizes.positions; p += 2) {
             const int two = p + 1 < sizes.positions;
             const int32_t distance = two ? shape->out_c : 0;
-            const int32_t done = simple ? count / CHANNELS * CHANNELS : 0;
             int8_t *const to = output + (size_t)p * (size_t)shape->out_c + first;
-            for (i = 0; i < 2; ++i) {
-                offset_pixels(saaug_gather(options, shape, &window, staging), taps, pixels + i);
+            if (dense) {
+                const int8_t *const pixel = input + (size_t)p * (size_t)taps;
+                offset_pixels(pixel, taps, pixels);
+                offset_pixels(pixel + (two ? taps : 0), taps, pixels + 1);
+            } else {
+                offset_pixels(saaug_gather(options, shape, &window, staging), taps, pixels);
                 if (two) {
                     saaug_next_window(options, shape, &window);
                 }
+                offset_pixels(saaug_gather(options, shape, &window, staging), taps, pixels + 1);
+                saaug_next_window(options, shape, &window);
             }
-            simple_channels(pixels, rows, pairs, pairs + done / 2, sizes.padded, to, distance);
-            any_channels(pixels, rows + (size_t)done * (size_t)sizes.padded, count - done, sizes.padded, to + done,
-                         distance, params + 3 * (first + done), options);
+            simple_channels(pixels, rows, channels, done, sizes.padded, to, distance);
+            if (done < count) {
+                any_channels(pixels, rows + (size_t)done * (size_t)sizes.padded, count - done, sizes.padded, to + done,
+                             distance, params + 3 * (first + done), options);
+            }
         }
     }
     return SAAUG_OK;

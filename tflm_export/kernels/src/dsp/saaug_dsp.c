@@ -9,24 +9,23 @@
 
 const uint32_t saaug_doubled_pairs[256] = {PAIRS64(0), PAIRS64(64), PAIRS64(128), PAIRS64(192)};
 
-int saaug_prepare_channels(const saaug_options *options, const int32_t *params, int32_t count, int doubled,
-                           saaug_channel_pair *pairs)
+int saaug_prepare_channels(const saaug_options *options, const int32_t *params, int32_t count, int32_t padded,
+                           int doubled, saaug_channel *channels)
 {
     int simple = doubled && options->requant == SAAUG_REQUANT_Q31 && options->act_min == -128 && options->act_max == 127;
     int32_t i;
-    for (i = 0; i < (count + 1) / 2 * 2; ++i) {
-        const int32_t *const from = params + 3 * (i < count ? i : count - 1);
-        saaug_channel_pair *const pair = pairs + i / 2;
-        int32_t rounding = (int32_t)((uint32_t)1 << (from[2] - 1));
-        if (from[2] > SAAUG_MOST_FOLDED_SHIFT) {
+    for (i = 0; i < padded; ++i, ++channels) {
+        const int32_t shift = params[2];
+        channels->bias = doubled ? 2 * params[0] : params[0];
+        channels->multiplier = params[1];
+        channels->rounding = (int32_t)((uint32_t)1 << (shift - 1));
+        channels->shift = shift;
+        if (shift > SAAUG_MOST_FOLDED_SHIFT) {
             simple = 0;
         } else {
-            rounding += saaug_shift_left(options->output_zero_point, (uint32_t)from[2]);
+            channels->rounding += saaug_shift_left(options->output_zero_point, (uint32_t)shift);
         }
-        pair->bias[i & 1] = doubled ? 2 * from[0] : from[0];
-        pair->finish[i & 1].multiplier = from[1];
-        pair->finish[i & 1].rounding = rounding;
-        pair->finish[i & 1].shift = from[2];
+        params += i + 1 < count ? 3 : 0;
     }
     return simple;
 }

@@ -138,27 +138,24 @@ int32_t saaug_largest_code(const saaug_options *options, const saaug_shape *shap
 #define SAAUG_APART __attribute__((noinline))
 
 /**
- * What finishes two output channels, in the order of use. The bias is doubled if the accumulators are. `rounding` is
- * 2^(shift-1), and output zero point * 2^shift if the layer is `simple`.
+ * What finishes an output channel. The bias is doubled if the accumulators are. `rounding` is 2^(shift-1), and output zero
+ * point * 2^shift if the layer is `simple`.
  */
 typedef struct {
-    int32_t bias[2];
-    struct {
-        int32_t multiplier, rounding, shift;
-    } finish[2];
-} saaug_channel_pair;
+    int32_t bias, multiplier, rounding, shift;
+} saaug_channel;
 
 /* No shift above: then |v| + rounding < 2^31 also with the zero point in it. */
 #define SAAUG_MOST_FOLDED_SHIFT 22
 
 /**
- * Fills (count + 1) / 2 pairs; an odd last channel stands twice in its pair.
+ * Fills `padded` channels; those beyond `count` repeat the last one.
  * @param params   of the first of these channels.
  * @param doubled  1 if accumulators will be twice their value, else 0.
  * @return 1 if saaug_finish_doubled() gives these channels' results, 0 if saaug_finish_any() must be used.
  */
-int saaug_prepare_channels(const saaug_options *options, const int32_t *params, int32_t count, int doubled,
-                           saaug_channel_pair *pairs);
+int saaug_prepare_channels(const saaug_options *options, const int32_t *params, int32_t count, int32_t padded,
+                           int doubled, saaug_channel *channels);
 
 /** saaug_requantize() with the instructions at hand. */
 int8_t saaug_finish_any(int32_t acc, const int32_t *params, const saaug_options *options);

@@ -46,7 +46,7 @@ static layout lay_out(const saaug_options *options, const saaug_shape *shape)
         result.block = (even / 2 + blocks - 1) / blocks * 2;
     }
     result.pixels_bytes = (int64_t)result.padded * 16;
-    result.channels_bytes = result.block / 2 * (int64_t)sizeof(saaug_channel_pair);
+    result.channels_bytes = result.block * (int64_t)sizeof(saaug_channel);
     result.weights_bytes = (int64_t)result.padded * 8 * result.block;
     return result;
 }
@@ -59,7 +59,7 @@ static inline void expand_word(uint32_t bytes, uint32_t *to)
 }
 
 /* `taps` int8 values to pairs of int16; `step` words from one quad to the next. */
-static inline void expand(const int8_t *from, int32_t taps, uint32_t *to, int32_t step)
+SAAUG_APART static void expand(const int8_t *from, int32_t taps, uint32_t *to, int32_t step)
 {
     for (; taps >= 8; taps -= 8, from += 8, to += 2 * step) {
         expand_word(saaug_load_word(from), to);
@@ -129,12 +129,12 @@ static void decode_rows(const uint8_t *first, const uint8_t *second, int32_t lay
     } while (0)
 
 /* Channels 0 and 1 of a pair at two positions: the sums of all taps. */
-#define FOUR_SUMS(pixels, w, pair, quads, acc00, acc01, acc10, acc11)                                                  \
+#define FOUR_SUMS(pixels, w, channel, quads, acc00, acc01, acc10, acc11)                                                  \
     do {                                                                                                               \
         const uint32_t *x = pixels;                                                                                    \
         int32_t n = quads;                                                                                             \
-        acc00 = acc10 = (pair)->bias[0];                                                                               \
-        acc01 = acc11 = (pair)->bias[1];                                                                               \
+        acc00 = acc10 = (channel)[0].bias;                                                                               \
+        acc01 = acc11 = (channel)[1].bias;                                                                               \
         do {                                                                                                           \
             FOUR_TAPS;                                                                                                 \
             FOUR_TAPS;                                                                                                 \
@@ -146,33 +146,33 @@ static void decode_rows(const uint8_t *first, const uint8_t *second, int32_t lay
  * An even number of channels at two output positions, `distance` bytes apart in the output. Where there is no second
  * position, the distance is 0 and the pixels are equal.
  */
-SAAUG_APART static void simple_channels(const uint32_t *pixels, const uint32_t *w, const saaug_channel_pair *pair,
-                                        const saaug_channel_pair *end, int32_t quads, int8_t *output, int32_t distance)
+SAAUG_APART static void simple_channels(const uint32_t *pixels, const uint32_t *w, const saaug_channel *channel,
+                                        const saaug_channel *end, int32_t quads, int8_t *output, int32_t distance)
 {
-    for (; pair != end; ++pair, output += 2) {
+    for (; channel != end; channel += 2, output += 2) {
         int32_t acc00, acc01, acc10, acc11, multiplier, rounding, shift;
-        FOUR_SUMS(pixels, w, pair, quads, acc00, acc01, acc10, acc11);
-        multiplier = pair->finish[0].multiplier;
-        rounding = pair->finish[0].rounding;
-        shift = pair->finish[0].shift;
+        FOUR_SUMS(pixels, w, channel, quads, acc00, acc01, acc10, acc11);
+        multiplier = channel[0].multiplier;
+        rounding = channel[0].rounding;
+        shift = channel[0].shift;
         output[0] = saaug_finish_doubled(acc00, multiplier, rounding, shift);
         output[distance] = saaug_finish_doubled(acc10, multiplier, rounding, shift);
-        multiplier = pair->finish[1].multiplier;
-        rounding = pair->finish[1].rounding;
-        shift = pair->finish[1].shift;
+        multiplier = channel[1].multiplier;
+        rounding = channel[1].rounding;
+        shift = channel[1].shift;
         output[1] = saaug_finish_doubled(acc01, multiplier, rounding, shift);
         output[distance + 1] = saaug_finish_doubled(acc11, multiplier, rounding, shift);
     }
 }
 
 /* The same for any requantization, and for an odd number of channels, whose last pair has no second. `doubled`: the sums are. */
-SAAUG_APART static void any_channels(const uint32_t *pixels, const uint32_t *w, const saaug_channel_pair *pair,
+SAAUG_APART static void any_channels(const uint32_t *pixels, const uint32_t *w, const saaug_channel *channel,
                                      int32_t count, int32_t quads, int8_t *output, int32_t distance,
                                      const int32_t *params, const saaug_options *options, int doubled)
 {
-    for (; count > 0; ++pair, output += 2, params += 6, count -= 2) {
+    for (; count > 0; channel += 2, output += 2, params += 6, count -= 2) {
         int32_t acc00, acc01, acc10, acc11;
-        FOUR_SUMS(pixels, w, pair, quads, acc00, acc01, acc10, acc11);
+        FOUR_SUMS(pixels, w, channel, quads, acc00, acc01, acc10, acc11);
         output[0] = saaug_finish_any(acc00 >> doubled, params, options);
         output[distance] = saaug_finish_any(acc10 >> doubled, params, options);
         if (count > 1) {
@@ -224,11 +224,12 @@ saaug_status saaug_shift_conv_2d_s8_dsp(const saaug_options *options, const saau
     const int32_t taps = options->kernel_h * options->kernel_w * shape->in_c;
     const int32_t row_bytes = saaug_row_bytes(options, shape);
     uint32_t *const pixels = scratch;
-    saaug_channel_pair *const pairs = (saaug_channel_pair *)(void *)((uint8_t *)scratch + sizes.pixels_bytes);
+    saaug_channel *const channels = (saaug_channel *)(void *)((uint8_t *)scratch + sizes.pixels_bytes);
     uint32_t *const decoded = (uint32_t *)(void *)((uint8_t *)scratch + sizes.pixels_bytes + sizes.channels_bytes);
     int8_t *const staging = (int8_t *)decoded + sizes.weights_bytes;
     const int32_t largest = saaug_largest_code(options, shape, weights);
     const int doubled = largest < SAAUG_INT16_CODE;
+    const int dense = saaug_is_dense(options);
     int32_t first, i, p;
     if (largest > SAAUG_INT16_CODE) {
         return saaug_shift_conv_2d_s8_reference(options, shape, input, weights, params, output, scratch);
@@ -244,7 +245,9 @@ saaug_status saaug_shift_conv_2d_s8_dsp(const saaug_options *options, const saau
     }
     for (first = 0; first < shape->out_c; first += sizes.block) {
         const int32_t count = shape->out_c - first < sizes.block ? shape->out_c - first : sizes.block;
-        const int simple = saaug_prepare_channels(options, params + 3 * first, count, doubled, pairs);
+        const int simple = saaug_prepare_channels(options, params + 3 * first, count, (count + 1) / 2 * 2,
+                                                  doubled, channels);
+        const int32_t done = simple ? count / 2 * 2 : 0;
         saaug_window window = saaug_first_window(options, input);
         for (i = 0; i < count; i += 2) {
             const uint8_t *const row = weights + (size_t)(first + i) * (size_t)row_bytes;
@@ -253,18 +256,25 @@ saaug_status saaug_shift_conv_2d_s8_dsp(const saaug_options *options, const saau
         }
         for (p = 0; p < sizes.positions; p += 2) {
             const int two = p + 1 < sizes.positions;
-            for (i = 0; i < 2; ++i) {
-                expand(saaug_gather(options, shape, &window, staging), taps, pixels + 2 * i, 4);
+            const int32_t distance = two ? shape->out_c : 0;
+            int8_t *const to = output + (size_t)p * (size_t)shape->out_c + first;
+            if (dense) {
+                const int8_t *const pixel = input + (size_t)p * (size_t)taps;
+                expand(pixel, taps, pixels, 4);
+                expand(pixel + (two ? taps : 0), taps, pixels + 2, 4);
+            } else {
+                expand(saaug_gather(options, shape, &window, staging), taps, pixels, 4);
                 if (two) {
                     saaug_next_window(options, shape, &window);
                 }
+                expand(saaug_gather(options, shape, &window, staging), taps, pixels + 2, 4);
+                saaug_next_window(options, shape, &window);
             }
-            int8_t *const to = output + (size_t)p * (size_t)shape->out_c + first;
-            const int32_t distance = two ? shape->out_c : 0;
-            const int32_t done = simple ? count / 2 * 2 : 0;
-            simple_channels(pixels, decoded, pairs, pairs + done / 2, sizes.padded, to, distance);
-            any_channels(pixels, decoded + (size_t)done * (size_t)sizes.padded * 2, pairs + done / 2, count - done,
-                         sizes.padded, to + done, distance, params + 3 * (first + done), options, doubled);
+            simple_channels(pixels, decoded, channels, channels + done, sizes.padded, to, distance);
+            if (done < count) {
+                any_channels(pixels, decoded + (size_t)done * (size_t)sizes.padded * 2, channels + done, count - done,
+                             sizes.padded, to + done, distance, params + 3 * (first + done), options, doubled);
+            }
         }
     }
     return SAAUG_OK;

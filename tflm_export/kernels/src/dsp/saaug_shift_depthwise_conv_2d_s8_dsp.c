@@ -67,7 +67,7 @@ typedef struct {
     int32_t rows, columns; /* of output */
     int8_t *output;
     int32_t out_row_step, out_column_step; /* bytes */
-    saaug_channel_pair finish;             /* the first of the pair */
+    saaug_channel channel;
     int doubled; /* the accumulators are */
     int simple;
     const int32_t *params;
@@ -119,15 +119,15 @@ INLINE void four_sums(const uint32_t *x, const uint32_t *w, int32_t bias, int32_
 INLINE void run_job(const job *my, const int pairs, const int stride, const int32_t kernel_h)
 {
     const int32_t row_step = my->row_step, tap_step = my->tap_step, out_row_step = my->out_row_step;
-    const int32_t step = my->out_column_step, bias = my->finish.bias[0];
+    const int32_t step = my->out_column_step, bias = my->channel.bias;
     const uint32_t *const w = my->weights, *group = my->plane;
     int8_t *to = my->output;
     int32_t left = my->columns;
     int32_t acc[GROUP];
     int32_t k, y;
     if (my->simple) {
-        const int32_t multiplier = my->finish.finish[0].multiplier;
-        const int32_t rounding = my->finish.finish[0].rounding, shift = my->finish.finish[0].shift;
+        const int32_t multiplier = my->channel.multiplier;
+        const int32_t rounding = my->channel.rounding, shift = my->channel.shift;
         for (; left >= GROUP; left -= GROUP, group += GROUP / 2 * stride, to += GROUP * step) {
             const uint32_t *x = group;
             int8_t *out = to;
@@ -335,7 +335,7 @@ saaug_status saaug_shift_depthwise_conv_2d_s8_dsp(const saaug_options *options, 
                                                         (size_t)shape->out_w + (size_t)phase) * (size_t)shape->out_c +
                                           (size_t)o;
                             work.params = params + 3 * o;
-                            work.simple = saaug_prepare_channels(options, work.params, 1, work.doubled, &work.finish);
+                            work.simple = saaug_prepare_channels(options, work.params, 1, 1, work.doubled, &work.channel);
                             run(&work);
                         }
                     }
