@@ -68,44 +68,58 @@ typedef struct {
     const saaug_options *options;
 } job;
 
-INLINE uint32_t distance(const uint8_t *x, const uint32_t *w, int32_t kernel_h, int32_t words, int32_t tap_step,
-                         uint32_t mask)
+/* Distances of two outputs, `column_step` apart. */
+INLINE void distances(const uint8_t *x, const uint32_t *w, int32_t kernel_h, int32_t words, int32_t column_step,
+                      int32_t tap_step, uint32_t mask, uint32_t *sums)
 {
-    uint32_t sum = 0;
+    uint32_t sum0 = 0, sum1 = 0;
     int32_t i, k;
     for (i = 0; i < kernel_h; ++i, x += tap_step) {
-        for (k = 0; k < words - 1; ++k) {
-            sum = saaug_usada8(saaug_load_word(x + 4 * k), *w++, sum);
+        const uint8_t *const x1 = x + column_step;
+        for (k = 0; k < words - 1; ++k, ++w) {
+            sum0 = saaug_usada8(saaug_load_word(x + 4 * k), *w, sum0);
+            sum1 = saaug_usada8(saaug_load_word(x1 + 4 * k), *w, sum1);
         }
-        sum = saaug_usada8(saaug_load_word(x + 4 * k) & mask, *w++, sum);
+        sum0 = saaug_usada8(saaug_load_word(x + 4 * k) & mask, *w, sum0);
+        sum1 = saaug_usada8(saaug_load_word(x1 + 4 * k) & mask, *w++, sum1);
     }
-    return sum;
+    sums[0] = sum0;
+    sums[1] = sum1;
 }
 
-/* Column after column, each from top to bottom. */
+/* Two columns after two columns, each from top to bottom. */
 INLINE void run_job(const job *my, const int32_t kernel_h, const int32_t words)
 {
     const int32_t row_step = my->row_step, tap_step = my->tap_step, out_row_step = my->out_row_step;
     const int32_t bias = my->channel.bias, multiplier = my->channel.multiplier;
     const int32_t rounding = my->channel.rounding, shift = my->channel.shift;
+    /* A single column is done twice, and so is the last but one of an odd number. */
+    const int32_t column_step = my->columns > 1 ? my->column_step : 0;
+    const int32_t out_column_step = my->columns > 1 ? my->out_column_step : 0;
     const uint32_t *const w = my->weights;
     const uint32_t mask = my->mask;
-    const uint8_t *column = my->plane;
+    const uint8_t *columns = my->plane;
     int8_t *to = my->output;
+    uint32_t sums[2];
     int32_t left, y;
-    for (left = my->columns; left != 0; --left, column += my->column_step, to += my->out_column_step) {
-        const uint8_t *x = column;
-        int8_t *out = to;
+    for (left = my->columns; left > 0; left -= 2, columns += 2 * column_step, to += 2 * out_column_step) {
+        const uint8_t *x = left > 1 ? columns : columns - column_step;
+        int8_t *out = left > 1 ? to : to - out_column_step;
         if (my->simple) {
             for (y = my->rows; y != 0; --y, x += row_step, out += out_row_step) {
-                const uint32_t sum = distance(x, w, kernel_h, words, tap_step, mask);
-                const int32_t twice = saaug_shift_left((int32_t)sum, SAAUG_ADDER_SCALE_LOG2 + 1) + bias;
-                *out = saaug_finish_doubled(twice, multiplier, rounding, shift);
+                distances(x, w, kernel_h, words, column_step, tap_step, mask, sums);
+                out[0] = saaug_finish_doubled(
+                    saaug_shift_left((int32_t)sums[0], SAAUG_ADDER_SCALE_LOG2 + 1) + bias, multiplier, rounding, shift);
+                out[out_column_step] = saaug_finish_doubled(
+                    saaug_shift_left((int32_t)sums[1], SAAUG_ADDER_SCALE_LOG2 + 1) + bias, multiplier, rounding, shift);
             }
         } else {
             for (y = my->rows; y != 0; --y, x += row_step, out += out_row_step) {
-                const uint32_t sum = distance(x, w, kernel_h, words, tap_step, mask);
-                *out = saaug_finish_any(saaug_adder_accumulator((int32_t)sum, my->params), my->params, my->options);
+                distances(x, w, kernel_h, words, column_step, tap_step, mask, sums);
+                out[0] = saaug_finish_any(saaug_adder_accumulator((int32_t)sums[0], my->params), my->params,
+                                          my->options);
+                out[out_column_step] = saaug_finish_any(saaug_adder_accumulator((int32_t)sums[1], my->params),
+                                                        my->params, my->options);
             }
         }
     }
