@@ -4,10 +4,12 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-from saaug_keras import cli
+from saaug_keras import cli, datasets, demo
 from saaug_keras.cli import common
+from saaug_keras.cli import run as run_command
 
 TRAIN = ["train", "--backbone", "mobilenetv2-tiny", "--dataset", "digits"]
 
@@ -68,7 +70,7 @@ def test_times_are_read_at_a_glance(seconds, text):
     assert common.format_seconds(seconds) == text
 
 
-SMALL = ["--blocks", "2", "--strides", "1,2,2,2,1", "--width-multiplier", "0.25", "--batch-size", "256", "--learning-rate", "0.05"]
+SMALL = ["--blocks", "2", "--width-multiplier", "0.25", "--batch-size", "256", "--learning-rate", "0.05"]
 
 
 @pytest.fixture(scope="module")
@@ -127,3 +129,88 @@ def test_resume_of_another_recipe_is_refused(trained, capsys):
     folder, words, _ = trained
     assert cli.main([*words, "--seed", "9", "--out", str(folder / "whole"), "--resume"]) == 2
     assert "another recipe" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def exported(trained):
+    """The run's network in both flavours."""
+    folder, _, _ = trained
+    for flavour in ("builtin", "custom"):
+        words = ["export", str(folder / "whole"), "--flavour", flavour, "--name", "net", "--dataset", "digits"]
+        assert cli.main([*words, "--count", "64", "--out", str(folder / flavour), "--evaluate"]) == 0
+    return folder
+
+
+@pytest.mark.parametrize("flavour", ["builtin", "custom"])
+def test_export_and_run_agree_on_the_accuracy(flavour, exported, capsys):
+    report = json.loads((exported / flavour / "report.json").read_text())
+    assert report["flavour"] == flavour and report["agreement"] >= 0.95  # two epochs leave many near ties
+    model = exported / flavour / "net.tflite"
+    assert report["flash_bytes"] == model.stat().st_size
+    assert cli.main(["run", str(model), "--dataset", "digits", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["accuracy"] == report["tflm_accuracy"] and result["images"] == 359
+    assert cli.main(["run", str(model), "--dataset", "digits", "--part", "validation", "--limit", "20", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["images"] == 20
+
+
+def test_run_names_the_class_of_image_files(exported, tmp_path, capsys):
+    import tensorflow as tf
+
+    import tflm_export
+
+    data = datasets.load("digits")
+    for index in range(3):
+        (tmp_path / f"{index}.png").write_bytes(tf.io.encode_png(data.x_test[index]).numpy())
+    (tmp_path / "names").write_text("\n".join(f"digit {digit}" for digit in range(10)))
+    model = str(exported / "builtin" / "net.tflite")
+    words = ["run", model, "--images", str(tmp_path), "--class-names", str(tmp_path / "names"), "--json"]
+    assert cli.main(words) == 0
+    expected = tflm_export.Interpreter(model).classify(data.x_test[:3])
+    found = json.loads(capsys.readouterr().out)["classes"]
+    assert found == {f"{index}.png": f"digit {digit}" for index, digit in enumerate(expected)}
+
+
+def test_score_of_labels_per_pixel():
+    data = datasets.Dataset("toy", *(np.zeros((1, 2, 3, 3), np.uint8),) * 4, ("a", "b", "c"), ignore_class=9)
+    wanted = np.array([[[0, 0, 1], [1, 9, 9]]])
+    found = np.array([[[0, 1, 1], [1, 2, 0]]])
+    # Four pixels count, three are right; IoU of a is 1 / 2, of b 2 / 3, and c is nowhere.
+    assert run_command.score(found, wanted, data) == {"pixel_accuracy": 3 / 4, "mean_iou": (1 / 2 + 2 / 3) / 2}
+
+
+def test_export_and_run_refuse_bad_input_and_write_nothing(exported, tmp_path, capsys):
+    (tmp_path / "broken.keras").write_bytes(b"PK but no zip")
+    (tmp_path / "broken.tflite").write_bytes(b"0123TFLX" * 9)
+    whole, out = str(exported / "whole"), str(tmp_path / "out")
+    export = ["export", whole, "--out", out, "--dataset", "digits"]
+    for words, message in (
+        (["export", str(tmp_path), *export[2:]], "MODEL must be a .keras file or the folder of a finished"),
+        (["export", str(tmp_path / "broken.keras"), *export[2:]], "which is damaged"),
+        ([*export[:4], "--images", str(tmp_path), "--evaluate"], "`--evaluate` must come with --dataset"),
+        ([*export, "--count", "0"], "`--count` must be an int"),
+        ([*export, "--flash-bytes", "100"], "does not fit"),
+        ([*export, "--name", "a/b"], "`name` must be"),
+        ([*export[:5], "cifar10", "--data", str(tmp_path / "none")], "`data_dir` must be an existing folder"),
+        (["run", str(tmp_path / "none.tflite"), "--dataset", "digits"], "MODEL must be a .tflite file"),
+        (["run", str(tmp_path / "broken.tflite"), "--dataset", "digits"], "must be a .tflite flatbuffer"),
+        (["run", str(exported / "builtin" / "net.tflite"), "--images", str(tmp_path / "no")], "must hold images"),
+    ):
+        assert cli.main(words) == 2, words
+        error = capsys.readouterr().err
+        assert message in error and error.startswith("saaug: ") and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_demo_writes_its_report(tmp_path, capsys):
+    assert demo.main(["--out", str(tmp_path / "demo"), "--epochs", "3"]) == 0
+    report = json.loads((tmp_path / "demo" / "report.json").read_text())
+    keys = {"float_accuracy", "tflm_accuracy", "agreement", "flash_bytes", "arena_bytes"}
+    assert set(report) == {"direct", "augmented", "seconds"} and report["seconds"] > 0
+    for arm in ("direct", "augmented"):
+        assert keys <= set(report[arm]) and report[arm]["flash_bytes"] > report[arm]["parameters"]
+        assert report[arm]["float_accuracy"] > 0.5 and report[arm]["agreement"] > 0.97
+        history = json.loads((tmp_path / "demo" / arm / "history.json").read_text())
+        assert all((row["augmented_loss"] > 0) == (arm == "augmented") for row in history)
+    table = capsys.readouterr().out
+    assert "direct" in table and f"{report['augmented']['flash_bytes']:,}" in table

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import sys
 import time
 
@@ -29,7 +30,8 @@ def run_plainly(run, args) -> int:
     except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
         if args.traceback:
             raise
-        print(f"saaug: {' '.join(str(error).split())}", file=sys.stderr)
+        text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # Keras colours some of its messages
+        print(f"saaug: {' '.join(text.split())}", file=sys.stderr)
         return 2
 
 
