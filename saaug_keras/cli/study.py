@@ -44,8 +44,10 @@ def run(args) -> int:
             raise FileNotFoundError(f"study: `--out` must be the folder of a study. Received: {args.out}.")
         book = studies.Book(args.out, study)
     else:
-        book = studies.run(study, args.out, jobs=args.jobs, only=args.only, say=say, data_dir=args.data,
-                           watch=lambda text: line.update(text) if text else line.clear())  # fmt: skip
+        book = studies.run(
+            study, args.out, jobs=args.jobs, only=args.only, say=say, data_dir=args.data, prepare=common.load_keras,
+            watch=lambda text: line.update(text) if text else line.clear(),
+        )  # fmt: skip
     findings = studies.report(book, say=say)
     answers = [
         {

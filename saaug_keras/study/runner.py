@@ -25,7 +25,7 @@ from saaug_keras.study.grid import Cell, Study
 
 def run(
     study: Study, out, *, jobs: int = 1, only: str | None = None, say=print, trainer=None, data_dir=None,
-    watch=None,
+    watch=None, prepare=None,
 ) -> Book:  # fmt: skip
     """Runs what is not finished yet of a study.
 
@@ -39,6 +39,7 @@ def run(
         trainer: function (recipe, folder, test) -> (result, history) in place of `recipes.train` on the study's data.
         data_dir: as `datasets.load`.
         watch: called after every epoch of a run in this process with one line of text, and with "" at its end.
+        prepare: called first in every further process, to import quietly what training needs, say.
     Returns:
         The study's `Book`.
     Raises:
@@ -55,7 +56,7 @@ def run(
             trainer = functools.partial(train, study.dataset, data_dir, callbacks=callbacks)
         progress = _Progress(book, cells, jobs, say)
         make = _InProcess if jobs == 1 else _Processes
-        with make(jobs, book, trainer) as workers:
+        with make(jobs, book, trainer, prepare) as workers:
             while True:
                 ready, _ = plan(book, cells)
                 for task in ready:
@@ -337,7 +338,7 @@ def _make_watcher(watch):
 class _InProcess:
     """Trains here, one run at a time."""
 
-    def __init__(self, jobs, book, trainer):
+    def __init__(self, jobs, book, trainer, prepare):
         self.book, self.trainer = book, trainer
         self.running: list[Task] = []
 
@@ -362,8 +363,8 @@ class _InProcess:
 class _Processes:
     """The same in processes of their own, each with its share of the cores."""
 
-    def __init__(self, jobs, book, trainer):
-        self.jobs, self.book, self.trainer = jobs, book, trainer
+    def __init__(self, jobs, book, trainer, prepare):
+        self.jobs, self.book, self.trainer, self.prepare = jobs, book, trainer, prepare
         self.running: dict[connection.Connection, Task] = {}
         self._idle: list[connection.Connection] = []
         self._processes = []
@@ -390,7 +391,7 @@ class _Processes:
             os.environ.setdefault(name, threads)  # read by the new process when it imports TensorFlow
         context = multiprocessing.get_context("spawn")
         here, there = context.Pipe()
-        arguments = (there, os.getpid(), self.book.out, self.book.study.dataset, self.trainer)
+        arguments = (there, os.getpid(), self.book.out, self.book.study.dataset, self.trainer, self.prepare)
         process = context.Process(target=_serve, args=arguments, daemon=True)
         process.start()
         there.close()  # so that the end of the process is the end of the pipe
@@ -421,8 +422,10 @@ class _Processes:
         return ended
 
 
-def _serve(pipe, parent, out, dataset, trainer):
+def _serve(pipe, parent, out, dataset, trainer, prepare):
     """Trains what comes through the pipe, until it ends or its study does."""
+    if prepare is not None:
+        prepare()
     if isinstance(trainer, functools.partial) and trainer.func is train:
         import keras
 
@@ -478,19 +481,20 @@ class _Progress:
     def _time_left(self, left):
         if not left:
             return "done"
-        speeds = {}
+        known = {}  # whose -> [(seconds before the first full-speed epoch, seconds per epoch)]
         for record in self.book.records.values():
             if record["status"] == "finished":
-                recipe = record["recipe"]
-                for key in ((record["arm"], recipe["operator"]), record["arm"], None):
-                    speeds.setdefault(key, []).append(record["seconds_per_epoch"])
-        if not speeds:
+                speed = record["seconds_per_epoch"]
+                start = max(0.0, record["train_seconds"] - record["epochs"] * speed)
+                for key in ((record["arm"], record["recipe"]["operator"]), record["arm"], None):
+                    known.setdefault(key, []).append((start, speed))
+        if not known:
             return ""
         seconds = 0.0
         for task in left:
             keys = ((task.cell.arm, task.recipe.operator), task.cell.arm, None)
-            known = next(speeds[key] for key in keys if key in speeds)
-            seconds += task.recipe.epochs * statistics.mean(known)
+            starts, speeds = zip(*next(known[key] for key in keys if key in known), strict=True)
+            seconds += statistics.mean(starts) + task.recipe.epochs * statistics.mean(speeds)
         return f"about {clock(seconds / self.jobs)} left"
 
 
