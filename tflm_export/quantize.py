@@ -450,19 +450,27 @@ class _Adder(_Maker):
                 bias, real = self.rebiased(channel, ratio), real * ratio
             else:
                 real, bias, beyond = 0.0, constant, 0.0
-        # The least gain that carries the bias; a smaller one must not matter.
-        least = max(abs(bias / self.output_scale) / (limit - beyond) * 1.001, 2.0**-30)
-        if abs(real) < least:
-            if least * unit * 255 * self.taps > 0.25:
-                self.fail(channel, f"its bias of {bias / self.output_scale:.3g} steps of its output does not fit "
-                          f"beside a gain of {abs(real) * unit:.3g} steps per step of distance")  # fmt: skip
-            real, beyond = math.copysign(least, real), 0.0
+        # The least gain that carries the bias. A smaller one is taken for 0: what the distances then add is centred.
+        half = unit * 255 * self.taps / 2
+        room = limit - max(beyond, half)
+        if room < 1:
+            self.fail(channel, f"{self.taps:,} distances leave no room for a bias in an accumulator of 30 bits")
+        least = max(abs(bias / self.output_scale) / room * (1.5 if self.power_of_two else 1.001), 2.0**-30)
+        is_constant = abs(real) < least
+        if is_constant:
+            real, beyond = math.copysign(least, real), -half
+            if least * half > 1:
+                self.notes.append(
+                    f"layer '{self.op.name}', output channel {channel}: a constant that may be off by "
+                    f"{least * half:.2g} steps of the output; its batch norm has almost no gain."
+                )
         multiplier, shift = quantize_multiplier(real)
         shift = -shift
         if self.power_of_two:
             multiplier, shift = (1 if real > 0 else -1), min(round(-math.log2(abs(real))), 30)
-            ratio = 2.0**-shift / abs(real)
-            bias, real = self.rebiased(channel, ratio), multiplier * 2.0**-shift
+            if not is_constant:
+                bias = self.rebiased(channel, 2.0**-shift / abs(real))
+            real = multiplier * 2.0**-shift
         bias = round(bias / self.output_scale / real + beyond)
         reach = abs(bias) + unit * 255 * self.taps
         if not 1 <= shift <= 30 or reach > ACCUMULATOR_LIMIT:

@@ -1,0 +1,360 @@
+"""`tflm_export.export`: files, report, refusals. And lowering: what is folded, what is refused."""
+
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import pytest
+from export_models import compile_and_compare, images_like, settle, small_backbone
+
+import tflm_export
+from saaug_keras import backbones
+from saaug_keras import layers as ours
+from tflm_export import flatbuffer, graph, quantize, reference, runner
+
+L = keras.layers
+
+
+@pytest.fixture(scope="module")
+def shift_model():
+    return small_backbone("mobilenetv2-tiny", "shift", blocks=3, count=16)
+
+
+def test_export_writes_model_and_report(shift_model, tmp_path):
+    model, images = shift_model
+    labels = model.predict(images, verbose=0).argmax(axis=-1)
+    labels[0] = (labels[0] + 1) % 7  # so that accuracy is not agreement
+    out = tmp_path / "new" / "out"
+    report = tflm_export.export(model, images, out, evaluation_data=(images, labels), name="net")
+    assert sorted(path.name for path in out.iterdir()) == ["net.tflite", "report.json"]
+    written = json.loads((out / "report.json").read_text())
+    assert written == json.loads(json.dumps(report.as_dict()))
+    data = (out / "net.tflite").read_bytes()
+    assert report.flash_bytes == len(data)
+    arena = runner.measure_arena(data)
+    assert (report.arena_bytes, report.arena_tail_host_bytes) == (arena.head, arena.tail)
+    # Stem to classifier, batch norm folded: 27*16, 9*16, 16*8, 8*48, 9*48, 48*8, 8*48, 9*48, 48*8, 8*448, 448*7 and
+    # biases. The stem's strides of 2 make the image 10 x 9, the second block 5 x 5.
+    weights = 27 * 16 + 9 * 16 + 16 * 8 + 2 * (8 * 48 + 9 * 48 + 48 * 8) + 8 * 448 + 448 * 7
+    biases = 16 + 16 + 8 + 2 * (48 + 48 + 8) + 448 + 7
+    assert report.parameters == weights + biases
+    assert report.weight_bytes == weights
+    assert report.constant_bytes == weights + 4 * biases
+    assert report.images == 16 and report.agreement >= 15 / 16
+    assert report.float_accuracy == 15 / 16
+    assert "flash" in str(report) and f"{len(data):,}" in str(report)
+
+
+def test_arena_head_covers_the_two_largest_tensors_alive_together(shift_model):
+    """The head is TFLite Micro's plan of activations: at least the largest sum of an op's inputs and output."""
+    model, images = shift_model
+    network = tflm_export.compile_network(model, images)
+    needed = max(
+        sum(int(np.prod(t.shape)) for t in {t.name: t for t in (*step.inputs, step.output)}.values())
+        for step in network.steps
+    )
+    head = runner.measure_arena(flatbuffer.write(network)).head
+    assert needed <= head <= 2 * needed + 1024
+
+
+def test_custom_flavour_halves_the_weights(shift_model, tmp_path):
+    model, images = shift_model
+    sizes = {
+        flavour: tflm_export.export(model, images, tmp_path / flavour, flavour=flavour)
+        for flavour in ("builtin", "custom")
+    }
+    rows = [27, 9, 16, 8, 9, 48, 8, 9, 48, 8, 448]
+    outputs = [16, 16, 8, 48, 48, 8, 48, 48, 8, 448, 7]
+    packed = sum(-(-row // 4) * 2 * count for row, count in zip(rows, outputs, strict=True))
+    assert sizes["custom"].weight_bytes == packed
+    assert sizes["builtin"].weight_bytes == sum(a * b for a, b in zip(rows, outputs, strict=True))
+    assert sizes["custom"].flash_bytes < sizes["builtin"].flash_bytes
+
+
+def test_operations_are_counted(shift_model):
+    from tflm_export.report import count_operations
+
+    image = keras.Input((4, 5, 2))
+    x = ours.ShiftConv2D(3, 1, use_bias=False)(image)
+    x = ours.AdderConv2D(4, (2, 3), padding="valid")(x)
+    y = L.Conv2D(4, 1)(x)
+    model = keras.Model(image, L.Dense(2)(L.GlobalAveragePooling2D()(L.Add()([x, y]))))
+    model.layers[1].kernel.assign(np.full((1, 1, 2, 3), 0.5))
+    images = images_like((4, 5, 2), 4)
+    model(images, training=True)
+    network = tflm_export.compile_network(model, images, flavour="custom")
+    shift, adder, conv = 4 * 5 * 2 * 3, 3 * 3 * (2 * 3 * 3) * 4, 3 * 3 * 4 * 4
+    assert count_operations(network) == {
+        "multiplications": conv + 4 * 2,
+        "shifts": shift,
+        "additions": shift + adder + conv + 36 + 36 + 4 * 2,
+        "differences": adder,
+        "requantizations": 60 + 36 + 36 + 3 * 36 + 4 + 2,
+    }
+
+
+def test_add_layer_is_refused_for_builtin(tmp_path):
+    image = keras.Input((5, 4, 2))
+    model = keras.Model(image, ours.AdderConv2D(3, 1, name="first_add")(image))
+    with pytest.raises(ValueError, match="layer 'first_add' is an add layer.*flavour='custom'"):
+        tflm_export.export(model, images_like((5, 4, 2), 2), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("options, levels", [({"weight_bits": 5}, 15), ({"zero_code": False}, 8)])
+def test_shift_weights_beyond_int8_are_refused_for_builtin(options, levels, tmp_path):
+    image = keras.Input((5, 4, 2))
+    model = keras.Model(image, ours.ShiftConv2D(3, 1, name="wide", **options)(image))
+    with pytest.raises(ValueError, match=f"layer 'wide' has shift weights of {levels} exponents; int8 holds 7"):
+        tflm_export.export(model, images_like((5, 4, 2), 2), tmp_path / "out")
+    network, _ = compile_and_compare(model, images_like((5, 4, 2), 2), flavour="custom")
+    layout = flatbuffer.custom_layer(network.steps[0]).record.layout
+    assert layout in (flatbuffer.LAYOUT_NIBBLE, flatbuffer.LAYOUT_BYTE)
+
+
+def wide_shift_model(least_exponent):
+    """Two weights, 1 and 2**least_exponent, of a 5-bit layer."""
+    image = keras.Input((5, 4, 2))
+    model = keras.Model(image, ours.ShiftConv2D(1, 1, weight_bits=5, use_bias=False, name="wide")(image))
+    model.get_layer("wide").kernel.assign(np.array([1.0, -(2.0**least_exponent)]).reshape(1, 1, 2, 1))
+    return model
+
+
+@pytest.mark.parametrize("least, layout", [(-6, flatbuffer.LAYOUT_NIBBLE), (-7, flatbuffer.LAYOUT_BYTE),
+                                           (-14, flatbuffer.LAYOUT_BYTE)])  # fmt: skip
+def test_layout_follows_the_exponents_in_use(least, layout):
+    images = images_like((5, 4, 2), 4)
+    network, _ = compile_and_compare(wide_shift_model(least), images, flavour="custom")
+    assert flatbuffer.custom_layer(network.steps[0]).record.layout == layout
+    assert sorted(np.abs(network.steps[0].constants.weights).ravel()) == [1, 2**-least]
+
+
+@pytest.mark.parametrize(
+    "build, message",
+    [
+        pytest.param(lambda x: L.Conv2DTranspose(2, 3, name="up")(x), r"layer 'up' \(Conv2DTranspose\) is of a kind",
+                     id="unknown-kind"),
+        pytest.param(lambda x: L.LeakyReLU(name="leaky")(x), r"layer 'leaky' \(LeakyReLU\) is of a kind", id="leaky"),
+        pytest.param(lambda x: L.Conv2D(4, 1, groups=2, name="g")(x), "layer 'g' .* must have one group", id="groups"),
+        pytest.param(lambda x: L.Conv2D(4, 1, activation="gelu", name="act")(x),
+                     "layer 'act' .*Received: activation='gelu'", id="activation"),
+        pytest.param(lambda x: L.ReLU(max_value=3.0, name="clip")(x), "layer 'clip' .* ReLU or ReLU6", id="relu3"),
+        pytest.param(lambda x: L.BatchNormalization(axis=1, name="bn")(x), "layer 'bn' .* last axis", id="axis"),
+        pytest.param(lambda x: L.Add(name="three")([x, x, x]), "layer 'three' .* two tensors", id="add-of-three"),
+        pytest.param(lambda x: L.Resizing(9, 9, interpolation="nearest", name="near")(x), "layer 'near' .* bilinear",
+                     id="nearest"),
+        pytest.param(lambda x: ours.ShiftConv2D(2, 1, activation_bits=4, name="narrow")(x),
+                     "layer 'narrow' .*`activation_bits` 8 or None", id="activation-bits"),
+        pytest.param(lambda x: ours.HybridConv2D(4, 1, target_filters=2, target_channels=4, name="aug")(x),
+                     r"layer 'aug' .* export_target\(\)", id="hybrid"),
+        pytest.param(lambda x: x + 1.0, "must have two tensors", id="constant-operand"),
+    ],
+)  # fmt: skip
+def test_layer_that_export_does_not_know_is_named(build, message, tmp_path):
+    image = keras.Input((8, 6, 4))
+    model = keras.Model(image, build(image))
+    with pytest.raises(ValueError, match=message):
+        tflm_export.export(model, images_like((8, 6, 4), 2), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def plain_model(shape=(6, 5, 2)):
+    image = keras.Input(shape)
+    return keras.Model(image, L.Dense(3)(L.Flatten()(L.Conv2D(2, 1)(image))), name="plain")
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        pytest.param({"flavour": "fast"}, "`flavour` must be one of 'builtin', 'custom'", id="flavour"),
+        pytest.param({"target": "arm"}, "`target` must be one of 'c', 'tflite', 'tflm'", id="target"),
+        pytest.param({"requantization": "float"}, "`requantization` must be one of", id="requantization"),
+        pytest.param({"requantization": "power-of-two"}, "needs our kernels, flavour='custom'", id="builtin-by-shifts"),
+        pytest.param({"representative_data": np.zeros((2, 5, 6, 2), "float32")}, r"images \(N, 6, 5, 2\)", id="shape"),
+        pytest.param({"representative_data": np.zeros((0, 6, 5, 2), "float32")}, "at least one", id="none"),
+        pytest.param({"representative_data": np.full((2, 6, 5, 2), 7.0)}, r"must lie in \[0, 1\]", id="range"),
+        pytest.param({"representative_data": np.full((2, 6, 5, 2), np.nan)}, r"must lie in \[0, 1\]", id="nan"),
+        pytest.param({"evaluation_data": (np.zeros((3, 6, 5, 2)), np.zeros(2))}, "`evaluation_data` must", id="labels"),
+        pytest.param({"input_range": (1.0, 0.0)}, "low < high", id="input-range"),
+        pytest.param({"name": "a/b"}, "`name` must be letters", id="name"),
+        pytest.param({"flash_bytes": 999}, r"does not fit: the model file takes .* `flash_bytes` is 999", id="flash"),
+        pytest.param({"sram_bytes": 10}, r"does not fit: .*activations take .* `sram_bytes` is 10", id="sram"),
+        pytest.param({"sram_bytes": 0}, "`sram_bytes` must be an int", id="sram-zero"),
+    ],
+)  # fmt: skip
+def test_wrong_argument_is_named_and_nothing_is_written(change, message, tmp_path):
+    arguments = {"representative_data": images_like((6, 5, 2), 3)} | change
+    with pytest.raises(ValueError, match=message):
+        tflm_export.export(plain_model(), arguments.pop("representative_data"), tmp_path / "out", **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_model_of_another_kind_is_refused(tmp_path):
+    with pytest.raises(TypeError, match="`model` must be a built functional or sequential .* Received: model=str"):
+        tflm_export.export("model.keras", images_like((6, 5, 2), 2), tmp_path / "out")
+    image = keras.Input((6, 5, 2))
+    two = keras.Model(image, [L.Conv2D(1, 1)(image), L.Conv2D(1, 1)(image)])
+    with pytest.raises(ValueError, match="one input and one output. Received: 1 inputs, 2 outputs"):
+        tflm_export.export(two, images_like((6, 5, 2), 2), tmp_path / "out")
+
+
+def test_folder_that_cannot_be_written_is_refused_before_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="`out_dir` must be a folder that can be written"):
+        tflm_export.export(plain_model(), images_like((6, 5, 2), 2), tmp_path / "file")
+
+
+def test_sequential_nested_and_shared_layers_lower_to_the_same_function():
+    shared = L.Conv2D(4, 3, padding="same", activation="relu", name="shared")
+    block = [L.DepthwiseConv2D(3, name="dw"), L.BatchNormalization(name="bn"), L.ReLU(6.0)]
+    block = keras.Sequential(block, name="block")
+    image = keras.Input((9, 8, 4))
+    x = shared(shared(image))
+    x = keras.Model(image, x, name="inner")(image)
+    model = keras.Model(image, L.Dense(3, name="dense")(L.Flatten()(block(x))))
+    images = images_like((9, 8, 4), 6)
+    settle(model, images)
+    lowered = graph.lower(model)
+    assert [op.name for op in lowered.ops] == ["shared", "shared_2", "dw", "dense"]
+    np.testing.assert_allclose(
+        graph.run_float(lowered, images)[lowered.output], model.predict(images, verbose=0), atol=1e-5
+    )
+    compile_and_compare(model, images)
+
+
+def test_uint8_images_batches_and_datasets_are_the_same_representative_data():
+    import tensorflow as tf
+
+    model = plain_model()
+    images = images_like((6, 5, 2), 6)
+    pixels = np.round(images * 255).astype("uint8")
+    forms = [images, pixels, [images[:4], images[4:]], [(pixels[:2], None), (pixels[2:], None)],
+             tf.data.Dataset.from_tensor_slices((images, np.zeros(6))).batch(4)]  # fmt: skip
+    models = {flatbuffer.write(tflm_export.compile_network(model, form)) for form in forms}
+    assert len(models) == 1
+
+
+def test_other_input_range_makes_its_own_grid():
+    model = plain_model()
+    images = images_like((6, 5, 2), 6) * 4 - 2
+    network = tflm_export.compile_network(model, images, input_range=(-2.0, 2.0))
+    assert abs(float(network.input.scale) - 4 / 255) < 1e-6
+    expected = reference.run(network, network.input.quantize(images))[network.output.name]
+    difference = network.output.dequantize(expected) - model.predict(images, verbose=0)
+    assert np.abs(difference).max() < 4 * network.output.scale
+
+
+# ---- constants at their limits
+
+
+def weighted(operator, kernel, gain, bias, *, levels=7, input_range=None):
+    kernel = np.asarray(kernel, "float32")
+    channels = len(kernel)
+    full = lambda value: np.broadcast_to(np.asarray(value, "float64"), (channels,)).copy()  # noqa: E731
+    weights = graph.Weights(operator, kernel, full(gain), full(bias), levels, input_range)
+    return graph.Op("conv", "layer", ("input",), "layer", weights=weights)
+
+
+def constants_of(op, *, input_scale=0.02, output_scale=0.05, channels=None, power_of_two=False):
+    count = len(op.weights.kernel)
+    source = quantize.Tensor("input", (3, 3, op.weights.kernel.shape[3]), np.float32(input_scale), -3)
+    output = quantize.Tensor("layer", (3, 3, count), np.float32(output_scale), 4)
+    channels = np.tile([[-1.0], [1.0], [0.0]], (1, count)) if channels is None else channels
+    maker = quantize._MAKERS[op.weights.operator](op, source, output, channels, power_of_two)
+    return maker.make(), maker.notes
+
+
+def test_negative_gain_flips_the_signs_of_a_shift_channel():
+    kernel = np.array([0.5, -0.25, 0.0, 2.0]).reshape(1, 1, 1, 4)
+    plus, _ = constants_of(weighted("shift", kernel, 0.3, 0.1))
+    minus, _ = constants_of(weighted("shift", kernel, -0.3, 0.1))
+    assert plus.weights.ravel().tolist() == [2, -1, 0, 8]
+    assert minus.weights.ravel().tolist() == [-2, 1, 0, -8]
+    assert plus.scales[0] == minus.scales[0] == np.float32(0.25 * 0.3)
+    assert plus.bias == minus.bias == round(0.1 / (0.02 * float(np.float32(0.075))) - 0)
+
+
+def test_gain_of_zero_gives_a_constant():
+    shift, _ = constants_of(weighted("shift", np.ones((1, 1, 1, 4)), 0.0, 1.7))
+    assert not shift.weights.any()
+    scaled = reference.requantize(shift.bias, shift.multiplier, shift.shift)
+    assert scaled == round(1.7 / 0.05)
+    adder, notes = constants_of(weighted("adder", np.ones((1, 1, 1, 40)), 0.0, 1.7))
+    for distance in (0, 255 * 40):
+        acc = adder.bias + 256 * distance
+        assert abs(reference.requantize(acc, adder.multiplier, adder.shift) - 34) <= 1
+    assert notes == []
+
+
+def test_add_weights_carry_zero_point_clip_and_sign():
+    # on the input's grid of 0.02: -3 + (100, -200, 5) = (97, -203 clipped to -128, 2)
+    kernel = np.array([2.0, -4.0, 0.1]).reshape(1, 1, 1, 3)
+    constants, _ = constants_of(weighted("adder", kernel, 0.5, 0.0))
+    assert constants.weights.ravel().tolist() == [97, -128, 2]
+    assert constants.multiplier[0] < 0
+    assert constants.bias[0] == 256 * 75
+    flipped, _ = constants_of(weighted("adder", kernel, -0.5, 0.0))
+    assert flipped.multiplier[0] == -constants.multiplier[0]
+
+
+def test_gain_beyond_the_kernels_is_cut_and_noted_unless_the_channel_is_constant():
+    for operator, kernel in (("adder", [[1.0]]), ("shift", [[64.0, 1.0]]), ("conv", [[1.0]])):
+        op = weighted(operator, np.reshape(kernel, (1, 1, 1, -1)), 1e6, 0.0)
+        _, notes = constants_of(op, channels=np.array([[-9.0], [9.0], [0.5]]))
+        assert len(notes) == 1 and "output channel 0: its gain" in notes[0], operator
+        constants, notes = constants_of(op, channels=np.array([[0.49], [0.52], [0.5]]))
+        assert notes == [], operator
+        middle = reference.requantize(constants.bias, constants.multiplier, constants.shift)
+        assert abs(middle - 0.505 / 0.05) <= 1, operator
+
+
+def test_shift_is_at_least_one_by_raising_exponents():
+    constants, notes = constants_of(weighted("shift", np.array([1.0, 2.0]).reshape(1, 1, 1, 2), 9.0, 0.0))
+    assert constants.shift[0] == 1 and notes == []
+    # 9 * 0.02 / 0.05 = 3.6 steps per unit: three halvings to 0.45
+    assert constants.weights.ravel().tolist() == [8, 16]
+
+
+def test_accumulator_that_would_overflow_is_refused_with_numbers():
+    many = np.full((1, 9, 9, 1500), 1.0)
+    with pytest.raises(ValueError, match=r"layer 'layer', output channel 0: 121,500 products of int8 do not fit"):
+        constants_of(weighted("conv", many, 1.0, 0.0))
+    weights = np.where(np.arange(300_000) % 2, 64.0, 1.0).reshape(1, 1, 1, -1)  # 150,000 * 65 * 128 > 2**30 - 1
+    with pytest.raises(ValueError, match=r"layer 'layer', output channel 0: its accumulator may reach 1,2\d\d,\d+,\d+"):
+        constants_of(weighted("shift", weights, 1.0, 0.0))
+    with pytest.raises(ValueError, match=r"layer 'layer', output channel 0: 20,000 distances"):
+        constants_of(weighted("adder", np.zeros((1, 1, 1, 20_000)), 1.0, 0.0))
+
+
+@pytest.mark.parametrize("operator", ["shift", "adder"])
+def test_power_of_two_requantization_keeps_means(operator):
+    rng = np.random.default_rng(6)
+    kernel = 2.0 ** rng.integers(-3, 2, (5, 1, 1, 8)) if operator == "shift" else rng.normal(size=(5, 1, 1, 8))
+    gain, bias, mean = rng.uniform(0.1, 0.4, 5), rng.normal(size=5), rng.normal(size=5)
+    channels = np.stack([mean - 2, mean + 2, mean])
+    constants, _ = constants_of(weighted(operator, kernel, gain, bias), channels=channels, power_of_two=True)
+    assert constants.power_of_two and set(np.abs(constants.multiplier)) == {1}
+    plain, _ = constants_of(weighted(operator, kernel, gain, bias), channels=channels)
+    for channel in range(5):
+        # The accumulator at which the exact network gives the mean gives it with a shift alone, too.
+        acc = (mean[channel] - bias[channel]) / 0.05
+        real = plain.multiplier[channel] / 2.0**31 / 2.0 ** plain.shift[channel]
+        out = constants.multiplier[channel] * (acc / real + constants.bias[channel]) / 2.0 ** constants.shift[channel]
+        assert abs(out - mean[channel] / 0.05) < 0.5
+
+
+def test_power_of_two_network_equals_tflite_micro_and_has_no_requantization():
+    spec = dataclasses.replace(
+        backbones.spec("mobilenetv2-tiny", input_shape=(16, 16, 3), num_classes=5, operator="shift"), head=()
+    )
+    spec = dataclasses.replace(spec, blocks=spec.blocks[:2])
+    images = images_like((16, 16, 3), 8)
+    model = settle(backbones.build(spec), images)
+    network, _ = compile_and_compare(model, images, flavour="custom", requantization="power-of-two")
+    from tflm_export.report import count_operations
+
+    counts = count_operations(network)
+    assert counts["multiplications"] == 0
+    pooled = [step for step in network.steps if step.op.kind == "mean"]
+    assert counts["requantizations"] == sum(int(np.prod(step.output.shape)) for step in pooled)
