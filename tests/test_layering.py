@@ -14,6 +14,7 @@ ORDER = [
     "saaug_keras._validate",
     "saaug_keras._files",
     "saaug_keras._compiled",
+    "saaug_keras._compiled",
     "saaug_keras._adder",
     "saaug_keras.ops",
     "saaug_keras.remap",
@@ -29,7 +30,6 @@ ORDER = [
     "saaug_keras.baselines",
     "saaug_keras.search",
     "saaug_keras.study",
-    "saaug_keras.zoo",
     "tflm_export",
     "saaug_keras.cli",
     "saaug_keras.demo",
@@ -43,7 +43,6 @@ ONLY_IN = {
     "tf_keras": {"saaug_keras.baselines"},
 }
 # tflm_export stands on saaug_keras; nothing in saaug_keras imports it but those that use both.
-MAY_EXPORT = {"saaug_keras.cli", "saaug_keras.demo", "saaug_keras.zoo", "saaug_keras.study", "tflm_export"}
 
 
 def place(module):
