@@ -503,25 +503,28 @@ void saaug_bucket_run(const uint16_t *program, const uint32_t *words, int32_t *a
 #endif
 
 /* Requantization. Q31 with a shift of at most 22 bits adds the zero point with the half of 2^shift: beside them and a value
- * of 2^30 there is room in 32 bits. FULL is that with the whole int8 range, CLAMP with any; LONG is a longer shift. */
+ * of 2^30 there is room in 32 bits. FULL is that with the whole int8 range, CLAMP with any; LONG is what
+ * neither can do. */
 enum { PATH_FULL, PATH_CLAMP, PATH_LONG, PATH_POWER_OF_TWO };
 #define LONGEST_SHORT_SHIFT 22
 
 #if SAAUG_NO_MULTIPLY
 
 /* Requantization without a product. acc * multiplier / 2^(31 + shift) is acc / d with d = 2^(31 + shift) / multiplier in
- * (2^shift, 2^(shift + 1)]. `step` is d * 2^(21 - shift), rounded down: in [2^21, 2^22]. Dividing by it bit by bit gives
- * the nearest integer q and a remainder, which says how far acc is from where q changes. The errors of the rounded step
- * (256 of them, and the half that is added) are below 2^9 of a step; rounding to Q31 first, as the contract has it, moves
- * the result by at most 2^-(shift + 1) steps. Nearer than both to a change, the product decides. */
+ * (2^shift, 2^(shift + 1)]. `step` is d * 2^up, rounded down, up = 21 - shift: in [2^21, 2^22]. Dividing by it bit by bit
+ * gives the nearest integer and a rest, which says how far acc is from where the integer changes. The errors of the rounded
+ * step (at most 256 of them, and the half that is added) are below 2^9; rounding to Q31 first, as the contract has it,
+ * moves acc by half a unit of Q31, which is 2^up at most. The result is sure if the rest is further than both from 0 and
+ * from step. Accumulators from `limit` on, 256 d, are beyond int8 for every zero point. */
 #define STEP_BITS 21
 
-static uint32_t step_of(int32_t multiplier, int32_t shift)
+/* Returns whether there is such a division. */
+static int prepare_division(saaug_bucket_scale *scale)
 {
-    const uint32_t divisor = (uint32_t)(multiplier < 0 ? -multiplier : multiplier);
+    const uint32_t divisor = (uint32_t)(scale->multiplier < 0 ? -scale->multiplier : scale->multiplier);
     uint32_t remainder = ((uint32_t)1 << 31) - divisor, quotient = 1;
     int32_t bit;
-    if (divisor <= (uint32_t)1 << 30 || shift > STEP_BITS - 1) {
+    if (divisor <= (uint32_t)1 << 30 || scale->shift >= STEP_BITS) {
         return 0;
     }
     for (bit = 0; bit < STEP_BITS; ++bit) { /* a long division of 2^52, after its first digit */
@@ -532,39 +535,62 @@ static uint32_t step_of(int32_t multiplier, int32_t shift)
             ++quotient;
         }
     }
-    return quotient;
+    scale->step = quotient;
+    scale->up = (uint8_t)(STEP_BITS - scale->shift);
+    scale->margin = ((uint32_t)1 << scale->up) + 512u;
+    scale->sure = quotient - 2 * scale->margin;
+    scale->limit = (quotient << 8) >> scale->up;
+    return 2 * scale->margin < quotient;
 }
 
-static inline int32_t rescale(int32_t acc, const saaug_bucket_scale *channel)
+/* The product after all, near a change, by shifting and adding: the library's is made for 64 bits. */
+static int32_t rescale_exactly(int32_t acc, const saaug_bucket_scale *scale)
 {
-    const uint32_t magnitude = (uint32_t)(acc < 0 ? -acc : acc);
-    const uint32_t step = channel->step;
-    if (step != 0) {
-        const uint32_t margin = ((uint32_t)1 << (STEP_BITS + 1 - channel->shift)) + 512u;
-        uint32_t quotient = 256; /* acc >= 2^9 * 2^shift >= 256 * d: beyond int8 for every zero point */
-        uint32_t rest = step >> 1;
-        if ((magnitude >> 9) >> channel->shift == 0) {
-            const uint32_t all = (magnitude << (STEP_BITS - channel->shift)) + (step >> 1);
-            if (all < step << 8) {
-                uint32_t part = step << 7;
-                int32_t bit;
-                quotient = 0;
-                rest = all;
-                for (bit = 0; bit < 8; ++bit) {
-                    quotient += quotient;
-                    if (rest >= part) {
-                        rest -= part;
-                        ++quotient;
-                    }
-                    part >>= 1;
-                }
-            }
+    const int negative = (acc ^ scale->multiplier) < 0;
+    uint32_t bits = (uint32_t)(acc < 0 ? -acc : acc), high = 0, low = 0;
+    uint32_t shifted_high = 0, shifted = (uint32_t)(scale->multiplier < 0 ? -scale->multiplier : scale->multiplier);
+    uint32_t nudged;
+    for (; bits != 0; bits >>= 1) {
+        if ((bits & 1u) != 0) {
+            low += shifted;
+            high += shifted_high + (low < shifted);
         }
-        if (rest > margin && rest + margin < step) {
-            return (acc < 0) != (channel->multiplier < 0) ? -(int32_t)quotient : (int32_t)quotient;
-        }
+        shifted_high = shifted_high << 1 | shifted >> 31;
+        shifted <<= 1;
     }
-    return saaug_rounding_shift(saaug_multiply_high(acc, channel->multiplier), channel->shift);
+    /* (product + 2^30) >> 31; for a negative product that is -((magnitude + 2^30 - 1) >> 31). */
+    nudged = low + ((uint32_t)1 << 30) - (uint32_t)negative;
+    high += nudged < low;
+    nudged = high << 1 | nudged >> 31;
+    return saaug_rounding_shift(negative ? -(int32_t)nudged : (int32_t)nudged, scale->shift);
+}
+
+static inline int32_t rescale(int32_t acc, const saaug_bucket_scale *scale)
+{
+    const uint32_t step = scale->step;
+    uint32_t rest = (uint32_t)(acc < 0 ? -acc : acc), quotient = 0;
+    if (rest >= scale->limit) {
+        return (acc ^ scale->multiplier) < 0 ? -256 : 256;
+    }
+    rest = (rest << scale->up) + (step >> 1);
+#define DIGIT(bit)                                                                                                     \
+    if (rest >= step << (bit)) {                                                                                       \
+        rest -= step << (bit);                                                                                         \
+        quotient += (uint32_t)1 << (bit);                                                                              \
+    }
+    DIGIT(7)
+    DIGIT(6)
+    DIGIT(5)
+    DIGIT(4)
+    DIGIT(3)
+    DIGIT(2)
+    DIGIT(1)
+    DIGIT(0)
+#undef DIGIT
+    if (rest - scale->margin >= scale->sure) {
+        return rescale_exactly(acc, scale);
+    }
+    return (acc ^ scale->multiplier) < 0 ? -(int32_t)quotient : (int32_t)quotient;
 }
 
 static inline int32_t requantize(int32_t acc, const saaug_bucket_scale *channel, const saaug_options *range)
@@ -617,9 +643,6 @@ void saaug_bucket_prepare(const int32_t *params, const saaug_options *options, s
     channel->multiplier = params[1];
     channel->shift = (uint8_t)params[2];
     channel->nudge = 0;
-#if SAAUG_NO_MULTIPLY
-    channel->step = 0;
-#endif
     if (options->requant == SAAUG_REQUANT_POWER_OF_TWO) {
         channel->path = PATH_POWER_OF_TWO;
     } else if (params[2] > LONGEST_SHORT_SHIFT) {
@@ -629,7 +652,7 @@ void saaug_bucket_prepare(const int32_t *params, const saaug_options *options, s
         channel->nudge = saaug_shift_left(options->output_zero_point, (uint32_t)params[2]) +
                          (int32_t)((uint32_t)1 << (params[2] - 1));
 #if SAAUG_NO_MULTIPLY
-        channel->step = step_of(params[1], params[2]);
+        channel->path = prepare_division(channel) ? PATH_CLAMP : PATH_LONG;
 #endif
     }
 }
