@@ -1,40 +1,43 @@
 /**
  * @file saaug_helium_depthwise.h
- * The frame of both depthwise convolutions for Helium. Channels are the lanes of vectors: eight at a time, as int16. For every
- * output position there is a list of pointers, one for each tap, to the pixel under it, or to a pixel of zero points.
+ * The frame of both depthwise convolutions for Helium. Channels are the lanes of vectors, sixteen at a time. For every output
+ * position there is a list of pointers, one for each tap, to the pixel under it, or to a pixel of zero points.
+ *
+ * Sixteen channels become four vectors of int32 by taking even and odd lanes twice: vector v has the channels
+ * v / 2 + v % 2 * 2 + 4 * lane, and the same way back restores their order.
  */
 #ifndef SAAUG_HELIUM_DEPTHWISE_H
 #define SAAUG_HELIUM_DEPTHWISE_H
 
 #include "saaug_helium.h"
 
-/* Channels whose weights and constants are in scratch together, a multiple of eight. */
+/* Channels whose weights and constants are in scratch together, a multiple of sixteen. */
 #define SAAUG_MOST_CHANNELS 128
 
-/* Eight channels: even lanes, odd lanes, as vectors are widened. */
+/* Constants of sixteen channels, as four vectors. */
 typedef struct {
-    int32_t bias[2][4], multiplier[2][4], down[2][4];
-} saaug_eight;
+    int32_t bias[4][4], multiplier[4][4], down[4][4];
+} saaug_sixteen;
 
 /* Order in scratch: constants, weights, pointers, zero pixel. */
 typedef struct {
-    int32_t taps;
-    int32_t block; /* channels, a multiple of eight; 0: the reference does it */
-    int64_t eights_bytes, weights_bytes, pointers_bytes, zero_bytes;
+    int32_t taps;   /* a multiple of `multiple`; those beyond the kernel have zero weights and point at the zero pixel */
+    int32_t block;  /* channels, a multiple of sixteen; 0: the reference does it */
+    int64_t constants_bytes, weights_bytes, pointers_bytes, zero_bytes;
 } saaug_depthwise_layout;
 
 static inline saaug_depthwise_layout saaug_lay_out_depthwise(const saaug_options *options, const saaug_shape *shape,
-                                                             int32_t weight_bytes)
+                                                             int32_t weight_bytes, int32_t multiple)
 {
     saaug_depthwise_layout result;
-    const int32_t eights = (shape->in_c + 7) / 8;
-    const int32_t blocks = (eights + SAAUG_MOST_CHANNELS / 8 - 1) / (SAAUG_MOST_CHANNELS / 8);
+    const int32_t groups = (shape->in_c + 15) / 16;
+    const int32_t blocks = (groups + SAAUG_MOST_CHANNELS / 16 - 1) / (SAAUG_MOST_CHANNELS / 16);
     memset(&result, 0, sizeof result);
-    result.taps = options->kernel_h * options->kernel_w;
+    result.taps = (options->kernel_h * options->kernel_w + multiple - 1) / multiple * multiple;
     if (options->depth_multiplier == 1) {
         /* Blocks of equal size: the last one should not be a small one. */
-        result.block = (eights + blocks - 1) / blocks * 8;
-        result.eights_bytes = result.block / 8 * (int64_t)sizeof(saaug_eight);
+        result.block = (groups + blocks - 1) / blocks * 16;
+        result.constants_bytes = result.block / 16 * (int64_t)sizeof(saaug_sixteen);
         result.weights_bytes = (int64_t)result.taps * result.block * weight_bytes;
         result.pointers_bytes = result.taps * (int64_t)sizeof(const int8_t *);
         result.zero_bytes = result.block;
@@ -44,19 +47,20 @@ static inline saaug_depthwise_layout saaug_lay_out_depthwise(const saaug_options
 
 static inline int64_t saaug_depthwise_layout_bytes(const saaug_depthwise_layout *layout)
 {
-    return layout->eights_bytes + layout->weights_bytes + layout->pointers_bytes + layout->zero_bytes;
+    return layout->constants_bytes + layout->weights_bytes + layout->pointers_bytes + layout->zero_bytes;
 }
 
 /* Constants of `count` channels; lanes beyond are harmless and never stored. */
-static void saaug_prepare_eights(const int32_t *params, int32_t count, saaug_eight *eights)
+static void saaug_prepare_sixteens(const int32_t *params, int32_t count, saaug_sixteen *sixteens)
 {
     int32_t c;
-    for (c = 0; c < (count + 7) / 8 * 8; ++c) {
-        saaug_eight *const eight = eights + c / 8;
+    for (c = 0; c < (count + 15) / 16 * 16; ++c) {
+        saaug_sixteen *const to = sixteens + c / 16;
         const int32_t *const from = params + 3 * (c < count ? c : count - 1);
-        eight->bias[c & 1][c / 2 % 4] = from[0];
-        eight->multiplier[c & 1][c / 2 % 4] = from[1];
-        eight->down[c & 1][c / 2 % 4] = -from[2];
+        const int32_t vector = c % 2 * 2 + c / 2 % 2, lane = c / 4 % 4;
+        to->bias[vector][lane] = from[0];
+        to->multiplier[vector][lane] = from[1];
+        to->down[vector][lane] = -from[2];
     }
 }
 
@@ -91,18 +95,23 @@ SAAUG_APART static void saaug_point(const saaug_options *options, const saaug_sh
     }
 }
 
-/* Stores up to eight results from the accumulators of even and odd channels, bias included. */
-SAAUG_INLINE void saaug_store_eight(int32x4_t even, int32x4_t odd, const saaug_eight *eight, saaug_finish finish,
-                                    int8_t *output, int32_t left)
+/* Stores the first `left` of sixteen results from four vectors of accumulators, bias included. */
+SAAUG_INLINE void saaug_store_sixteen(int32x4_t acc0, int32x4_t acc1, int32x4_t acc2, int32x4_t acc3,
+                                      const saaug_sixteen *sixteen, saaug_finish finish, int8_t *output, int32_t left)
 {
-    int16x8_t both = vdupq_n_s16(0);
-    even = saaug_finish_four(even, vldrwq_s32(eight->multiplier[0]), vldrwq_s32(eight->down[0]), finish);
-    odd = saaug_finish_four(odd, vldrwq_s32(eight->multiplier[1]), vldrwq_s32(eight->down[1]), finish);
-    both = vmovntq_s32(vmovnbq_s32(both, even), odd);
-    if (left >= 8) {
-        vstrbq_s16(output, both);
+    int16x8_t even = vdupq_n_s16(0), odd = even;
+    int8x16_t all = vdupq_n_s8(0);
+    acc0 = saaug_finish_four(acc0, vldrwq_s32(sixteen->multiplier[0]), vldrwq_s32(sixteen->down[0]), finish);
+    acc1 = saaug_finish_four(acc1, vldrwq_s32(sixteen->multiplier[1]), vldrwq_s32(sixteen->down[1]), finish);
+    even = vmovntq_s32(vmovnbq_s32(even, acc0), acc1);
+    acc2 = saaug_finish_four(acc2, vldrwq_s32(sixteen->multiplier[2]), vldrwq_s32(sixteen->down[2]), finish);
+    acc3 = saaug_finish_four(acc3, vldrwq_s32(sixteen->multiplier[3]), vldrwq_s32(sixteen->down[3]), finish);
+    odd = vmovntq_s32(vmovnbq_s32(odd, acc2), acc3);
+    all = vmovntq_s16(vmovnbq_s16(all, even), odd);
+    if (left >= 16) {
+        vstrbq_s8(output, all);
     } else {
-        vstrbq_p_s16(output, both, vctp16q((uint32_t)left));
+        vstrbq_p_s8(output, all, vctp8q((uint32_t)left));
     }
 }
 
