@@ -88,7 +88,7 @@ saaug_status saaug_adder_conv_2d_s8_portable(const saaug_options *options, const
         const int32_t count = pixels - p < SAAUG_PIXELS ? pixels - p : SAAUG_PIXELS;
         const uint8_t *group_row = weights;
         saaug_block_window windows[SAAUG_PIXELS];
-        uint32_t sums[SAAUG_WORDS];
+        uint32_t sums[SAAUG_WORDS] = {0};
         saaug_block_walk_take(&walk, options, shape, count, windows);
         for (first = 0; first < shape->out_c; first += l.channels) {
             const int32_t channels = shape->out_c - first < l.channels ? shape->out_c - first : l.channels;

@@ -9,24 +9,30 @@
 #define INDICES 33
 
 /* A program. Its instructions are heads; a head that adds or subtracts stands for a number of columns. */
-#if SAAUG_THUMB
-/* uint16: bytes from here to the heads, less 2; the columns of all heads; the heads. A head is the offset in the
- * interpreter's table of routines; after a spill comes 16 - exponent. A routine adds 1 to 4 columns. */
+#if SAAUG_THREADED
+/* uint16: bytes from here to the heads, less 2; the columns of all heads; the heads. A head says where the interpreter's
+ * routine is: for Thumb-2 in a table of addresses, else from the first routine on. After a spill comes 16 - exponent. A
+ * routine adds 1 to 4 columns. */
 #define LONGEST_RUN 4
 #if SAAUG_THUMB == 2
-#define ADD(distance) (16 * (distance)) /* distance in exponents from the spill: 0..7 */
-#define SUB(distance) (128 + 16 * (distance))
-#define SPILL_SET 256
-#define SPILL_ADD 260
-#define END 264
+#define ADD(distance) (4 * (distance)) /* distance in exponents from the spill: 0..7 */
+#define SUB(distance) (32 + 4 * (distance))
+#define SPILL_SET 64
+#define SPILL_ADD 65
+#define END 66
+#define HEAD(routine) ((uint16_t)(4 * (routine)))
+#define ONCE(kind) (kind)
 #else
 #define ADD 0
-#define SUB 16
-#define DOUBLES 32 /* a run that doubles the sums first */
-#define DOUBLE 64
-#define SPILL_SET 68
-#define SPILL_ADD 72
-#define END 76
+#define SUB 4
+#define DOUBLES 8 /* a run that doubles the sums first */
+#define DOUBLE 16
+#define SPILL_SET 17
+#define SPILL_ADD 18
+#define END 19
+#define HEAD(routine) (saaug_bucket_routines[routine])
+#define ONCE(kind) ((kind) & ~DOUBLES) /* of a run, only the first head doubles */
+extern const uint16_t saaug_bucket_routines[];
 #endif
 #else
 /* uint16: head, its columns, head, its columns, ... A head is the kind + 8 * its number of columns, or the exponent of a
@@ -38,13 +44,14 @@
 #define SPILL_SET 5
 #define SPILL_ADD 6
 #define END 7
+#define HEAD(kind) ((uint16_t)(kind))
 #endif
 
 int32_t saaug_bucket_program_length(int32_t taps, int32_t layout)
 {
     /* A level of both signs has at most two heads, a spill and a doubling more than its columns need. */
     const int32_t levels = LEVELS_OF(layout);
-#if SAAUG_THUMB
+#if SAAUG_THREADED
     return (1 + taps + taps / LONGEST_RUN + 5 * levels + 1 + 1) & ~1;
 #else
     return (taps + 4 * levels + 1 + 1) & ~1;
@@ -54,8 +61,8 @@ int32_t saaug_bucket_program_length(int32_t taps, int32_t layout)
 static uint16_t *emit_spill(uint16_t *head, int32_t accumulate, int32_t exponent)
 {
     const int32_t kind = accumulate ? SPILL_ADD : SPILL_SET;
-#if SAAUG_THUMB
-    *head++ = (uint16_t)kind;
+#if SAAUG_THREADED
+    *head++ = HEAD(kind);
     *head++ = (uint16_t)(16 - exponent);
 #else
     *head++ = (uint16_t)(kind + 8 * exponent);
@@ -63,15 +70,16 @@ static uint16_t *emit_spill(uint16_t *head, int32_t accumulate, int32_t exponent
     return head;
 }
 
-/* Heads for `count` columns of one code, and the place of the columns. In a Thumb program columns have a place of their
+/* Heads for `count` columns of one code, and the place of the columns. In a threaded program columns have a place of their
  * own, from *column on. */
 static uint16_t *emit_run(uint16_t *head, int32_t kind, int32_t count, uint16_t **column, uint16_t **place)
 {
-#if SAAUG_THUMB
+#if SAAUG_THREADED
     *place = *column;
     *column += count;
     for (; count > 0; count -= LONGEST_RUN) {
-        *head++ = (uint16_t)(kind + 4 * ((count < LONGEST_RUN ? count : LONGEST_RUN) - 1));
+        *head++ = HEAD(kind + (count < LONGEST_RUN ? count : LONGEST_RUN) - 1);
+        kind = ONCE(kind);
     }
 #else
     (void)column;
@@ -86,7 +94,7 @@ static uint16_t *emit_run(uint16_t *head, int32_t kind, int32_t count, uint16_t 
 
 static int32_t byte_index(uint8_t code) { return code < 128 ? code : 16 + 256 - (int32_t)code; }
 
-static void count_codes(const uint8_t *codes, int32_t layout, int32_t taps, uint16_t *counts)
+static void count_codes(const uint8_t *codes, int32_t layout, int32_t taps, uint8_t *counts)
 {
     if (layout == SAAUG_LAYOUT_NIBBLE) {
         for (taps = (taps + 1) / 2; taps > 0; --taps) {
@@ -134,12 +142,13 @@ void saaug_bucket_program(const uint8_t *row, int32_t layout, int32_t first, int
 {
     const int32_t negative = NEGATIVE_OF(layout);
     const uint8_t *const codes = row + (layout == SAAUG_LAYOUT_NIBBLE ? first / 2 : first);
-    uint16_t adds[INDICES] = {0}, *places[INDICES];
-    const uint16_t *const subs = adds + negative;
+    uint8_t adds[INDICES] = {0}; /* at most SAAUG_PROGRAM_TAPS */
+    uint16_t *places[INDICES];
+    const uint8_t *const subs = adds + negative;
     uint16_t *column = program + 1, *head = program;
     int32_t level, low = 1, top = LEVELS_OF(layout);
     count_codes(codes, layout, taps, adds);
-#if SAAUG_THUMB
+#if SAAUG_THREADED
     for (level = 1; level <= top; ++level) {
         head += adds[level] + subs[level];
     }
@@ -167,14 +176,12 @@ void saaug_bucket_program(const uint8_t *row, int32_t layout, int32_t first, int
             head = emit_run(head, ADD(level - base), adds[level], &column, places + level);
             head = emit_run(head, SUB(level - base), subs[level], &column, places + negative + level);
 #else
-            uint16_t *const begin = head;
-            head = emit_run(head, ADD, adds[level], &column, places + level);
-            head = emit_run(head, SUB, subs[level], &column, places + negative + level);
-            if (level < top && head == begin) {
-                *head++ = DOUBLE;
-            } else if (level < top) {
-                *begin = (uint16_t)(*begin + DOUBLES);
+            const int32_t first = level < top ? DOUBLES : 0, second = adds[level] > 0 ? 0 : first;
+            if (first != 0 && adds[level] + subs[level] == 0) {
+                *head++ = HEAD(DOUBLE);
             }
+            head = emit_run(head, first + ADD, adds[level], &column, places + level);
+            head = emit_run(head, second + SUB, subs[level], &column, places + negative + level);
 #endif
         }
         head = emit_spill(head, accumulate, base - 1);
@@ -182,7 +189,7 @@ void saaug_bucket_program(const uint8_t *row, int32_t layout, int32_t first, int
         for (top = base - 1; top >= low && adds[top] + subs[top] == 0; --top) {
         }
     }
-    *head = END;
+    *head = HEAD(END);
     if (layout == SAAUG_LAYOUT_NIBBLE && columns == NULL) {
         put_columns(codes, taps, places);
     } else {
@@ -190,18 +197,23 @@ void saaug_bucket_program(const uint8_t *row, int32_t layout, int32_t first, int
     }
 }
 
-#if SAAUG_THUMB
+#if SAAUG_THREADED
 
-/* The interpreters keep the four sums in r8-r11 and load columns into r4-r7. r0: columns, r1: block. A spill of a sum s at
- * exponent p, q = 16 - p: the low pixel is (s << 16) >> q, and the high one (s - low) >> q. Thumb-2: r12: heads, lr: table,
- * r2: accumulators. Thumb-1: r2: heads, r12: table, lr: accumulators. */
+/* The interpreters. Four sums are in r8-r11 and columns come into r4-r7 on Cortex-M; eight sums are in t0-t6 and a5 on
+ * RV32I. r0, a0: columns; r1, a1: block. Thumb-2: r2: accumulators, r12: heads, lr: table. Thumb-1: lr: accumulators, r2:
+ * heads, r12: first routine. RV32I: a2: accumulators, a3: heads, a4: first routine. A spill of a sum s at exponent p, q = 16
+ * - p: the low pixel is (s << 16) >> q, and the high one (s - low) >> q. */
 __asm__(
+#if SAAUG_THUMB
     ".syntax unified\n"
+#endif
     ".section .text.saaug_bucket_run,\"ax\",%progbits\n"
     ".balign 4\n"
     ".global saaug_bucket_run\n"
     ".type saaug_bucket_run, %function\n"
+#if SAAUG_THUMB
     ".thumb_func\n"
+#endif
 #if SAAUG_THUMB == 2
     ".macro saaug_next\n"
     "    ldrh r4, [r12], #2\n"
@@ -279,12 +291,11 @@ __asm__(
     "    saaug_spill add\n"
     ".Lsaaug_end:\n"
     "    pop {r4-r11, pc}\n"
-#else
+#elif SAAUG_THUMB == 1
     ".macro saaug_next\n"
     "    ldrh r4, [r2]\n"
     "    adds r2, r2, #2\n"
     "    add r4, r4, r12\n"
-    "    ldr r4, [r4]\n"
     "    mov pc, r4\n"
     ".endm\n"
     ".macro saaug_double\n"
@@ -315,9 +326,6 @@ __asm__(
     ".Lsaaug_double_\\label\\()_\\count:\n"
     "    saaug_double\n"
     "    b .Lsaaug_\\label\\()_\\count\n"
-    ".endm\n"
-    ".macro saaug_routines label\n"
-    "    .word .Lsaaug_\\label\\()_1 + 1, .Lsaaug_\\label\\()_2 + 1, .Lsaaug_\\label\\()_3 + 1, .Lsaaug_\\label\\()_4 + 1\n"
     ".endm\n"
     ".macro saaug_split sum\n"
     "    mov r4, \\sum\n"
@@ -370,17 +378,12 @@ __asm__(
     "    ldrh r2, [r0]\n"
     "    adds r0, r0, #2\n"
     "    adds r2, r2, r0\n"
-    "    adr r4, .Lsaaug_table\n"
+    "    adr r4, .Lsaaug_first\n"
     "    mov r12, r4\n"
     "    saaug_clear\n"
     "    saaug_next\n"
     ".balign 4\n"
-    ".Lsaaug_table:\n"
-    "    saaug_routines plus\n"
-    "    saaug_routines minus\n"
-    "    saaug_routines double_plus\n"
-    "    saaug_routines double_minus\n"
-    "    .word .Lsaaug_double + 1, .Lsaaug_spill_set + 1, .Lsaaug_spill_add + 1, .Lsaaug_end + 1\n"
+    ".Lsaaug_first:\n"
     ".irp count, 1, 2, 3, 4\n"
     "    saaug_doubling plus, \\count\n"
     ".endr\n"
@@ -414,8 +417,154 @@ __asm__(
     "    mov r10, r6\n"
     "    mov r11, r7\n"
     "    pop {r4-r7, pc}\n"
+#else
+    ".option push\n"
+    ".option norelax\n"
+    ".macro saaug_next\n"
+    "    lhu a7, 0(a3)\n"
+    "    addi a3, a3, 2\n"
+    "    add a7, a7, a4\n"
+    "    jr a7\n"
+    ".endm\n"
+    ".macro saaug_double\n"
+    ".irp sum, t0, t1, t2, t3, t4, t5, t6, a5\n"
+    "    slli \\sum, \\sum, 1\n"
+    ".endr\n"
+    ".endm\n"
+    ".macro saaug_column operation, place\n"
+    "    lhu a7, \\place(a0)\n"
+    "    add a7, a7, a1\n"
+    "    lw a6, 0(a7)\n"
+    "    lw s0, 4(a7)\n"
+    "    lw s1, 8(a7)\n"
+    "    lw s2, 12(a7)\n"
+    "    \\operation t0, t0, a6\n"
+    "    \\operation t1, t1, s0\n"
+    "    \\operation t2, t2, s1\n"
+    "    \\operation t3, t3, s2\n"
+    "    lw a6, 16(a7)\n"
+    "    lw s0, 20(a7)\n"
+    "    lw s1, 24(a7)\n"
+    "    lw s2, 28(a7)\n"
+    "    \\operation t4, t4, a6\n"
+    "    \\operation t5, t5, s0\n"
+    "    \\operation t6, t6, s1\n"
+    "    \\operation a5, a5, s2\n"
+    ".endm\n"
+    ".macro saaug_run operation, label\n"
+    ".Lsaaug_double_\\label\\()_1:\n"
+    "    saaug_double\n"
+    ".Lsaaug_\\label\\()_1:\n"
+    "    saaug_column \\operation, 0\n"
+    "    addi a0, a0, 2\n"
+    "    saaug_next\n"
+    ".Lsaaug_double_\\label\\()_2:\n"
+    "    saaug_double\n"
+    ".Lsaaug_\\label\\()_2:\n"
+    "    saaug_column \\operation, 0\n"
+    "    saaug_column \\operation, 2\n"
+    "    addi a0, a0, 4\n"
+    "    saaug_next\n"
+    ".Lsaaug_double_\\label\\()_3:\n"
+    "    saaug_double\n"
+    ".Lsaaug_\\label\\()_3:\n"
+    "    saaug_column \\operation, 0\n"
+    "    saaug_column \\operation, 2\n"
+    "    saaug_column \\operation, 4\n"
+    "    addi a0, a0, 6\n"
+    "    saaug_next\n"
+    ".Lsaaug_double_\\label\\()_4:\n"
+    "    saaug_double\n"
+    ".Lsaaug_\\label\\()_4:\n"
+    "    saaug_column \\operation, 0\n"
+    "    saaug_column \\operation, 2\n"
+    "    saaug_column \\operation, 4\n"
+    "    saaug_column \\operation, 6\n"
+    "    addi a0, a0, 8\n"
+    "    saaug_next\n"
+    ".endm\n"
+    ".macro saaug_split sum\n"
+    "    slli a6, \\sum, 16\n"
+    "    srai s0, a6, 16\n"
+    "    sub \\sum, \\sum, s0\n"
+    "    sra a6, a6, a7\n"
+    "    sra s0, \\sum, a7\n"
+    "    li \\sum, 0\n"
+    ".endm\n"
+    ".macro saaug_set sum, low, high\n"
+    "    saaug_split \\sum\n"
+    "    sw a6, \\low(a2)\n"
+    "    sw s0, \\high(a2)\n"
+    ".endm\n"
+    ".macro saaug_add sum, low, high\n"
+    "    saaug_split \\sum\n"
+    "    lw s1, \\low(a2)\n"
+    "    lw s2, \\high(a2)\n"
+    "    add a6, a6, s1\n"
+    "    add s0, s0, s2\n"
+    "    sw a6, \\low(a2)\n"
+    "    sw s0, \\high(a2)\n"
+    ".endm\n"
+    ".macro saaug_spill how\n"
+    "    lhu a7, 0(a3)\n"
+    "    addi a3, a3, 2\n"
+    "    saaug_\\how t0, 0, 4\n"
+    "    saaug_\\how t1, 8, 12\n"
+    "    saaug_\\how t2, 16, 20\n"
+    "    saaug_\\how t3, 24, 28\n"
+    "    saaug_\\how t4, 32, 36\n"
+    "    saaug_\\how t5, 40, 44\n"
+    "    saaug_\\how t6, 48, 52\n"
+    "    saaug_\\how a5, 56, 60\n"
+    "    saaug_next\n"
+    ".endm\n"
+    "saaug_bucket_run:\n"
+    "    addi sp, sp, -16\n"
+    "    sw s0, 0(sp)\n"
+    "    sw s1, 4(sp)\n"
+    "    sw s2, 8(sp)\n"
+    "    lhu a3, 0(a0)\n"
+    "    addi a0, a0, 2\n"
+    "    add a3, a3, a0\n"
+    "    la a4, .Lsaaug_first\n"
+    ".irp sum, t0, t1, t2, t3, t4, t5, t6, a5\n"
+    "    li \\sum, 0\n"
+    ".endr\n"
+    "    saaug_next\n"
+    ".Lsaaug_first:\n"
+    "    saaug_run add, plus\n"
+    "    saaug_run sub, minus\n"
+    ".Lsaaug_double:\n"
+    "    saaug_double\n"
+    "    saaug_next\n"
+    ".Lsaaug_spill_set:\n"
+    "    saaug_spill set\n"
+    ".Lsaaug_spill_add:\n"
+    "    saaug_spill add\n"
+    ".Lsaaug_end:\n"
+    "    lw s0, 0(sp)\n"
+    "    lw s1, 4(sp)\n"
+    "    lw s2, 8(sp)\n"
+    "    addi sp, sp, 16\n"
+    "    ret\n"
+    ".option pop\n"
 #endif
     ".size saaug_bucket_run, . - saaug_bucket_run\n"
+#if SAAUG_THUMB != 2
+    ".section .rodata.saaug_bucket_routines,\"a\",%progbits\n"
+    ".balign 4\n"
+    ".global saaug_bucket_routines\n"
+    "saaug_bucket_routines:\n"
+    ".irp label, plus, minus, double_plus, double_minus\n"
+    ".irp count, 1, 2, 3, 4\n"
+    "    .2byte .Lsaaug_\\label\\()_\\count - .Lsaaug_first\n"
+    ".endr\n"
+    ".endr\n"
+    "    .2byte .Lsaaug_double - .Lsaaug_first\n"
+    "    .2byte .Lsaaug_spill_set - .Lsaaug_first\n"
+    "    .2byte .Lsaaug_spill_add - .Lsaaug_first\n"
+    "    .2byte .Lsaaug_end - .Lsaaug_first\n"
+#endif
     ".text\n");
 
 #else

@@ -9,27 +9,37 @@
  * next (Horner). Before 128 * sum |weight| can leave int16 it moves the sums out to int32 accumulators ("spill"); for a
  * layer of some dozen taps that happens two or three times.
  *
- * On Cortex-M the program is threaded code for an interpreter in assembly, which loads a column with one instruction;
- * elsewhere it is a list of runs for an interpreter in C.
+ * On Cortex-M and RV32I the program is threaded code for an interpreter in assembly, elsewhere a list of runs for one in C.
  */
 #ifndef SAAUG_BUCKET_H
 #define SAAUG_BUCKET_H
 
 #include "saaug_internal.h"
 
-/* 1: Thumb-1, Cortex-M0; 2: Thumb-2, Cortex-M3 and up; 0: C. */
+/* The interpreters in assembly. THUMB is 1 for Thumb-1 (Cortex-M0), 2 for Thumb-2 (Cortex-M3 and up); RV32 is for the 32
+ * registers of RV32I. */
 #if defined(__GNUC__) && defined(__thumb__) && defined(__ARM_ARCH_PROFILE) && !defined(SAAUG_NO_ASM)
 #if __ARM_ARCH_PROFILE == 'M' && defined(__ARMEL__)
 #define SAAUG_THUMB __ARM_ARCH_ISA_THUMB
+#endif
+#elif defined(__GNUC__) && defined(__riscv) && !defined(__riscv_32e) && !defined(SAAUG_NO_ASM)
+#if __riscv_xlen == 32
+#define SAAUG_RV32 1
 #endif
 #endif
 #ifndef SAAUG_THUMB
 #define SAAUG_THUMB 0
 #endif
+#ifndef SAAUG_RV32
+#define SAAUG_RV32 0
+#endif
+#define SAAUG_THREADED (SAAUG_THUMB || SAAUG_RV32)
 
-/* Words of a column: as many as sums fit the registers; the assembly has 4. */
+/* Words of a column: as many as sums fit the registers. */
 #if SAAUG_THUMB
 #define SAAUG_WORDS 4
+#elif SAAUG_RV32
+#define SAAUG_WORDS 8
 #elif !defined(SAAUG_WORDS)
 #if defined(__arm__) || defined(__riscv_32e)
 #define SAAUG_WORDS 4
