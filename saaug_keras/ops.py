@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops as K
 
 from saaug_keras import _adder, _validate
+from saaug_keras._compiled import subgraph
 
 # Exponents that are looked for: float32's end at -126 and 127.
 _LOWEST_EXPONENT, _FAR = -120, 120
@@ -22,8 +23,12 @@ def straight_through(value, gradient_of):
 
 def power_of_two(exponent):
     """Exactly 2**exponent in float32 for an integer-valued `exponent` in [-126, 127]; no gradient."""
-    biased = K.cast(K.stop_gradient(exponent), "int32") + 127
-    return K.view(biased * (1 << 23), dtype="float32")
+    bits = (K.cast(K.stop_gradient(exponent), "int32") + 127) * (1 << 23)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.bitcast(bits, tf.float32)  # keras.ops.view wants known shapes
+    return K.view(bits, dtype="float32")
 
 
 def shift_exponents(kernel, *, bits=4, zero_code=True, channel_axes=(-1,)):
@@ -104,6 +109,11 @@ def round_to_power_of_two(kernel, *, bits=4, zero_code=True, channel_axes=(-1,))
         Tensor of the kernel's shape and dtype. float16 holds powers of two down to 2**-24.
     Source: DeepShift-Q, Elhoushi et al. 2019, arXiv:1905.13298; the zero code is ours.
     """
+    return _round_to_power_of_two(kernel, bits=bits, zero_code=zero_code, channel_axes=tuple(channel_axes))
+
+
+@subgraph
+def _round_to_power_of_two(kernel, *, bits, zero_code, channel_axes):
     sign, exponent = shift_exponents(kernel, bits=bits, zero_code=zero_code, channel_axes=channel_axes)
     return straight_through(K.cast(sign * power_of_two(exponent), kernel.dtype), kernel)
 
@@ -147,9 +157,38 @@ def _grid(low, high, bits):
     return scale, zero, steps
 
 
+@subgraph
+def _never_empty(low, high):
+    return _with_zero(K, low, high)
+
+
 def quantization_scale(low, high, bits=8):
     """The step of the grid of `nudged_range`, as a float32 tensor without gradient."""
+    return _step(K.stop_gradient(K.cast(low, "float32")), K.stop_gradient(K.cast(high, "float32")), bits=bits)
+
+
+@subgraph
+def _step(low, high, *, bits):
     return _grid(low, high, bits)[0]
+
+
+@subgraph(any_shape=True)
+def observed_range(inputs, stored, *, momentum, bits):
+    """The running average (low, high) moved by a batch's range; the batch's own where `stored` is still empty.
+
+    Args:
+        inputs: float tensor.
+        stored: float32 (2,), the average so far; empty while high <= low.
+        momentum: number in [0, 1), the share of the average that stays; 1 leaves a range that is known as it is.
+        bits: of the grid.
+    Returns:
+        (average (2,), low, high, step), float32 without gradient: low and high include 0, step is that of their grid.
+    """
+    batch = K.stop_gradient(K.cast(K.stack([K.min(inputs), K.max(inputs)]), "float32"))
+    stored = K.stop_gradient(stored)
+    average = K.where(stored[1] > stored[0], momentum * stored + (1 - momentum) * batch, batch)
+    low, high = _with_zero(K, average[0], average[1])
+    return average, low, high, _grid(low, high, bits)[0]
 
 
 def fake_quantize(x, low, high, bits=8):
@@ -162,13 +201,17 @@ def fake_quantize(x, low, high, bits=8):
     Returns:
         Tensor of the shape and dtype of `x`.
     """
+    x = K.convert_to_tensor(x)
+    low, high = (K.stop_gradient(K.cast(bound, "float32")) for bound in (low, high))
+    return quantize_to(x, *_never_empty(low, high), bits)
+
+
+def quantize_to(x, low, high, bits):
+    """`fake_quantize` for scalar float32 tensors `low` <= 0 < `high` as `observed_range` gives them."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        low, high = _with_zero(tf, tf.cast(low, tf.float32), tf.cast(high, tf.float32))
-        out = tf.quantization.fake_quant_with_min_max_vars(
-            tf.cast(x, tf.float32), tf.stop_gradient(low), tf.stop_gradient(high), num_bits=bits
-        )
+        out = tf.quantization.fake_quant_with_min_max_vars(tf.cast(x, tf.float32), low, high, num_bits=bits)
         return tf.cast(out, x.dtype)
     scale, zero, steps = _grid(low, high, bits)
     value = K.cast(x, "float32")
@@ -199,15 +242,16 @@ def conv2d(x, kernel, *, strides=(1, 1), padding="same", dilation_rate=(1, 1)):
 
     if tuple(kernel.shape[:2]) == (1, 1):
         x = x[:, :: strides[0], :: strides[1]] if tuple(strides) != (1, 1) else x
-        filters = kernel.shape[3] if kernel.shape[3] is not None else tf.shape(kernel)[3]
-        matrix = tf.reshape(kernel, (-1, filters))
-        channels = kernel.shape[2] if kernel.shape[2] is not None else tf.shape(kernel)[2]
-        shape = tf.shape(x)
-        out = tf.matmul(tf.reshape(x, (-1, channels)), matrix)
-        out = tf.reshape(out, (shape[0], shape[1], shape[2], filters))
-        out.set_shape((*x.shape[:3], kernel.shape[3]))
+        matrix = tf.squeeze(kernel, (0, 1))
+        out = tf.matmul(tf.reshape(x, (-1, _size(matrix, 0))), matrix)
+        out = tf.reshape(out, (-1, _size(x, 1), _size(x, 2), _size(matrix, 1)))
+        out.set_shape((x.shape[0], *out.shape[1:]))
         return out
     return tf.nn.conv2d(x, kernel, strides=strides, padding=padding.upper(), dilations=dilation_rate)
+
+
+def _size(tensor, axis):
+    return tensor.shape[axis] if tensor.shape[axis] is not None else K.shape(tensor)[axis]
 
 
 def depthwise_conv2d(x, kernel, *, strides=(1, 1), padding="same", dilation_rate=(1, 1)):

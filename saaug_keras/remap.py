@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops as K
 
 from saaug_keras import _validate
-from saaug_keras._compiled import island
+from saaug_keras._compiled import island, subgraph
 
 _SMALL = 0.75  # below this |z| / sqrt 2, erf is exact and 1 - erf is not a difference of near numbers
 _FARTHEST = 12 / math.sqrt(2)  # erfc is a normal float32 up to here
@@ -36,46 +36,45 @@ def gaussian_to_laplace(weights, *, mean, std, location=0.0, scale):
     Returns:
         Tensor of the shape of `weights`. |z| counts as 12 at most, except on TensorFlow, where it is not limited.
     """
-    signed, slope = _standard_laplace(weights, mean, std)
-    value = location + scale * signed
+    weights = K.convert_to_tensor(weights)
+    numbers = [K.stop_gradient(K.cast(number, weights.dtype)) for number in (mean, std, location, scale)]
+    value, slope = _laplace_of(K.stop_gradient(weights), *numbers)
     # The value is exact and the gradient is the slope: no derivative of the tails' many branches is taken.
-    return K.stop_gradient(value) + K.stop_gradient(scale * slope) * (weights - K.stop_gradient(weights))
+    return value + slope * (weights - K.stop_gradient(weights))
 
 
-def _standard_laplace(weights, mean, std):
-    """(r, dr/dw) for the standard Laplace distribution."""
-    std = K.maximum(K.cast(std, weights.dtype), 1e-12)
-    z = (K.stop_gradient(weights) - K.cast(mean, weights.dtype)) / std
-    if keras.backend.backend() == "tensorflow" and all(size is not None for size in z.shape):
-        signed, hazard = _padded_quantile(z)
-    else:
-        signed, hazard = _signed_quantile(z)
-    return signed, hazard / std
+def _laplace_of(weights, mean, std, location, scale):
+    """(r, dr/dw)"""
+    if keras.backend.backend() == "tensorflow" and all(size is not None for size in weights.shape):
+        return _padded_laplace(weights, mean, std, location, scale)
+    return _laplace(weights, mean, std, location, scale)
 
 
-def _signed_quantile(z):
+def _laplace(weights, mean, std, location, scale):
+    std = K.maximum(std, 1e-12)
+    z = (weights - mean) / std
     size = K.abs(z)
     a = size * float(1 / np.sqrt(2.0))
     inner, outer = K.minimum(a, _SMALL), K.maximum(a, _SMALL)
     # Near 0 the log of the survival function is near -ln 2 and their sum loses digits; there, log1p keeps them.
     quantile = K.where(a < _SMALL, -K.log1p(-K.erf(inner)), _tail(outer))
     hazard = K.exp(quantile + (math.log(2.0) - 0.5 * math.log(2 * math.pi)) - 0.5 * size * size)
-    return K.where(z < 0, -quantile, quantile), hazard
+    return location + scale * K.where(z < 0, -quantile, quantile), scale / std * hazard
 
 
-_quantile_island = island(_signed_quantile)
+_laplace_island = island(_laplace)
 
 
-def _padded_quantile(z):
-    """`_signed_quantile`, compiled for sizes that are powers of four, so that many kernels share few of them."""
+def _padded_laplace(weights, *numbers):
+    """`_laplace`, compiled for sizes that are powers of four, so that many kernels share few of them."""
     import tensorflow as tf
 
-    count = int(np.prod(z.shape))
+    count = int(np.prod(weights.shape))
     size = 256
     while size < count:
         size *= 4
-    padded = tf.pad(tf.reshape(z, (-1,)), [(0, size - count)])
-    return [tf.reshape(part[:count], z.shape) for part in _quantile_island(padded)]
+    padded = tf.pad(tf.reshape(weights, (-1,)), [(0, size - count)])
+    return [tf.reshape(tf.slice(part, (0,), (count,)), weights.shape) for part in _laplace_island(padded, *numbers)]
 
 
 def _tail(a):
@@ -88,7 +87,14 @@ def _tail(a):
     return -(math.log(2.0) + tfp.distributions.Normal(zero, one).log_survival_function(a * float(np.sqrt(2.0))))
 
 
-def remap_kernel(kernel, fc_kernel, fc_bias, *, mean, std, operator, laplace_scale):
+@subgraph
+def moments(latent):
+    """(mean, standard deviation) of a latent kernel, without gradient."""
+    latent = K.stop_gradient(latent)
+    return K.mean(latent), K.std(latent)
+
+
+def remap_kernel(kernel, fc_kernel, fc_bias, *, moments, operator, laplace_scale):
     """The view of a latent kernel that a multiplication-free target has, before any rounding.
 
         v = FC(w) = fc_kernel @ w + fc_bias, w the taps of one pair of channels
@@ -97,11 +103,11 @@ def remap_kernel(kernel, fc_kernel, fc_bias, *, mean, std, operator, laplace_sca
     Args:
         kernel: (kh, kw, C, filters), or (C, units), of one tap.
         fc_kernel: (kh*kw, kh*kw); fc_bias: (kh*kw,).
-        mean, std: of the layer's whole latent kernel; no gradient goes through them.
+        moments: (mean, std) of the layer's whole latent kernel; no gradient goes through them.
         operator: "shift" or "adder".
         laplace_scale: number > 0.
     """
-    mean, std = K.stop_gradient(mean), K.stop_gradient(std)
+    mean, std = moments
     if fc_bias.shape[0] == 1:
         mapped = kernel * fc_kernel[0, 0] + fc_bias[0]
     else:

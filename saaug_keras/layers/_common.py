@@ -38,27 +38,20 @@ class QuantizedLayer(PersistAllWeights):
             name=name, shape=(2,), initializer="zeros", trainable=False, dtype="float32", aggregation="mean"
         )
 
-    def _grid_of(self, inputs, training, variable):
-        """(low, high) that the inputs are quantized with; while training, after moving the average."""
-        low_high = K.stop_gradient(K.cast(K.stack([K.min(inputs), K.max(inputs)]), "float32"))
-        stored = variable.value
-        known = stored[1] > stored[0]
-        if training:
-            stored = K.where(known, RANGE_MOMENTUM * stored + (1 - RANGE_MOMENTUM) * low_high, low_high)
-            variable.assign(stored)
-        else:
-            stored = K.where(known, stored, low_high)
-        return stored[0], stored[1]
-
     def _quantize(self, inputs, training, variable=None):
-        """The inputs on their grid, and the grid's step (None without quantization)."""
+        """The inputs on their grid, and the grid's step (None without quantization).
+
+        While training, the range is the running average after this batch has moved it.
+        """
         if self.activation_bits is None:
             return inputs, None
-        low, high = self._grid_of(inputs, training, self.input_range if variable is None else variable)
-        return (
-            ops.fake_quantize(inputs, low, high, self.activation_bits),
-            ops.quantization_scale(low, high, self.activation_bits),
+        variable = self.input_range if variable is None else variable
+        average, low, high, step = ops.observed_range(
+            inputs, variable.value, momentum=RANGE_MOMENTUM if training else 1.0, bits=self.activation_bits
         )
+        if training:
+            variable.assign(average)
+        return ops.quantize_to(inputs, low, high, self.activation_bits), step
 
     def _finish(self, outputs):
         """Bias and activation."""

@@ -1,16 +1,81 @@
 """Layers that hold a multiplication-free target inside a larger multiplicative layer: one latent kernel for both."""
 
+import dataclasses
+
 import keras
 import numpy as np
 from keras import ops as K
 
 from saaug_keras import _validate, ops, remap
+from saaug_keras._compiled import subgraph
 from saaug_keras.layers._common import PersistAllWeights
 from saaug_keras.layers.adder import INITIALIZER_STD, AdderWeights
 from saaug_keras.layers.shift import ShiftWeights
 
 OPERATORS = ("adder", "conv", "shift")
 LAPLACE_SCALE = float(INITIALIZER_STD / np.sqrt(2))  # the Laplacian of the standard deviation that add kernels have
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """How a target sees its slice of a latent kernel; hashable, so that layers alike share what is traced of it."""
+
+    operator: str
+    block: tuple  # the target's channels per axis of the kernel, None for all
+    remap: bool
+    mutable: bool
+    laplace_scale: float
+    rounding: tuple  # weight bits, zero code, channel axes
+    variant: str
+
+    def slices(self):
+        return tuple(slice(channels) for channels in self.block)
+
+    def remapped(self, latent, *frozen, block=None):
+        """The target's kernel before any rounding; of other leading channels with `block`."""
+        kernel = latent[self.slices() if block is None else block]
+        if not self.remap:
+            return kernel
+        return remap.remap_kernel(
+            kernel, *frozen[:2], moments=remap.moments(latent), operator=self.operator, laplace_scale=self.laplace_scale
+        )
+
+    def rounded(self, kernel):
+        """Of a shift layer. In variant "ps" the gradient passes straight through the rounding of log2|k|."""
+        bits, zero_code, axes = self.rounding
+        rounded = ops.round_to_power_of_two(kernel, bits=bits, zero_code=zero_code, channel_axes=axes)
+        if self.variant == "q":
+            return rounded
+        rounded, kernel = K.stop_gradient(rounded), K.convert_to_tensor(kernel)
+        ratio = K.where(rounded == 0, 1.0, rounded / K.where(rounded == 0, 1.0, K.stop_gradient(kernel)))
+        return ops.straight_through(rounded, kernel * ratio)
+
+    def target(self, latent, *frozen):
+        """The kernel of a shift target."""
+        kernel = self.rounded(self.remapped(latent, *frozen))
+        return K.where(frozen[-1] > 0.5, kernel, latent[self.slices()]) if self.mutable else kernel
+
+    def merged(self, latent, *frozen):
+        """The latent kernel with the target's in its place; of an add layer, what still multiplies there."""
+        if self.operator == "shift":
+            block = self.target(latent, *frozen)
+        else:
+            block = latent[self.slices()] * ((1 - frozen[-1]) if self.mutable else 0.0)
+        for axis in reversed(range(len(self.block))):
+            if self.block[axis] is not None:
+                rest = [slice(channels) for channels in self.block[:axis]]
+                block = K.concatenate([block, latent[(*rest, slice(self.block[axis], None))]], axis=axis)
+        return block
+
+
+@subgraph
+def target_kernel(latent, *frozen, view):
+    return view.target(latent, *frozen)
+
+
+@subgraph
+def merged_kernel(latent, *frozen, view):
+    return view.merged(latent, *frozen)
 
 
 class Hybrid(ShiftWeights, AdderWeights, keras.layers.Layer):
@@ -77,7 +142,12 @@ class Hybrid(ShiftWeights, AdderWeights, keras.layers.Layer):
     def _add_latent(self, shape, target_axes, fan_shape):
         """The latent kernel of `shape`, whose target is the leading block of `target_axes` {axis: size}."""
         base = keras.initializers.HeNormal() if self.operator == "adder" else keras.initializers.GlorotNormal()
-        self._block = tuple(slice(target_axes.get(axis)) for axis in range(len(shape)))
+        self._view = View(
+            operator=self.operator, block=tuple(target_axes.get(axis) for axis in range(len(shape))),
+            remap=self.remap and self.operator != "conv", mutable=self.mutable and self.operator != "conv",
+            laplace_scale=self.laplace_scale, rounding=(self.weight_bits, self.zero_code, self._axes()),
+            variant=self.variant,
+        )  # fmt: skip
         # What an add operator reads as it is, is compared with activations and starts at their size.
         as_it_is = self.operator == "adder" and not (self.remap and self.extra == "multiplicative")
 
@@ -85,7 +155,7 @@ class Hybrid(ShiftWeights, AdderWeights, keras.layers.Layer):
             value = K.reshape(base(fan_shape, dtype=dtype), shape)
             if as_it_is:
                 mask = np.zeros(shape, "float32")
-                mask[self._block if self.extra == "multiplicative" else ...] = 1
+                mask[self._view.slices() if self.extra == "multiplicative" else ...] = 1
                 value = K.where(mask > 0, keras.initializers.RandomNormal(stddev=INITIALIZER_STD)(shape, dtype), value)
             return value
 
@@ -126,42 +196,39 @@ class Hybrid(ShiftWeights, AdderWeights, keras.layers.Layer):
         self.fc_kernel.assign(fc_kernel)
         self.fc_bias.assign(fc_bias)
 
+    def _frozen(self):
+        """What a view takes besides the latent kernel."""
+        tensors = (self.fc_kernel, self.fc_bias, self.gate)
+        return [variable.value for variable in tensors if variable is not None]
+
     def remapped_kernel(self, block=None):
         """The target's float kernel, a view of the latent one: FC, then the remap; before any rounding."""
-        latent = self.kernel.value
-        kernel = latent[self._block if block is None else block]
-        if self.fc_kernel is None:
-            return kernel
-        return remap.remap_kernel(
-            kernel, self.fc_kernel.value, self.fc_bias.value, mean=K.mean(latent), std=K.std(latent),
-            operator=self.operator, laplace_scale=self.laplace_scale,
-        )  # fmt: skip
+        return self._view.remapped(self.kernel.value, *self._frozen(), block=block)
 
-    def _rounded(self, kernel):
-        """A shift kernel as it is deployed. In variant "ps" the gradient passes through the rounding of log2|k|."""
-        if self.variant == "q":
-            return self.round_kernel(kernel)
-        rounded = K.stop_gradient(self.round_kernel(kernel))
-        ratio = K.where(rounded == 0, 1.0, rounded / K.where(rounded == 0, 1.0, K.stop_gradient(kernel)))
-        return ops.straight_through(rounded, kernel * ratio)
+    def _merged_kernel(self, count, filters=None):
+        """The augmented layer's multiplicative kernel for the leading `count` inputs and `filters` outputs.
+
+        Of a shift layer its leading block is the target's; of an add layer it is zero, or what still multiplies.
+        """
+        merged = merged_kernel(self.kernel.value, *self._frozen(), view=self._view)
+        if len(merged.shape) == 2:
+            return merged[:count]
+        return merged[:, :, :count] if filters is None else merged[:, :, :count, :filters]
 
     def _target_kernel(self):
-        """The kernel of a shift target."""
-        kernel = self._rounded(self.remapped_kernel())
-        return kernel if self.gate is None else K.where(self.gate.value > 0.5, kernel, self.kernel.value[self._block])
+        """The kernel of a shift target; where the gate is closed, of what still multiplies."""
+        return target_kernel(self.kernel.value, *self._frozen(), view=self._view)
 
-    def _adder_parts(self, step):
-        """The add kernel on the input's grid, its weight (1 or, where the gate is closed, 0), and what multiplies."""
-        kernel = self.on_grid(self.remapped_kernel(), step)
-        if self.gate is None:
-            return kernel, None, None
-        return kernel, self.gate.value, self.kernel.value[self._block] * (1 - self.gate.value)
+    def _add(self, operation, inputs, kernel, step):
+        """The target's add operation; 0 where the gate is closed."""
+        out = operation(inputs, self.on_grid(kernel, step), **self._window())
+        return out if self.gate is None else out * K.cast(self.gate.value, out.dtype)
 
     def quantized_kernel(self):
         """The target's kernel as it is deployed."""
         kernel = self.remapped_kernel()
         if self.operator == "shift":
-            return self._rounded(kernel)
+            return self._view.rounded(kernel)
         return self.on_grid(kernel, self._grid_step()) if self.operator == "adder" else kernel
 
     def baked_kernel(self):
@@ -175,7 +242,7 @@ class Hybrid(ShiftWeights, AdderWeights, keras.layers.Layer):
         """
         kernel = self.baked_kernel()
         if getattr(layer, "variant", "q") == "ps":
-            layer.sign.assign(np.sign(K.convert_to_numpy(self._rounded(kernel))))
+            layer.sign.assign(np.sign(K.convert_to_numpy(self._view.rounded(kernel))))
             layer.shift.assign(K.convert_to_numpy(ops.log2_magnitude(kernel)))
         else:
             layer.kernel.assign(kernel)
@@ -291,39 +358,30 @@ class HybridConv2D(Hybrid):
         return ops.conv2d(inputs, K.cast(kernel, inputs.dtype), **self._window())
 
     def _target(self, inputs, training):
+        n, m = self.target_channels, self.target_filters
         inputs, step = self._quantize_target(inputs, False, training)
         if self.operator == "conv":
             return self._multiply(inputs, self.remapped_kernel())
         if self.operator == "shift":
             return self._multiply(inputs, self._target_kernel())
-        kernel, share, rest = self._adder_parts(step)
-        out = ops.adder_conv2d(inputs, kernel, **self._window())
-        return out if share is None else out * K.cast(share, out.dtype) + self._multiply(inputs, rest)
+        out = self._add(ops.adder_conv2d, inputs, self.remapped_kernel(), step)
+        return out if self.gate is None else out + self._multiply(inputs, self._merged_kernel(n, m))
 
     def _augmented(self, inputs, filters, training):
         n, m, c = self.target_channels, self.target_filters, _channels(inputs)
         # JAX has no sizes that depend on values.
         masked = not isinstance(filters, int) and keras.backend.backend() != "tensorflow"
         count = self.filters if masked else filters
-        latent = self.kernel.value
         inputs, step = self._quantize_target(inputs, True, training)
         if self.operator == "conv":
-            out = self._multiply(inputs, latent[:, :, :c, :count])
+            out = self._multiply(inputs, self.kernel.value[:, :, :c, :count])
         elif self.extra == "same":
             out = self._all_free(inputs, c, count, step)
         else:
-            share = rest = None
-            if self.operator == "shift":
-                block = self._target_kernel()
-            else:
-                kernel, share, rest = self._adder_parts(step)
-                block = K.zeros_like(kernel) if rest is None else rest
             # Weights are concatenated, not activations: one convolution computes all that multiplies.
-            top = K.concatenate([block, latent[:, :, :n, m:count]], axis=3)
-            out = self._multiply(inputs, K.concatenate([top, latent[:, :, n:c, :count]], axis=2))
+            out = self._multiply(inputs, self._merged_kernel(c, count))
             if self.operator == "adder":
-                y = ops.adder_conv2d(inputs[..., :n], kernel, **self._window())
-                y = y if share is None else y * K.cast(share, y.dtype)
+                y = self._add(ops.adder_conv2d, inputs[..., :n], self.remapped_kernel(), step)
                 out = K.concatenate([out[..., :m] + y, out[..., m:]], axis=-1)
         bias = self.bias.value[:count] if self.use_bias else None
         if masked:
@@ -334,7 +392,7 @@ class HybridConv2D(Hybrid):
     def _all_free(self, inputs, c, count, step):
         kernel = self.remapped_kernel((slice(None), slice(None), slice(c), slice(count)))
         if self.operator == "shift":
-            return self._multiply(inputs, self._rounded(kernel))
+            return self._multiply(inputs, self._view.rounded(kernel))
         return ops.adder_conv2d(inputs, self.on_grid(kernel, step), **self._window())
 
     def get_config(self):
@@ -391,19 +449,15 @@ class HybridDepthwise(Hybrid):
         elif augmented and self.extra == "same":
             kernel = self.remapped_kernel((slice(None), slice(None), slice(c), slice(None)))
             if self.operator == "shift":
-                out = self._multiply(inputs, self._rounded(kernel))
+                out = self._multiply(inputs, self._view.rounded(kernel))
             else:
                 out = ops.adder_depthwise_conv2d(inputs, self.on_grid(kernel, step), **self._window())
         elif self.operator == "shift":
-            kernel = self._target_kernel()
-            kernel = K.concatenate([kernel, latent[:, :, n:c]], axis=2) if augmented else kernel
-            out = self._multiply(inputs, kernel)
+            out = self._multiply(inputs, self._merged_kernel(c) if augmented else self._target_kernel())
         else:
-            kernel, share, rest = self._adder_parts(step)
-            target = inputs[..., :n]
-            out = ops.adder_depthwise_conv2d(target, kernel, **self._window())
-            if share is not None:
-                out = out * K.cast(share, out.dtype) + self._multiply(target, rest)
+            out = self._add(ops.adder_depthwise_conv2d, inputs[..., :n], self.remapped_kernel(), step)
+            if self.gate is not None:
+                out = out + self._multiply(inputs[..., :n], self._merged_kernel(n))
             if augmented and inputs.shape[-1] != n:
                 # One channel more, dropped again: TensorFlow's kernel takes no empty rest.
                 rest = self._multiply(inputs[..., n - 1 :], latent[:, :, n - 1 : c])[..., 1:]
@@ -455,10 +509,9 @@ class HybridDense(Hybrid):
         if self.operator == "conv":
             kernel = latent[:c]
         elif augmented and self.extra == "same":
-            kernel = self._rounded(self.remapped_kernel((slice(c), slice(None))))
+            kernel = self._view.rounded(self.remapped_kernel((slice(c), slice(None))))
         else:
-            kernel = self._target_kernel()
-            kernel = K.concatenate([kernel, latent[n:c]], axis=0) if augmented else kernel
+            kernel = self._merged_kernel(c) if augmented else self._target_kernel()
         out = K.matmul(inputs, K.cast(kernel, inputs.dtype))
         return out + K.cast(self.bias.value, out.dtype) if self.use_bias else out
 
@@ -510,38 +563,15 @@ class HybridBatchNormalization(PersistAllWeights, keras.layers.Layer):
             else (self.moving_mean, self.moving_variance)
         )
         gamma, beta = self.gamma.value[:c], self.beta.value[:c]
+        fused = keras.backend.backend() == "tensorflow" and len(inputs.shape) == 4
         if not training:
-            return self._normalize(inputs, gamma, beta, mean.value[:c], variance.value[:c])
-        out, batch_mean, batch_variance = self._normalize_batch(inputs, gamma, beta)
-        for variable, batch in ((mean, batch_mean), (variance, batch_variance)):
-            old = variable.value
-            new = self.momentum * old[:c] + (1 - self.momentum) * K.stop_gradient(batch)
-            variable.assign(K.concatenate([new, old[c:]], axis=0) if augmented else new)
+            normalize = _fused_inference if fused else _normalize
+            return normalize(inputs, gamma, beta, mean.value[:c], variance.value[:c], self.epsilon)
+        out, *batch = (_fused_training if fused else _normalize_batch)(inputs, gamma, beta, self.epsilon)
+        new = moved_statistics(mean.value, variance.value, *batch, momentum=float(self.momentum))
+        mean.assign(new[0])
+        variance.assign(new[1])
         return out
-
-    def _normalize(self, inputs, gamma, beta, mean, variance):
-        if keras.backend.backend() == "tensorflow" and len(inputs.shape) == 4:
-            import tensorflow as tf
-
-            return tf.compat.v1.nn.fused_batch_norm(
-                inputs, gamma, beta, mean=mean, variance=variance, epsilon=self.epsilon, is_training=False
-            )[0]
-        factor = gamma * K.rsqrt(variance + self.epsilon)
-        return K.cast(K.cast(inputs, "float32") * factor + (beta - mean * factor), inputs.dtype)
-
-    def _normalize_batch(self, inputs, gamma, beta):
-        if keras.backend.backend() == "tensorflow" and len(inputs.shape) == 4:
-            import tensorflow as tf
-
-            out, mean, variance = tf.compat.v1.nn.fused_batch_norm(
-                inputs, gamma, beta, epsilon=self.epsilon, is_training=True
-            )
-            # The fused kernel gives the unbiased variance; Keras keeps the biased one.
-            count = tf.cast(tf.reduce_prod(tf.shape(inputs)[:-1]), "float32")
-            return out, mean, variance * (count - 1) / count
-        values = K.cast(inputs, "float32")
-        mean, variance = K.moments(values, axes=tuple(range(len(inputs.shape) - 1)))
-        return self._normalize(inputs, gamma, beta, mean, variance), mean, variance
 
     def reset_target_statistics(self):
         """The target's running statistics as at the start."""
@@ -553,3 +583,50 @@ class HybridBatchNormalization(PersistAllWeights, keras.layers.Layer):
             **super().get_config(), "target_channels": self.target_channels, "momentum": self.momentum,
             "epsilon": self.epsilon,
         }  # fmt: skip
+
+
+@subgraph(any_shape=True)
+def moved_statistics(mean, variance, batch_mean, batch_variance, *, momentum):
+    """Running statistics moved by a batch's, in their leading channels where the batch has fewer."""
+    moved = []
+    for old, batch in ((mean, batch_mean), (variance, batch_variance)):
+        count = K.shape(batch)[0]
+        new = momentum * old[:count] + (1 - momentum) * K.stop_gradient(batch)
+        moved.append(K.concatenate([new, old[count:]], axis=0))
+    return moved
+
+
+def _normalize(inputs, gamma, beta, mean, variance, epsilon):
+    factor = gamma * K.rsqrt(variance + epsilon)
+    return K.cast(K.cast(inputs, "float32") * factor + (beta - mean * factor), inputs.dtype)
+
+
+def _normalize_batch(inputs, gamma, beta, epsilon):
+    mean, variance = K.moments(K.cast(inputs, "float32"), axes=tuple(range(len(inputs.shape) - 1)))
+    return _normalize(inputs, gamma, beta, mean, variance, epsilon), mean, variance
+
+
+def _fused_inference(inputs, gamma, beta, mean, variance, epsilon):
+    import tensorflow as tf
+
+    return tf.raw_ops.FusedBatchNormV3(
+        x=inputs, scale=gamma, offset=beta, mean=mean, variance=variance, epsilon=epsilon, is_training=False
+    ).y
+
+
+def _fused_training(inputs, gamma, beta, epsilon):
+    """TensorFlow's fused kernel. Keras keeps the biased variance, which the kernel does not give directly."""
+    import tensorflow as tf
+
+    out = tf.raw_ops.FusedBatchNormV3(
+        x=inputs, scale=gamma, offset=beta, mean=(), variance=(), epsilon=epsilon, is_training=True
+    )
+    return out.y, out.batch_mean, biased_variance(out.batch_variance, tf.shape(inputs))
+
+
+@subgraph(any_shape=True)
+def biased_variance(unbiased, shape):
+    import tensorflow as tf
+
+    count = tf.cast(tf.reduce_prod(shape[:-1]), tf.float32)
+    return unbiased * (count - 1) / count
