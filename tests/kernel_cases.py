@@ -1,7 +1,7 @@
 """Random layers for the kernels, an independent NumPy implementation of them, and the file that kernel_driver.c reads.
 
-The NumPy side shares nothing with the C side but the sentences of saaug_nn.h: weights are decoded to integers, windows are
-cut from a padded image, sums are int64.
+The NumPy side shares nothing with the C side but the sentences of saaug_nn.h: weights are decoded to integers, windows
+are cut from a padded image, sums are int64.
 """
 
 import dataclasses
@@ -11,6 +11,7 @@ import struct
 
 import numpy as np
 
+HERE = pathlib.Path(__file__).resolve().parent
 KERNELS = pathlib.Path(next(iter(importlib.util.find_spec("tflm_export").submodule_search_locations))) / "kernels"
 
 OPS = {
@@ -22,6 +23,7 @@ OPS = {
 }
 NIBBLE, BYTE, OFFSET = 0, 1, 2
 Q31, POWER_OF_TWO = 0, 1
+ADDER_SCALE = 256  # of an add layer's accumulator
 
 
 @dataclasses.dataclass
@@ -112,7 +114,7 @@ def accumulators(case):
         x = np.moveaxis(x, -1, 3).reshape(*x.shape[:3], len(weights), -1)
     else:
         x = x.reshape(*x.shape[:3], 1, -1)
-    terms = 256 * np.abs(x - weights) if case.op.startswith("adder") else x * weights
+    terms = ADDER_SCALE * np.abs(x - weights) if case.op.startswith("adder") else x * weights
     return terms.sum(axis=-1) + case.params[:, 0].astype(np.int64)
 
 
@@ -176,31 +178,37 @@ def random_case(rng, op, *, largest=9, channels=20, layout=None, requant=None, *
     if layout == NIBBLE:
         codes = rng.choice([code for code in range(16) if code != 8], (out_c, taps))
     elif layout == BYTE:
-        codes = rng.integers(-16, 17, (out_c, taps))
+        largest_code = int(rng.choice([7, 14, 15, 16]))  # where versions change their ways
+        codes = rng.integers(-largest_code, largest_code + 1, (out_c, taps))
     else:
         codes = rng.integers(0, 256, (out_c, taps))
     weights = decode(codes, layout)
-    bias = rng.integers(-(2**12), 2**12, out_c)
-    spread = 256 * 255 * taps if adder else 128 * np.abs(weights).sum(axis=1)
-    typical = 256 * 85 * taps if adder else 74 * np.sqrt((weights.astype(float) ** 2).sum(axis=1)) + 64
+    # Of a sum over uniform inputs: mean, standard deviation and largest absolute value.
     if adder:
-        bias = bias - 256 * 85 * taps
+        mean = ADDER_SCALE * np.abs(np.arange(-128, 128) - weights[..., np.newaxis]).mean(axis=-1).sum(axis=1)
+        deviation, spread = ADDER_SCALE * 60 * np.sqrt(taps), ADDER_SCALE * 255 * taps
+    else:
+        mean, spread = 0, 128 * np.abs(weights).sum(axis=1)
+        deviation = 74 * np.sqrt((weights.astype(float) ** 2).sum(axis=1)) + 64
+    bias = np.round(rng.uniform(-1, 1, out_c) * deviation - mean).astype(np.int64)
     room = 2**30 - 1 - spread
     bias = np.clip(bias, -room, room)
-    # The result should fill the int8 range: typical / 2^shift is about 60.
-    shift = np.clip(np.round(np.log2(typical / 60)), 1, 30).astype(np.int64) + np.zeros(out_c, np.int64)
+    # The result should fill the int8 range.
+    shift = np.clip(np.round(np.log2(deviation / 50)), 1, 30).astype(np.int64) + np.zeros(out_c, np.int64)
     if requant == POWER_OF_TWO:
         multiplier = rng.choice([-1, 1], out_c)
     else:
         multiplier = rng.integers(2**30, 2**31, out_c) * rng.choice([-1, 1], out_c)
         shift = np.maximum(shift - 1, 1)
         multiplier[rng.random(out_c) < 0.03] = 0
+    if rng.random() < 0.1:
+        shift = np.minimum(shift + rng.integers(0, 20, out_c), 30)
     return Case(op, layout, requant, kernel, strides, dilations, pads, depth_multiplier, zero_points, activation, x,
                 (out[0], out[1], out_c), codes, np.stack([bias, multiplier, shift], axis=1).astype(np.int32))
 
 
 def write_cases(path, cases):
-    """The file of kernel_driver.c: per case 25 int32 (options, shape, bytes of weights, number of params), then the data."""
+    """The file of kernel_driver.c: per case 25 int32 (options, shape, bytes of weights, params), then the data."""
     with open(path, "wb") as file:
         for case in cases:
             weights = case.weights().tobytes()
