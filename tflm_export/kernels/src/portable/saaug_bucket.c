@@ -660,15 +660,16 @@ enum { PATH_FULL, PATH_CLAMP, PATH_LONG, PATH_POWER_OF_TWO };
 #if SAAUG_NO_MULTIPLY
 
 /* Requantization without a product. acc * multiplier / 2^(31 + shift) is acc / d with d = 2^(31 + shift) / multiplier in
- * (2^shift, 2^(shift + 1)]. `step` is d * 2^up, rounded down, up = 21 - shift: in [2^21, 2^22]. Dividing by it bit by bit
- * gives the nearest integer and a rest, which says how far acc is from where the integer changes. The errors of the rounded
- * step (at most 256 of them, and the half that is added) are below 2^9; rounding to Q31 first, as the contract has it,
- * moves acc by half a unit of Q31, which is 2^up at most. The result is sure if the rest is further than both from 0 and
- * from step. Accumulators from `limit` on, 256 d, are beyond int8 for every zero point. */
+ * (2^shift, 2^(shift + 1)]. `step` is d * 2^up, rounded down, up = 21 - shift: in [2^21, 2^22]. `base` is the zero point, the
+ * 128 that makes int8 unsigned and the half that rounds, in steps. (acc * 2^up + base) / step, bit by bit, gives the result
+ * and a rest, which says how far acc is from where the result changes. The errors of the rounded step (at most 256 of them,
+ * and the half) are below 2^9; rounding to Q31 first, as the contract has it, moves acc by half a unit of Q31, which is 2^up
+ * at most, and halves go away from zero. The result is sure if the rest is further than all that from 0 and from step.
+ * Accumulators beyond 2^(shift + 9) are beyond int8 for every zero point. */
 #define STEP_BITS 21
 
 /* Returns whether there is such a division. */
-static int prepare_division(saaug_bucket_scale *scale)
+static int prepare_division(saaug_bucket_scale *scale, int32_t zero_point)
 {
     const uint32_t divisor = (uint32_t)(scale->multiplier < 0 ? -scale->multiplier : scale->multiplier);
     uint32_t remainder = ((uint32_t)1 << 31) - divisor, quotient = 1;
@@ -685,15 +686,23 @@ static int prepare_division(saaug_bucket_scale *scale)
         }
     }
     scale->step = quotient;
+    scale->zero_point = (int8_t)zero_point;
+    scale->base = (zero_point + 128) * (int32_t)quotient + (int32_t)(quotient >> 1);
     scale->up = (uint8_t)(STEP_BITS - scale->shift);
     scale->margin = ((uint32_t)1 << scale->up) + 512u;
     scale->sure = quotient - 2 * scale->margin;
-    scale->limit = (quotient << 8) >> scale->up;
     return 2 * scale->margin < quotient;
 }
 
+/* Keeps what is rare out of the loop whose registers it would take. */
+#if defined(__GNUC__)
+#define SAAUG_APART __attribute__((noinline))
+#else
+#define SAAUG_APART
+#endif
+
 /* The product after all, near a change, by shifting and adding: the library's is made for 64 bits. */
-static int32_t rescale_exactly(int32_t acc, const saaug_bucket_scale *scale)
+SAAUG_APART static int32_t rescale_exactly(int32_t acc, const saaug_bucket_scale *scale)
 {
     const int negative = (acc ^ scale->multiplier) < 0;
     uint32_t bits = (uint32_t)(acc < 0 ? -acc : acc), high = 0, low = 0;
@@ -711,21 +720,38 @@ static int32_t rescale_exactly(int32_t acc, const saaug_bucket_scale *scale)
     nudged = low + ((uint32_t)1 << 30) - (uint32_t)negative;
     high += nudged < low;
     nudged = high << 1 | nudged >> 31;
-    return saaug_rounding_shift(negative ? -(int32_t)nudged : (int32_t)nudged, scale->shift);
+    return saaug_rounding_shift(negative ? -(int32_t)nudged : (int32_t)nudged, scale->shift) + scale->zero_point;
 }
 
-static inline int32_t rescale(int32_t acc, const saaug_bucket_scale *scale)
+/* A digit of the division is a branch over a subtraction and an addition: two instructions on average. Some compilers see a
+ * chain of selections in it, of several times as many. */
+#if defined(__GNUC__)
+#define KEEP_BRANCH(value) __asm__("" : "+r"(value))
+#else
+#define KEEP_BRANCH(value) ((void)0)
+#endif
+
+/* `negative` says whether the multiplier is. */
+static inline int32_t requantize(int32_t acc, const saaug_bucket_scale *scale, int32_t act_min, int32_t act_max,
+                                 int negative)
 {
+    const int32_t value = negative ? -scale->bias - acc : acc + scale->bias;
+    const int32_t reach = (int32_t)((uint32_t)512 << scale->shift);
     const uint32_t step = scale->step;
-    uint32_t rest = (uint32_t)(acc < 0 ? -acc : acc), quotient = 0;
-    if (rest >= scale->limit) {
-        return (acc ^ scale->multiplier) < 0 ? -256 : 256;
+    uint32_t rest;
+    int32_t result = -128;
+    if ((uint32_t)(value + reach) >= 2 * (uint32_t)reach) {
+        return value < 0 ? act_min : act_max;
     }
-    rest = (rest << scale->up) + (step >> 1);
+    rest = (uint32_t)saaug_shift_left(value, scale->up) + (uint32_t)scale->base;
+    if (rest >= step << 8) {
+        return (int32_t)rest < 0 ? act_min : act_max;
+    }
 #define DIGIT(bit)                                                                                                     \
     if (rest >= step << (bit)) {                                                                                       \
         rest -= step << (bit);                                                                                         \
-        quotient += (uint32_t)1 << (bit);                                                                              \
+        result += 1 << (bit);                                                                                          \
+        KEEP_BRANCH(result);                                                                                           \
     }
     DIGIT(7)
     DIGIT(6)
@@ -737,15 +763,9 @@ static inline int32_t rescale(int32_t acc, const saaug_bucket_scale *scale)
     DIGIT(0)
 #undef DIGIT
     if (rest - scale->margin >= scale->sure) {
-        return rescale_exactly(acc, scale);
+        result = rescale_exactly(acc + scale->bias, scale);
     }
-    return (acc ^ scale->multiplier) < 0 ? -(int32_t)quotient : (int32_t)quotient;
-}
-
-static inline int32_t requantize(int32_t acc, const saaug_bucket_scale *channel, const saaug_options *range)
-{
-    const int32_t value = rescale(acc + channel->bias, channel) + range->output_zero_point;
-    return saaug_clamp(value, range->act_min, range->act_max);
+    return saaug_clamp(result, act_min, act_max);
 }
 
 #else
@@ -801,7 +821,7 @@ void saaug_bucket_prepare(const int32_t *params, const saaug_options *options, s
         channel->nudge = saaug_shift_left(options->output_zero_point, (uint32_t)params[2]) +
                          (int32_t)((uint32_t)1 << (params[2] - 1));
 #if SAAUG_NO_MULTIPLY
-        channel->path = prepare_division(channel) ? PATH_CLAMP : PATH_LONG;
+        channel->path = prepare_division(channel, options->output_zero_point) ? PATH_CLAMP : PATH_LONG;
 #endif
     }
 }
@@ -813,9 +833,45 @@ static int8_t requantize_plainly(int32_t acc, const saaug_bucket_scale *channel,
     return saaug_requantize(acc + channel->bias, params, options);
 }
 
+#if SAAUG_NO_MULTIPLY
+
+/* One side after the other: all that an output needs then fits the registers. */
+static inline void store_sides(const int32_t *acc, int32_t lows, int32_t highs, const saaug_bucket_scale *shared,
+                               const saaug_options *options, int8_t *low_output, int8_t *high_output, int32_t stride,
+                               int negative)
+{
+    const saaug_bucket_scale scale = *shared;
+    const int32_t act_min = options->act_min, act_max = options->act_max;
+    const int32_t *from = acc;
+    int8_t *to = low_output;
+    int32_t count = lows, side;
+    for (side = 0; side < 2; ++side) {
+        for (; count > 0; --count) {
+            *to = (int8_t)requantize(*from, &scale, act_min, act_max, negative);
+            from += 2;
+            to += stride;
+        }
+        from = acc + 1;
+        to = high_output;
+        count = highs;
+    }
+}
+
+static void store(const int32_t *acc, int32_t lows, int32_t highs, const saaug_bucket_scale *scale,
+                  const saaug_options *options, int8_t *low_output, int8_t *high_output, int32_t stride)
+{
+    if (scale->multiplier < 0) {
+        store_sides(acc, lows, highs, scale, options, low_output, high_output, stride, 1);
+    } else {
+        store_sides(acc, lows, highs, scale, options, low_output, high_output, stride, 0);
+    }
+}
+
+#else
+
 /* `range` is NULL for PATH_FULL. */
-static inline void store(const int32_t *acc, int32_t lows, int32_t highs, const saaug_bucket_scale *shared,
-                         const saaug_options *range, int8_t *low_output, int8_t *high_output, int32_t stride)
+static inline void store_pairs(const int32_t *acc, int32_t lows, int32_t highs, const saaug_bucket_scale *shared,
+                               const saaug_options *range, int8_t *low_output, int8_t *high_output, int32_t stride)
 {
     const saaug_bucket_scale channel = *shared;
     int32_t k;
@@ -833,19 +889,25 @@ static inline void store(const int32_t *acc, int32_t lows, int32_t highs, const 
     }
 }
 
+static void store(const int32_t *acc, int32_t lows, int32_t highs, const saaug_bucket_scale *channel,
+                  const saaug_options *options, int8_t *low_output, int8_t *high_output, int32_t stride)
+{
+    if (channel->path == PATH_FULL) {
+        store_pairs(acc, lows, highs, channel, NULL, low_output, high_output, stride);
+    } else {
+        const saaug_options range = *options;
+        store_pairs(acc, lows, highs, channel, &range, low_output, high_output, stride);
+    }
+}
+
+#endif
+
 void saaug_bucket_store(const int32_t *acc, int32_t lows, int32_t highs, const saaug_bucket_scale *channel,
                         const saaug_options *options, int8_t *low_output, int8_t *high_output, int32_t stride)
 {
     int32_t k;
-#if !SAAUG_NO_MULTIPLY
-    if (channel->path == PATH_FULL) {
-        store(acc, lows, highs, channel, NULL, low_output, high_output, stride);
-        return;
-    }
-#endif
-    if (channel->path == PATH_CLAMP) {
-        const saaug_options range = *options;
-        store(acc, lows, highs, channel, &range, low_output, high_output, stride);
+    if (channel->path == PATH_FULL || channel->path == PATH_CLAMP) {
+        store(acc, lows, highs, channel, options, low_output, high_output, stride);
         return;
     }
     for (k = 0; k < lows; ++k) {

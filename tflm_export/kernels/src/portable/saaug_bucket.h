@@ -67,8 +67,10 @@ typedef struct {
     int32_t bias, multiplier;
     int32_t nudge; /* half of 2^shift and the zero point, where they may be added together */
 #if SAAUG_NO_MULTIPLY
-    uint32_t step, limit, margin, sure; /* of the division that takes the place of a multiplication */
+    uint32_t step, margin, sure; /* of the division that takes the place of a multiplication */
+    int32_t base;
     uint8_t up;
+    int8_t zero_point;
 #endif
     uint8_t shift, path;
 } saaug_bucket_scale;
