@@ -26,12 +26,14 @@
 #define ADD 0
 #define SUB 4
 #define DOUBLES 8 /* a run that doubles the sums first */
-#define DOUBLE 16
-#define SPILL_SET 17
-#define SPILL_ADD 18
-#define END 19
+#define FIRST 16  /* a run that sets the sums; on RV32I */
+#define DOUBLE 24
+#define SPILL_SET 25
+#define SPILL_ADD 26
+#define CLEAR 27
+#define END 28
 #define HEAD(routine) (saaug_bucket_routines[routine])
-#define ONCE(kind) ((kind) & ~DOUBLES) /* of a run, only the first head doubles */
+#define ONCE(kind) ((kind) & SUB) /* of a run, only the first head doubles or sets */
 extern const uint16_t saaug_bucket_routines[];
 #endif
 #else
@@ -45,6 +47,13 @@ extern const uint16_t saaug_bucket_routines[];
 #define SPILL_ADD 6
 #define END 7
 #define HEAD(kind) ((uint16_t)(kind))
+#endif
+
+/* How the first run of a group begins: only on RV32I are the sums not zero then. */
+#if SAAUG_RV32
+#define STARTS FIRST
+#else
+#define STARTS 0
 #endif
 
 int32_t saaug_bucket_program_length(int32_t taps, int32_t layout)
@@ -162,6 +171,9 @@ void saaug_bucket_program(const uint8_t *row, int32_t layout, int32_t first, int
         ++low;
     }
     if (top == 0 && !accumulate) {
+#if SAAUG_RV32
+        *head++ = HEAD(CLEAR);
+#endif
         head = emit_spill(head, 0, 0);
     }
     while (top >= low) {
@@ -176,8 +188,8 @@ void saaug_bucket_program(const uint8_t *row, int32_t layout, int32_t first, int
             head = emit_run(head, ADD(level - base), adds[level], &column, places + level);
             head = emit_run(head, SUB(level - base), subs[level], &column, places + negative + level);
 #else
-            const int32_t first = level < top ? DOUBLES : 0, second = adds[level] > 0 ? 0 : first;
-            if (first != 0 && adds[level] + subs[level] == 0) {
+            const int32_t first = level < top ? DOUBLES : STARTS, second = adds[level] > 0 ? 0 : first;
+            if (level < top && adds[level] + subs[level] == 0) {
                 *head++ = HEAD(DOUBLE);
             }
             head = emit_run(head, first + ADD, adds[level], &column, places + level);
@@ -410,6 +422,9 @@ __asm__(
     "    saaug_spill set\n"
     ".Lsaaug_spill_add:\n"
     "    saaug_spill add\n"
+    ".Lsaaug_clear:\n"
+    "    saaug_clear\n"
+    "    saaug_next\n"
     ".Lsaaug_end:\n"
     "    pop {r4-r7}\n"
     "    mov r8, r4\n"
@@ -451,37 +466,70 @@ __asm__(
     "    \\operation t6, t6, s1\n"
     "    \\operation a5, a5, s2\n"
     ".endm\n"
-    ".macro saaug_run operation, label\n"
+    ".macro saaug_set_plus place\n"
+    "    lhu a7, \\place(a0)\n"
+    "    add a7, a7, a1\n"
+    "    lw t0, 0(a7)\n"
+    "    lw t1, 4(a7)\n"
+    "    lw t2, 8(a7)\n"
+    "    lw t3, 12(a7)\n"
+    "    lw t4, 16(a7)\n"
+    "    lw t5, 20(a7)\n"
+    "    lw t6, 24(a7)\n"
+    "    lw a5, 28(a7)\n"
+    ".endm\n"
+    ".macro saaug_set_minus place\n"
+    "    saaug_set_plus \\place\n"
+    ".irp sum, t0, t1, t2, t3, t4, t5, t6, a5\n"
+    "    neg \\sum, \\sum\n"
+    ".endr\n"
+    ".endm\n"
+    ".macro saaug_end columns\n"
+    "    addi a0, a0, 2 * \\columns\n"
+    "    saaug_next\n"
+    ".endm\n"
+    ".macro saaug_routines operation, label\n"
     ".Lsaaug_double_\\label\\()_1:\n"
     "    saaug_double\n"
     ".Lsaaug_\\label\\()_1:\n"
     "    saaug_column \\operation, 0\n"
-    "    addi a0, a0, 2\n"
-    "    saaug_next\n"
+    "    saaug_end 1\n"
+    ".Lsaaug_first_\\label\\()_1:\n"
+    "    saaug_set_\\label 0\n"
+    "    saaug_end 1\n"
+    ".Lsaaug_first_\\label\\()_2:\n"
+    "    saaug_set_\\label 0\n"
+    "    saaug_column \\operation, 2\n"
+    "    saaug_end 2\n"
     ".Lsaaug_double_\\label\\()_2:\n"
     "    saaug_double\n"
     ".Lsaaug_\\label\\()_2:\n"
     "    saaug_column \\operation, 0\n"
     "    saaug_column \\operation, 2\n"
-    "    addi a0, a0, 4\n"
-    "    saaug_next\n"
+    "    saaug_end 2\n"
+    ".Lsaaug_first_\\label\\()_3:\n"
+    "    saaug_set_\\label 0\n"
+    "    j .Lsaaug_\\label\\()_last_2_of_3\n"
     ".Lsaaug_double_\\label\\()_3:\n"
     "    saaug_double\n"
     ".Lsaaug_\\label\\()_3:\n"
     "    saaug_column \\operation, 0\n"
+    ".Lsaaug_\\label\\()_last_2_of_3:\n"
     "    saaug_column \\operation, 2\n"
     "    saaug_column \\operation, 4\n"
-    "    addi a0, a0, 6\n"
-    "    saaug_next\n"
+    "    saaug_end 3\n"
+    ".Lsaaug_first_\\label\\()_4:\n"
+    "    saaug_set_\\label 0\n"
+    "    j .Lsaaug_\\label\\()_last_3_of_4\n"
     ".Lsaaug_double_\\label\\()_4:\n"
     "    saaug_double\n"
     ".Lsaaug_\\label\\()_4:\n"
     "    saaug_column \\operation, 0\n"
+    ".Lsaaug_\\label\\()_last_3_of_4:\n"
     "    saaug_column \\operation, 2\n"
     "    saaug_column \\operation, 4\n"
     "    saaug_column \\operation, 6\n"
-    "    addi a0, a0, 8\n"
-    "    saaug_next\n"
+    "    saaug_end 4\n"
     ".endm\n"
     ".macro saaug_split sum\n"
     "    slli a6, \\sum, 16\n"
@@ -489,7 +537,6 @@ __asm__(
     "    sub \\sum, \\sum, s0\n"
     "    sra a6, a6, a7\n"
     "    sra s0, \\sum, a7\n"
-    "    li \\sum, 0\n"
     ".endm\n"
     ".macro saaug_set sum, low, high\n"
     "    saaug_split \\sum\n"
@@ -527,13 +574,10 @@ __asm__(
     "    addi a0, a0, 2\n"
     "    add a3, a3, a0\n"
     "    la a4, .Lsaaug_first\n"
-    ".irp sum, t0, t1, t2, t3, t4, t5, t6, a5\n"
-    "    li \\sum, 0\n"
-    ".endr\n"
     "    saaug_next\n"
     ".Lsaaug_first:\n"
-    "    saaug_run add, plus\n"
-    "    saaug_run sub, minus\n"
+    "    saaug_routines add, plus\n"
+    "    saaug_routines sub, minus\n"
     ".Lsaaug_double:\n"
     "    saaug_double\n"
     "    saaug_next\n"
@@ -541,6 +585,11 @@ __asm__(
     "    saaug_spill set\n"
     ".Lsaaug_spill_add:\n"
     "    saaug_spill add\n"
+    ".Lsaaug_clear:\n"
+    ".irp sum, t0, t1, t2, t3, t4, t5, t6, a5\n"
+    "    li \\sum, 0\n"
+    ".endr\n"
+    "    saaug_next\n"
     ".Lsaaug_end:\n"
     "    lw s0, 0(sp)\n"
     "    lw s1, 4(sp)\n"
@@ -555,15 +604,18 @@ __asm__(
     ".balign 4\n"
     ".global saaug_bucket_routines\n"
     "saaug_bucket_routines:\n"
-    ".irp label, plus, minus, double_plus, double_minus\n"
+#if SAAUG_RV32
+    ".irp label, plus, minus, double_plus, double_minus, first_plus, first_minus\n"
+#else
+    ".irp label, plus, minus, double_plus, double_minus, plus, minus\n"
+#endif
     ".irp count, 1, 2, 3, 4\n"
     "    .2byte .Lsaaug_\\label\\()_\\count - .Lsaaug_first\n"
     ".endr\n"
     ".endr\n"
-    "    .2byte .Lsaaug_double - .Lsaaug_first\n"
-    "    .2byte .Lsaaug_spill_set - .Lsaaug_first\n"
-    "    .2byte .Lsaaug_spill_add - .Lsaaug_first\n"
-    "    .2byte .Lsaaug_end - .Lsaaug_first\n"
+    ".irp label, double, spill_set, spill_add, clear, end\n"
+    "    .2byte .Lsaaug_\\label - .Lsaaug_first\n"
+    ".endr\n"
 #endif
     ".text\n");
 
