@@ -20,7 +20,8 @@ def island(function):
         if key not in compiled:
             import tensorflow as tf
 
-            compiled[key] = tf.function(function, jit_compile=True, autograph=False)
+            # A partial of its own: TensorFlow warns of retracing per function that it is given.
+            compiled[key] = tf.function(functools.partial(function), jit_compile=True, autograph=False)
         return compiled[key](*args)
 
     return call

@@ -15,7 +15,7 @@ from saaug_keras import _validate
 from saaug_keras._compiled import island, subgraph
 
 _SMALL = 0.75  # below this |z| / sqrt 2, erf is exact and 1 - erf is not a difference of near numbers
-_FARTHEST = 12 / math.sqrt(2)  # erfc is a normal float32 up to here
+_FARTHEST = 12.0  # |z| up to which erfc(z / sqrt 2) is a normal float32
 SHIFT_SCALE = 0.1  # of sigma: the narrow Laplacian that a shift kernel adds to its Gaussian
 
 
@@ -34,7 +34,7 @@ def gaussian_to_laplace(weights, *, mean, std, location=0.0, scale):
         mean, std: of the normal distribution; tensors or floats, without gradient. A `std` of 0 counts as 1e-12.
         location, scale: of the Laplace distribution; floats or tensors, without gradient; scale >= 0.
     Returns:
-        Tensor of the shape of `weights`. |z| counts as 12 at most, except on TensorFlow, where it is not limited.
+        Tensor of the shape of `weights`. |z| counts as 12 at most.
     """
     weights = K.convert_to_tensor(weights)
     numbers = [K.stop_gradient(K.cast(number, weights.dtype)) for number in (mean, std, location, scale)]
@@ -53,7 +53,7 @@ def _laplace_of(weights, mean, std, location, scale):
 def _laplace(weights, mean, std, location, scale):
     std = K.maximum(std, 1e-12)
     z = (weights - mean) / std
-    size = K.abs(z)
+    size = K.minimum(K.abs(z), _FARTHEST)
     a = size * float(1 / np.sqrt(2.0))
     inner, outer = K.minimum(a, _SMALL), K.maximum(a, _SMALL)
     # Near 0 the log of the survival function is near -ln 2 and their sum loses digits; there, log1p keeps them.
@@ -80,7 +80,7 @@ def _padded_laplace(weights, *numbers):
 def _tail(a):
     """-(ln 2 + log survival of the standard normal at a * sqrt 2)."""
     if keras.backend.backend() != "tensorflow":
-        return -K.log(K.erfc(K.minimum(a, _FARTHEST)))
+        return -K.log(K.erfc(a))
     import tensorflow_probability as tfp
 
     zero, one = K.zeros((), a.dtype), K.ones((), a.dtype)
