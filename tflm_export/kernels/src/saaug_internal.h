@@ -122,6 +122,22 @@ static inline int32_t saaug_shift_left(int32_t value, uint32_t exponent)
     return (int32_t)((uint32_t)value << exponent);
 }
 
+/**
+ * The weight of a byte code. With SAAUG_PLAIN_BYTES, which only the benchmark's multiplying twin defines, the code is the weight:
+ * an int8 as in any quantized network.
+ */
+static inline int32_t saaug_byte_weight(uint8_t code)
+{
+    const int32_t signed_code = (int8_t)code;
+#if defined(SAAUG_PLAIN_BYTES)
+    return signed_code;
+#else
+    const int32_t magnitude = signed_code < 0 ? -signed_code : signed_code;
+    const int32_t weight = magnitude == 0 ? 0 : saaug_shift_left(1, (uint32_t)(magnitude - 1));
+    return signed_code < 0 ? -weight : weight;
+#endif
+}
+
 /** The term of a shift layer: value times the weight of code number `tap`. */
 static inline int32_t saaug_shift_term(int32_t value, const uint8_t *row, int32_t tap, int32_t layout)
 {

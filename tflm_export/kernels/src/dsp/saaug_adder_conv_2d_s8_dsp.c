@@ -5,7 +5,6 @@
  */
 #include "saaug_dsp.h"
 
-#if defined(SAAUG_DSP)
 #include "../saaug_gather.h"
 
 /* Rows of one block, in bytes; a block has four channels at least. */
@@ -48,6 +47,8 @@ int64_t saaug_adder_conv_2d_s8_dsp_size(const saaug_options *options, const saau
     const layout sizes = lay_out(options, shape);
     return sizes.pixels_bytes + sizes.channels_bytes + sizes.weights_bytes + sizes.staging_bytes;
 }
+
+#if defined(SAAUG_DSP)
 
 /* Offset binary, as the weights are: then unsigned bytes differ by as much as the int8 did. Every other word of `to`. */
 SAAUG_APART static void offset_pixels(const int8_t *from, int32_t taps, uint32_t *to)
@@ -252,6 +253,4 @@ saaug_status saaug_adder_conv_2d_s8_dsp(const saaug_options *options, const saau
     return SAAUG_OK;
 }
 
-#else
-typedef int saaug_this_file_is_for_dsp_cores;
 #endif

@@ -4,7 +4,6 @@
  */
 #include "saaug_dsp.h"
 
-#if defined(SAAUG_DSP)
 
 /* Planes of one strip of output rows, in bytes; a strip has one row at least. */
 #define STRIP_BYTES 5120
@@ -50,6 +49,8 @@ int64_t saaug_adder_depthwise_conv_2d_s8_dsp_size(const saaug_options *options, 
     const layout sizes = lay_out(options, shape);
     return (sizes.plane_words * PLANES + sizes.weights_words) * 4;
 }
+
+#if defined(SAAUG_DSP)
 
 /* One channel of one strip. */
 typedef struct {
@@ -278,6 +279,4 @@ saaug_status saaug_adder_depthwise_conv_2d_s8_dsp(const saaug_options *options, 
     return SAAUG_OK;
 }
 
-#else
-typedef int saaug_this_file_is_for_dsp_cores;
 #endif

@@ -46,6 +46,9 @@ int32_t saaug_largest_code(const saaug_options *options, const saaug_shape *shap
     if (options->layout == SAAUG_LAYOUT_NIBBLE) {
         return 7;
     }
+#if defined(SAAUG_PLAIN_BYTES)
+    return 8;
+#endif
     for (bytes = saaug_weights_bytes(options, shape); bytes != 0; --bytes) {
         const int32_t code = (int8_t)*weights++;
         const int32_t magnitude = code < 0 ? -code : code;

@@ -10,7 +10,7 @@
 
 #include "../saaug_internal.h"
 
-#if defined(__arm__)
+#if defined(__ARM_FEATURE_SIMD32)
 #include <arm_acle.h>
 
 /** acc + low(a) * low(b) + high(a) * high(b), halves signed. */

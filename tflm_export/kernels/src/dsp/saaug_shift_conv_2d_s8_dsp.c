@@ -5,7 +5,6 @@
  */
 #include "saaug_dsp.h"
 
-#if defined(SAAUG_DSP)
 #include "../saaug_gather.h"
 
 /* Decoded weights of one block, in bytes: 2560 weights. A block has two channels at least. */
@@ -51,6 +50,14 @@ static layout lay_out(const saaug_options *options, const saaug_shape *shape)
     return result;
 }
 
+int64_t saaug_shift_conv_2d_s8_dsp_size(const saaug_options *options, const saaug_shape *shape)
+{
+    const layout sizes = lay_out(options, shape);
+    return sizes.pixels_bytes + sizes.channels_bytes + sizes.weights_bytes + sizes.staging_bytes;
+}
+
+#if defined(SAAUG_DSP)
+
 static inline void expand_word(uint32_t bytes, uint32_t *to)
 {
     const uint32_t even = saaug_even_bytes(bytes), odd = saaug_odd_bytes(bytes);
@@ -77,10 +84,7 @@ SAAUG_APART static void expand(const int8_t *from, int32_t taps, uint32_t *to, i
 
 static uint32_t byte_weight(uint8_t code, int doubled)
 {
-    const uint32_t negative = code > 127;
-    const uint32_t magnitude = negative ? 256u - code : code;
-    const uint32_t weight = magnitude == 0 ? 0 : ((uint32_t)1 << doubled) << (magnitude - 1);
-    return (negative ? 0u - weight : weight) & 0xFFFFu;
+    return (uint32_t)saaug_byte_weight(code) << doubled & 0xFFFFu;
 }
 
 /* The rows of two channels, quad by quad side by side, zeros up to `padded`; a NULL row is zero. */
@@ -211,12 +215,6 @@ SAAUG_APART static void one_position(const uint32_t *pixels, const uint8_t *row0
     }
 }
 
-int64_t saaug_shift_conv_2d_s8_dsp_size(const saaug_options *options, const saaug_shape *shape)
-{
-    const layout sizes = lay_out(options, shape);
-    return sizes.pixels_bytes + sizes.channels_bytes + sizes.weights_bytes + sizes.staging_bytes;
-}
-
 saaug_status saaug_shift_conv_2d_s8_dsp(const saaug_options *options, const saaug_shape *shape, const int8_t *input,
                                         const uint8_t *weights, const int32_t *params, int8_t *output, void *scratch)
 {
@@ -280,6 +278,4 @@ saaug_status saaug_shift_conv_2d_s8_dsp(const saaug_options *options, const saau
     return SAAUG_OK;
 }
 
-#else
-typedef int saaug_this_file_is_for_dsp_cores;
 #endif

@@ -5,7 +5,6 @@
  */
 #include "saaug_dsp.h"
 
-#if defined(SAAUG_DSP)
 
 /* Planes of one strip of output rows, in bytes; a strip has one row at least. */
 #define STRIP_BYTES 5120
@@ -56,6 +55,8 @@ int64_t saaug_shift_depthwise_conv_2d_s8_dsp_size(const saaug_options *options, 
     const layout sizes = lay_out(options, shape);
     return (sizes.plane_words * PLANES + sizes.weights_words + sizes.taps_words) * 4;
 }
+
+#if defined(SAAUG_DSP)
 
 /* One channel of one strip. */
 typedef struct {
@@ -193,7 +194,7 @@ static void decode_channel(const saaug_options *options, const uint8_t *row, int
         }
     } else {
         for (i = 0; i < count; ++i) {
-            taps[i] = (int16_t)saaug_shift_term(1 << doubled, row, i, SAAUG_LAYOUT_BYTE);
+            taps[i] = (int16_t)saaug_shift_left(saaug_byte_weight(row[i]), (uint32_t)doubled);
         }
     }
     for (i = 0; i < options->kernel_h; ++i, taps += options->kernel_w) {
@@ -346,6 +347,4 @@ saaug_status saaug_shift_depthwise_conv_2d_s8_dsp(const saaug_options *options, 
     return SAAUG_OK;
 }
 
-#else
-typedef int saaug_this_file_is_for_dsp_cores;
 #endif

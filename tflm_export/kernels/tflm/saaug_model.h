@@ -1,0 +1,32 @@
+/**
+ * @file saaug_model.h
+ * A check of a .tflite file before TensorFlow Lite for Microcontrollers reads it.
+ *
+ * The interpreter follows the offsets of the file wherever they lead, and takes the length of a constant from its tensor's
+ * shape: with a truncated or damaged file it reads outside of it. This walk finds that first. It follows what the interpreter
+ * follows on its way to our operators: codes, subgraphs, tensors, their quantization and buffers, operators and their options.
+ * Fields that only a built-in operator's own options have are the interpreter's business.
+ */
+#ifndef SAAUG_MODEL_H
+#define SAAUG_MODEL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/**
+ * @param model   the file, aligned to 16 bytes as the interpreter wants it.
+ * @param length  of the file, in bytes.
+ * @param index   the tensor, operator or other element at fault, or -1; may be NULL.
+ * @return NULL if the file is sound, else what is wrong with it, in words.
+ */
+const char *saaug_check_model(const void *model, size_t length, int32_t *index);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* SAAUG_MODEL_H */
