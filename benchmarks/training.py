@@ -3,8 +3,8 @@
     python benchmarks/training.py [--backbone mobilenetv2-tiny mcunet-in0] [--steps 20] [--json]
 
 Absolute figures are this machine's; the ratios are what to compare. A second table sets the add convolution beside
-matrix multiplication, the obvious broadcast form and, where torch is installed, torch.cdist(p=1); a third gives the peak
-memory of one training step of an add layer beside a convolution, each measured in a process of its own.
+matrix multiplication, the obvious broadcast form and, where torch is installed, torch.cdist(p=1); a third gives the
+peak memory of one training step of an add layer beside a convolution, each measured in a process of its own.
 """
 
 import argparse

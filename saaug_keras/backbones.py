@@ -36,7 +36,8 @@ def operator_options(operator: str) -> dict:
     _validate.one_of("operator_options", "operator", operator, OPERATORS)
     if not operator.startswith("shift"):
         return {}
-    return {"weight_bits": 5 if operator.startswith("shift5") else 4, "variant": "ps" if operator.endswith("-ps") else "q"}
+    variant = "ps" if operator.endswith("-ps") else "q"
+    return {"weight_bits": 5 if operator.startswith("shift5") else 4, "variant": variant}
 
 
 def operator_kind(operator: str) -> str:
@@ -153,8 +154,9 @@ class NetSpec:
             channels = block.filters
 
     def with_operator(
-        self, operator: str, *, stem: str | None = None, classifier: str | None = None, squeeze_excite: str | None = None
-    ) -> NetSpec:
+        self, operator: str, *, stem: str | None = None, classifier: str | None = None,
+        squeeze_excite: str | None = None,
+    ) -> NetSpec:  # fmt: skip
         """The same network under an operator policy.
 
         Args:
@@ -546,8 +548,8 @@ def spec(
         strides = tuple(strides)
         if len(strides) != len(places) or any(s not in (1, 2) for s in strides):
             raise ValueError(
-                f"backbones.spec: `strides` must be {len(places)} numbers, each 1 or 2 (the stem and the {len(places) - 1} "
-                f"blocks of stride 2). Received: strides={strides}."
+                f"backbones.spec: `strides` must be {len(places)} numbers, each 1 or 2 (the stem and the "
+                f"{len(places) - 1} blocks of stride 2). Received: strides={strides}."
             )
         stem = dataclasses.replace(stem, strides=strides[0])
         new = dict(zip(places[1:], strides[1:], strict=True))

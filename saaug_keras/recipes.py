@@ -397,8 +397,8 @@ def _make_checkpoint(out, recipe, steps):
                 raise ValueError(
                     f"recipes.train: the loss must be finite. Received: loss={logs['loss']} in epoch "
                     f"{len(self.history) + 1}, step {batch + 1}; first weight that is not finite: "
-                    f"{_first_broken(self.model)}. Try a smaller learning_rate (now {recipe.learning_rate:g}), a longer "
-                    "warm-up, or normalize_loss=True."
+                    f"{_first_broken(self.model)}. Try a smaller learning_rate (now {recipe.learning_rate:g}), a "
+                    "longer warm-up, or normalize_loss=True."
                 )
 
         def on_epoch_end(self, epoch, logs=None):

@@ -1,7 +1,7 @@
 """Joint training of a target network and its augmented networks with `model.fit`.
 
-`augment(spec, ...)` gives an `AugmentedModel`. Every training step draws the augmented network's widths, runs target and
-augmented network over the shared layers, and makes one optimizer step on the sum of both losses' gradients.
+`augment(spec, ...)` gives an `AugmentedModel`. Every training step draws the augmented network's widths, runs target
+and augmented network over the shared layers, and makes one optimizer step on the sum of both losses' gradients.
 """
 
 from __future__ import annotations
@@ -187,10 +187,17 @@ class AugmentedModel(keras.Model):
 
     def train_step(self, *args):
         """One step on the summed gradients; the gradients of add kernels are scaled after the sum."""
-        step = {"tensorflow": self._train_step_tensorflow, "jax": self._train_step_jax}
-        backend = keras.backend.backend()
-        _validate.one_of("AugmentedModel", "backend", backend, tuple(sorted(step)))
-        return step[backend](*args)
+        backend = _validate.one_of("AugmentedModel", "backend", keras.backend.backend(), ("jax", "tensorflow"))
+        if backend == "jax":
+            return self._train_step_jax(*args)
+        import tensorflow as tf
+
+        # There is no Python control flow on tensors in here, and AutoGraph would double the time to trace.
+        return tf.autograph.experimental.do_not_convert(self._train_step_tensorflow)(*args)
+
+    def _loss_scale(self):
+        """What a LossScaleOptimizer multiplies the loss with, or None."""
+        return getattr(self.optimizer, "dynamic_scale", None)
 
     def _train_step_tensorflow(self, data):
         import tensorflow as tf
@@ -202,7 +209,7 @@ class AugmentedModel(keras.Model):
             scaled = self.optimizer.scale_loss(loss)
         self._loss_metric().update_state(loss * _replicas(), sample_weight=keras.ops.shape(x)[0])
         gradients = tape.gradient(scaled, self.trainable_variables)
-        gradients = _scale_adder_gradients_over_replicas(self.trainable_variables, gradients)
+        gradients = _scale_over_replicas(self.trainable_variables, gradients, self._loss_scale())
         self.optimizer.apply(gradients, self.trainable_variables)
         return self.compute_metrics(x, y, y_pred, sample_weight)
 
@@ -216,7 +223,8 @@ class AugmentedModel(keras.Model):
             optimizer_variables=optimizer_variables,
         )  # fmt: skip
         loss, y_pred, non_trainable, metric_variables = results
-        gradients = ops.scale_adder_gradients(self.trainable_variables, gradients)
+        with keras.StatelessScope(zip(self.optimizer.variables, optimizer_variables, strict=True)):
+            gradients = ops.scale_adder_gradients(self.trainable_variables, gradients, loss_scale=self._loss_scale())
         trainable, optimizer_variables = self.optimizer.stateless_apply(optimizer_variables, gradients, trainable)
         with keras.StatelessScope(zip(self.metrics_variables, metric_variables, strict=True)) as scope:
             self._loss_metric().update_state(loss, sample_weight=x.shape[0])
@@ -262,22 +270,20 @@ def _replicas() -> int:
     return context.num_replicas_in_sync if context is not None else 1
 
 
-def _scale_adder_gradients_over_replicas(variables, gradients):
+def _scale_over_replicas(variables, gradients, loss_scale):
     """`ops.scale_adder_gradients` of the gradient summed over replicas; the optimizer's own sum leaves it as it is."""
     import tensorflow as tf
 
     replicas = _replicas()
     if replicas == 1:
-        return ops.scale_adder_gradients(variables, gradients)
+        return ops.scale_adder_gradients(variables, gradients, loss_scale=loss_scale)
     context = tf.distribute.get_replica_context()
     gradients = list(gradients)
     for index, variable in enumerate(variables):
         if getattr(variable, "adder_learning_rate", None) is not None and gradients[index] is not None:
             gradients[index] = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients[index])
-    scaled = ops.scale_adder_gradients(variables, gradients)
-    return [
-        new if new is old else new / replicas for new, old in zip(scaled, gradients, strict=True)
-    ]
+    scaled = ops.scale_adder_gradients(variables, gradients, loss_scale=loss_scale)
+    return [new if new is old else new / replicas for new, old in zip(scaled, gradients, strict=True)]
 
 
 def _target_of(y_pred):

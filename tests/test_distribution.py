@@ -30,7 +30,7 @@ for operator in ("shift", "adder"):
         two = fit(operator)
     print(one["target_loss"], two["target_loss"], two["loss"])
     for name in ("loss", "target_loss", "augmented_loss"):
-        # Batch norm sees half a batch per replica, so the numbers are near, not equal; a forgotten factor of two is not.
+        # Batch norm sees half a batch per replica: the numbers are near, not equal. A forgotten factor is not near.
         np.testing.assert_allclose(one[name], two[name], rtol=0.25)
     assert two["loss"][-1] < two["loss"][0]
 print("same losses")
