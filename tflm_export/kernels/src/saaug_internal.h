@@ -31,6 +31,8 @@ typedef int64_t saaug_kernel_size(const saaug_options *options, const saaug_shap
 #define SAAUG_PORTABLE 1
 #endif
 
+#include "portable/saaug_words.h"
+
 #if defined(SAAUG_REFERENCE)
 #define SAAUG_VERSION_NAME "reference"
 #define SAAUG_VERSIONED(op) op##_reference
@@ -47,7 +49,9 @@ typedef int64_t saaug_kernel_size(const saaug_options *options, const saaug_shap
 
 #define SAAUG_DECLARE(op)                                                                                              \
     saaug_kernel op##_reference, op##_portable, op##_dsp, op##_helium;                                                 \
-    saaug_kernel_size op##_reference_size, op##_portable_size, op##_dsp_size, op##_helium_size
+    saaug_kernel_size op##_reference_size, op##_portable_size, op##_dsp_size, op##_helium_size;                          \
+    /* op##_portable_size is one of these, by SAAUG_WORDS; every build has both, for planning the memory of another core. */ \
+    saaug_kernel_size op##_portable4_size, op##_portable8_size
 
 SAAUG_DECLARE(saaug_shift_conv_2d_s8);
 SAAUG_DECLARE(saaug_shift_depthwise_conv_2d_s8);

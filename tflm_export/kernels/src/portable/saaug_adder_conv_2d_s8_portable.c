@@ -9,23 +9,26 @@ typedef struct {
     int64_t scales, accs, bytes; /* into scratch, the block being first; all of it */
 } layout;
 
-static layout lay_out(const saaug_options *options, const saaug_shape *shape)
+/* For columns of `words` words. */
+static layout lay_out(const saaug_options *options, const saaug_shape *shape, int32_t words)
 {
     layout l;
     l.taps = options->kernel_h * options->kernel_w * shape->in_c;
     l.chunk = l.taps < SAAUG_DISTANCE_TAPS ? l.taps : SAAUG_DISTANCE_TAPS;
     l.chunks = saaug_divide_up(l.taps, l.chunk);
     l.channels = l.chunks == 1 ? 1 : shape->out_c < GROUP_CHANNELS ? shape->out_c : GROUP_CHANNELS;
-    l.scales = (int64_t)l.chunk * SAAUG_COLUMN_BYTES;
+    l.scales = (int64_t)l.chunk * words * 4;
     l.accs = l.scales + (int64_t)shape->out_c * (int64_t)sizeof(saaug_bucket_scale);
-    l.bytes = l.accs + (int64_t)4 * SAAUG_PIXELS * l.channels;
+    l.bytes = l.accs + (int64_t)8 * words * l.channels;
     return l;
 }
 
-int64_t saaug_adder_conv_2d_s8_portable_size(const saaug_options *options, const saaug_shape *shape)
+static int64_t size(const saaug_options *options, const saaug_shape *shape, int32_t words)
 {
-    return lay_out(options, shape).bytes;
+    return lay_out(options, shape, words).bytes;
 }
+
+SAAUG_PORTABLE_SIZES(saaug_adder_conv_2d_s8, size)
 
 /* Sums of the pixels of each word of the columns. */
 static void sum_columns(const uint32_t *block, int32_t taps, uint32_t *sums)
@@ -72,7 +75,7 @@ static void run(const uint32_t *block, const uint8_t *row, int32_t taps, const u
 saaug_status saaug_adder_conv_2d_s8_portable(const saaug_options *options, const saaug_shape *shape, const int8_t *input,
                                              const uint8_t *weights, const int32_t *params, int8_t *output, void *scratch)
 {
-    const layout l = lay_out(options, shape);
+    const layout l = lay_out(options, shape, SAAUG_WORDS);
     const int32_t row_bytes = saaug_row_bytes(options, shape);
     const int32_t pixels = shape->batches * shape->out_h * shape->out_w;
     uint32_t *const block = scratch;

@@ -8,12 +8,14 @@
 #define NEGATIVE_OF(layout) ((layout) == SAAUG_LAYOUT_NIBBLE ? 8 : 16)
 #define INDICES 33
 
+/* Most columns of a head in a threaded program. */
+#define LONGEST_RUN 4
+
 /* A program. Its instructions are heads; a head that adds or subtracts stands for a number of columns. */
 #if SAAUG_THREADED
 /* uint16: bytes from here to the heads, less 2; the columns of all heads; the heads. A head says where the interpreter's
  * routine is: for Thumb-2 in a table of addresses, else from the first routine on. After a spill comes 16 - exponent. A
  * routine adds 1 to 4 columns. */
-#define LONGEST_RUN 4
 #if SAAUG_THUMB == 2
 #define ADD(distance) (4 * (distance)) /* distance in exponents from the spill: 0..7 */
 #define SUB(distance) (32 + 4 * (distance))
@@ -58,13 +60,9 @@ extern const uint16_t saaug_bucket_routines[];
 
 int32_t saaug_bucket_program_length(int32_t taps, int32_t layout)
 {
-    /* A level of both signs has at most two heads, a spill and a doubling more than its columns need. */
-    const int32_t levels = LEVELS_OF(layout);
-#if SAAUG_THREADED
-    return (1 + taps + taps / LONGEST_RUN + 5 * levels + 1 + 1) & ~1;
-#else
-    return (taps + 4 * levels + 1 + 1) & ~1;
-#endif
+    /* The longest of all interpreters': a word in front, columns, heads of whole runs; a level of both signs has at most two
+     * heads, a doubling and two words of a spill more; two words at the end. */
+    return (1 + taps + taps / LONGEST_RUN + 5 * LEVELS_OF(layout) + 2 + 1) & ~1;
 }
 
 static uint16_t *emit_spill(uint16_t *head, int32_t accumulate, int32_t exponent)
@@ -712,16 +710,21 @@ enum { PATH_FULL, PATH_CLAMP, PATH_LONG, PATH_POWER_OF_TWO };
 #if SAAUG_NO_MULTIPLY
 
 /* Requantization without a product. acc * multiplier / 2^(31 + shift) is acc / d with d = 2^(31 + shift) / multiplier in
- * (2^shift, 2^(shift + 1)]. `step` is d * 2^up, rounded down, up = 21 - shift: in [2^21, 2^22]. `base` is the zero point, the
- * 128 that makes int8 unsigned and the half that rounds, in steps. (acc * 2^up + base) / step, bit by bit, gives the result
+ * (2^shift, 2^(shift + 1)]. `step` is d * 2^up, rounded down, up = 21 - shift: in [2^21, 2^22]. The nudge is the zero point, the
+ * 128 that makes int8 unsigned and the half that rounds, in steps. (acc * 2^up + nudge) / step, bit by bit, gives the result
  * and a rest, which says how far acc is from where the result changes. The errors of the rounded step (at most 256 of them,
  * and the half) are below 2^9; rounding to Q31 first, as the contract has it, moves acc by half a unit of Q31, which is 2^up
  * at most, and halves go away from zero. The result is sure if the rest is further than all that from 0 and from step.
  * Accumulators beyond 2^(shift + 9) are beyond int8 for every zero point. */
 #define STEP_BITS 21
 
+static inline uint32_t margin_of(const saaug_bucket_scale *scale)
+{
+    return ((uint32_t)1 << (STEP_BITS - scale->shift)) + 512u;
+}
+
 /* Returns whether there is such a division. */
-static int prepare_division(saaug_bucket_scale *scale, int32_t zero_point)
+static int prepare_division(saaug_bucket_scale *scale)
 {
     const uint32_t divisor = (uint32_t)(scale->multiplier < 0 ? -scale->multiplier : scale->multiplier);
     uint32_t remainder = ((uint32_t)1 << 31) - divisor, quotient = 1;
@@ -738,12 +741,8 @@ static int prepare_division(saaug_bucket_scale *scale, int32_t zero_point)
         }
     }
     scale->step = quotient;
-    scale->zero_point = (int8_t)zero_point;
-    scale->base = (zero_point + 128) * (int32_t)quotient + (int32_t)(quotient >> 1);
-    scale->up = (uint8_t)(STEP_BITS - scale->shift);
-    scale->margin = ((uint32_t)1 << scale->up) + 512u;
-    scale->sure = quotient - 2 * scale->margin;
-    return 2 * scale->margin < quotient;
+    scale->nudge = (scale->zero_point + 128) * (int32_t)quotient + (int32_t)(quotient >> 1);
+    return 2 * margin_of(scale) < quotient;
 }
 
 /* Keeps what is rare out of the loop whose registers it would take. */
@@ -789,13 +788,13 @@ static inline int32_t requantize(int32_t acc, const saaug_bucket_scale *scale, i
 {
     const int32_t value = negative ? -scale->bias - acc : acc + scale->bias;
     const int32_t reach = (int32_t)((uint32_t)512 << scale->shift);
-    const uint32_t step = scale->step;
+    const uint32_t step = scale->step, margin = margin_of(scale);
     uint32_t rest;
     int32_t result = -128;
     if ((uint32_t)(value + reach) >= 2 * (uint32_t)reach) {
         return value < 0 ? act_min : act_max;
     }
-    rest = (uint32_t)saaug_shift_left(value, scale->up) + (uint32_t)scale->base;
+    rest = (uint32_t)saaug_shift_left(value, (uint32_t)STEP_BITS - scale->shift) + (uint32_t)scale->nudge;
     if (rest >= step << 8) {
         return (int32_t)rest < 0 ? act_min : act_max;
     }
@@ -814,7 +813,7 @@ static inline int32_t requantize(int32_t acc, const saaug_bucket_scale *scale, i
     DIGIT(1)
     DIGIT(0)
 #undef DIGIT
-    if (rest - scale->margin >= scale->sure) {
+    if (rest - margin >= step - 2 * margin) {
         result = rescale_exactly(acc + scale->bias, scale);
     }
     return saaug_clamp(result, act_min, act_max);
@@ -863,17 +862,20 @@ void saaug_bucket_prepare(const int32_t *params, const saaug_options *options, s
     channel->bias = params[0];
     channel->multiplier = params[1];
     channel->shift = (uint8_t)params[2];
+    channel->zero_point = (int8_t)options->output_zero_point;
     channel->nudge = 0;
+    channel->step = 0;
     if (options->requant == SAAUG_REQUANT_POWER_OF_TWO) {
         channel->path = PATH_POWER_OF_TWO;
     } else if (params[2] > LONGEST_SHORT_SHIFT) {
         channel->path = PATH_LONG;
     } else {
         channel->path = !SAAUG_NO_MULTIPLY && options->act_min == -128 && options->act_max == 127 ? PATH_FULL : PATH_CLAMP;
+#if SAAUG_NO_MULTIPLY
+        channel->path = prepare_division(channel) ? PATH_CLAMP : PATH_LONG;
+#else
         channel->nudge = saaug_shift_left(options->output_zero_point, (uint32_t)params[2]) +
                          (int32_t)((uint32_t)1 << (params[2] - 1));
-#if SAAUG_NO_MULTIPLY
-        channel->path = prepare_division(channel, options->output_zero_point) ? PATH_CLAMP : PATH_LONG;
 #endif
     }
 }

@@ -14,65 +14,19 @@
 #ifndef SAAUG_BUCKET_H
 #define SAAUG_BUCKET_H
 
-#include "saaug_internal.h"
-
-/* The interpreters in assembly. THUMB is 1 for Thumb-1 (Cortex-M0), 2 for Thumb-2 (Cortex-M3 and up); RV32 is for the 32
- * registers of RV32I. */
-#if defined(__GNUC__) && defined(__thumb__) && defined(__ARM_ARCH_PROFILE) && !defined(SAAUG_NO_ASM)
-#if __ARM_ARCH_PROFILE == 'M' && defined(__ARMEL__)
-#define SAAUG_THUMB __ARM_ARCH_ISA_THUMB
-#endif
-#elif defined(__GNUC__) && defined(__riscv) && !defined(__riscv_32e) && !defined(SAAUG_NO_ASM)
-#if __riscv_xlen == 32
-#define SAAUG_RV32 1
-#endif
-#endif
-#ifndef SAAUG_THUMB
-#define SAAUG_THUMB 0
-#endif
-#ifndef SAAUG_RV32
-#define SAAUG_RV32 0
-#endif
-#define SAAUG_THREADED (SAAUG_THUMB || SAAUG_RV32)
-
-/* Words of a column: as many as sums fit the registers. */
-#if SAAUG_THUMB
-#define SAAUG_WORDS 4
-#elif SAAUG_RV32
-#define SAAUG_WORDS 8
-#elif !defined(SAAUG_WORDS)
-#if defined(__arm__) || defined(__riscv_32e)
-#define SAAUG_WORDS 4
-#else
-#define SAAUG_WORDS 8
-#endif
-#endif
-#define SAAUG_PIXELS (2 * SAAUG_WORDS)
-#define SAAUG_COLUMN_BYTES (4 * SAAUG_WORDS)
+#include "../saaug_internal.h"
+#include "saaug_words.h"
 
 /* Most taps of a program: the sum of one exponent stays in int16 (252 * 128 <= 32767), and the next begins on a byte. */
 #define SAAUG_PROGRAM_TAPS 252
 
-/* No multiplication at all on this core: the library's takes hundreds of steps. */
-#ifndef SAAUG_NO_MULTIPLY
-#if defined(__riscv) && !defined(__riscv_mul)
-#define SAAUG_NO_MULTIPLY 1
-#else
-#define SAAUG_NO_MULTIPLY 0
-#endif
-#endif
-
-/** What requantizes an output channel, made once for many blocks; see saaug_bucket.c. */
+/** What requantizes an output channel, made once for many blocks; see saaug_bucket.c. Of one size on all cores. */
 typedef struct {
     int32_t bias, multiplier;
-    int32_t nudge; /* half of 2^shift and the zero point, where they may be added together */
-#if SAAUG_NO_MULTIPLY
-    uint32_t step, margin, sure; /* of the division that takes the place of a multiplication */
-    int32_t base;
-    uint8_t up;
-    int8_t zero_point;
-#endif
+    int32_t nudge; /* half of 2^shift and the zero point, where they may be added together; without multiplication: base */
+    uint32_t step; /* of the division that takes the place of a multiplication */
     uint8_t shift, path;
+    int8_t zero_point;
 } saaug_bucket_scale;
 
 void saaug_bucket_prepare(const int32_t *params, const saaug_options *options, saaug_bucket_scale *channel);
@@ -102,5 +56,20 @@ void saaug_bucket_store(const int32_t *acc, int32_t lows, int32_t highs, const s
 
 /** Two pixels in a word. */
 static inline uint32_t saaug_pair(int32_t low, int32_t high) { return (uint32_t)low + ((uint32_t)high << 16); }
+
+/* The three getters of a size that depends on the words of a column. */
+#define SAAUG_PORTABLE_SIZES(op, size)                                                                                 \
+    int64_t op##_portable4_size(const saaug_options *options, const saaug_shape *shape)                                \
+    {                                                                                                                  \
+        return size(options, shape, 4);                                                                                \
+    }                                                                                                                  \
+    int64_t op##_portable8_size(const saaug_options *options, const saaug_shape *shape)                                \
+    {                                                                                                                  \
+        return size(options, shape, 8);                                                                                \
+    }                                                                                                                  \
+    int64_t op##_portable_size(const saaug_options *options, const saaug_shape *shape)                                 \
+    {                                                                                                                  \
+        return size(options, shape, SAAUG_WORDS);                                                                      \
+    }
 
 #endif /* SAAUG_BUCKET_H */

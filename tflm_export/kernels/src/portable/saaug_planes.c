@@ -5,7 +5,7 @@
 typedef struct {
     int32_t taps;
     int32_t rows;          /* output rows in half a strip */
-    int32_t blocks;        /* blocks of SAAUG_WORDS output columns in a row */
+    int32_t blocks;        /* blocks of output columns in a row */
     int32_t phases, width; /* of a row of the plane; words of a phase */
     int32_t pitch, height; /* words of a row of the plane; rows */
     int64_t channel, offsets, bytes; /* into scratch, the plane being first; all of it */
@@ -18,15 +18,16 @@ static int32_t rows_of_plane(const saaug_options *options, int32_t output_rows)
     return (output_rows - 1) * options->stride_h + (options->kernel_h - 1) * options->dilation_h + 1;
 }
 
-static layout lay_out(const saaug_plane_operator *operator, const saaug_options *options, const saaug_shape *shape)
+static layout lay_out(const saaug_plane_operator *operator, const saaug_options *options, const saaug_shape *shape,
+                      int32_t words)
 {
     const int32_t reach = (options->kernel_w - 1) * options->dilation_w;
     layout l;
     int64_t row_bytes;
     l.taps = options->kernel_h * options->kernel_w;
-    l.blocks = (shape->out_w + SAAUG_WORDS - 1) / SAAUG_WORDS;
+    l.blocks = (shape->out_w + words - 1) / words;
     l.phases = at_most(options->stride_w, reach + 1);
-    l.width = l.blocks * SAAUG_WORDS + reach / options->stride_w;
+    l.width = l.blocks * words + reach / options->stride_w;
     l.pitch = l.phases * l.width;
     l.rows = (shape->out_h + 1) / 2;
     row_bytes = (int64_t)4 * l.pitch;
@@ -43,9 +44,10 @@ static layout lay_out(const saaug_plane_operator *operator, const saaug_options 
     return l;
 }
 
-int64_t saaug_planes_size(const saaug_plane_operator *operator, const saaug_options *options, const saaug_shape *shape)
+int64_t saaug_planes_size(const saaug_plane_operator *operator, const saaug_options *options, const saaug_shape *shape,
+                          int32_t words)
 {
-    return lay_out(operator, options, shape).bytes;
+    return lay_out(operator, options, shape, words).bytes;
 }
 
 /* Byte offset of each tap from the word of an output position. */
@@ -118,7 +120,7 @@ saaug_status saaug_planes_layer(const saaug_plane_operator *operator, const saau
                                 const saaug_shape *shape, const int8_t *input, const uint8_t *weights,
                                 const int32_t *params, int8_t *output, void *scratch)
 {
-    const layout l = lay_out(operator, options, shape);
+    const layout l = lay_out(operator, options, shape, SAAUG_WORDS);
     uint32_t *const plane = scratch;
     void *const taps = (uint8_t *)scratch + l.channel;
     uint16_t *const offsets = (void *)((uint8_t *)scratch + l.offsets);

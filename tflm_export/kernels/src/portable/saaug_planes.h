@@ -21,8 +21,9 @@ typedef struct {
     void (*run)(const void *taps, const uint32_t *words, int32_t *acc);
 } saaug_plane_operator;
 
-/** Bytes of scratch; -1 if not even one output row has a plane of less than 2^16 bytes. */
-int64_t saaug_planes_size(const saaug_plane_operator *operator, const saaug_options *options, const saaug_shape *shape);
+/** Bytes of scratch for columns of `words` words; -1 if not even one output row has a plane of less than 2^16 bytes. */
+int64_t saaug_planes_size(const saaug_plane_operator *operator, const saaug_options *options, const saaug_shape *shape,
+                          int32_t words);
 
 /** The layer. @pre saaug_planes_size() is not -1. */
 saaug_status saaug_planes_layer(const saaug_plane_operator *operator, const saaug_options *options,

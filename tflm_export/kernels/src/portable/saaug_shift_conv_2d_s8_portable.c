@@ -13,7 +13,8 @@ typedef struct {
     int64_t programs, scales, accs, bytes; /* offsets into scratch, the block being first; all of it */
 } layout;
 
-static layout lay_out(const saaug_options *options, const saaug_shape *shape)
+/* For columns of `words` words. */
+static layout lay_out(const saaug_options *options, const saaug_shape *shape, int32_t words)
 {
     layout l;
     int32_t groups;
@@ -25,26 +26,28 @@ static layout lay_out(const saaug_options *options, const saaug_shape *shape)
     groups = saaug_divide_up(shape->out_c, PROGRAM_BYTES / (2 * l.length));
     l.channels = saaug_divide_up(shape->out_c, groups);
     l.pixels = shape->batches * shape->out_h * shape->out_w;
-    l.tile = saaug_divide_up(l.pixels, SAAUG_PIXELS);
+    l.tile = saaug_divide_up(l.pixels, 2 * words);
     if (l.chunks > 1 && l.tile > TILE_BLOCKS) {
         l.tile = TILE_BLOCKS;
     }
-    l.programs = (int64_t)l.chunk * SAAUG_COLUMN_BYTES;
+    l.programs = (int64_t)l.chunk * words * 4;
     l.scales = l.programs + (int64_t)l.channels * l.length * 2;
     l.accs = l.scales + (int64_t)l.channels * (int64_t)sizeof(saaug_bucket_scale);
-    l.bytes = l.accs + (int64_t)4 * SAAUG_PIXELS * (l.chunks > 1 ? l.tile * l.channels : 1);
+    l.bytes = l.accs + (int64_t)8 * words * (l.chunks > 1 ? l.tile * l.channels : 1);
     return l;
 }
 
-int64_t saaug_shift_conv_2d_s8_portable_size(const saaug_options *options, const saaug_shape *shape)
+static int64_t size(const saaug_options *options, const saaug_shape *shape, int32_t words)
 {
-    return lay_out(options, shape).bytes;
+    return lay_out(options, shape, words).bytes;
 }
+
+SAAUG_PORTABLE_SIZES(saaug_shift_conv_2d_s8, size)
 
 saaug_status saaug_shift_conv_2d_s8_portable(const saaug_options *options, const saaug_shape *shape, const int8_t *input,
                                              const uint8_t *weights, const int32_t *params, int8_t *output, void *scratch)
 {
-    const layout l = lay_out(options, shape);
+    const layout l = lay_out(options, shape, SAAUG_WORDS);
     const int32_t row_bytes = saaug_row_bytes(options, shape);
     uint32_t *const block = scratch;
     uint16_t *const programs = (void *)((uint8_t *)scratch + l.programs);

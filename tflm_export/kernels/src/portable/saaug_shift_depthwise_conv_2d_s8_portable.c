@@ -18,24 +18,27 @@ static saaug_plane_operator operator_of(const saaug_options *options)
 }
 
 /* Kernels beyond a program's length and images too wide for planes go to the reference version. */
-static int64_t size(const saaug_options *options, const saaug_shape *shape)
+static int64_t planes_size(const saaug_options *options, const saaug_shape *shape, int32_t words)
 {
     const saaug_plane_operator operator = operator_of(options);
-    return options->kernel_h * options->kernel_w <= SAAUG_PROGRAM_TAPS ? saaug_planes_size(&operator, options, shape) : -1;
+    return options->kernel_h * options->kernel_w <= SAAUG_PROGRAM_TAPS ? saaug_planes_size(&operator, options, shape, words)
+                                                                             : -1;
 }
 
-int64_t saaug_shift_depthwise_conv_2d_s8_portable_size(const saaug_options *options, const saaug_shape *shape)
+static int64_t size(const saaug_options *options, const saaug_shape *shape, int32_t words)
 {
-    const int64_t bytes = size(options, shape);
+    const int64_t bytes = planes_size(options, shape, words);
     return bytes >= 0 ? bytes : saaug_shift_depthwise_conv_2d_s8_reference_size(options, shape);
 }
+
+SAAUG_PORTABLE_SIZES(saaug_shift_depthwise_conv_2d_s8, size)
 
 saaug_status saaug_shift_depthwise_conv_2d_s8_portable(const saaug_options *options, const saaug_shape *shape,
                                                        const int8_t *input, const uint8_t *weights,
                                                        const int32_t *params, int8_t *output, void *scratch)
 {
     const saaug_plane_operator operator = operator_of(options);
-    if (size(options, shape) < 0) {
+    if (planes_size(options, shape, SAAUG_WORDS) < 0) {
         return saaug_shift_depthwise_conv_2d_s8_reference(options, shape, input, weights, params, output, scratch);
     }
     return saaug_planes_layer(&operator, options, shape, input, weights, params, output, scratch);

@@ -1,12 +1,20 @@
 /* SHIFT_FULLY_CONNECTED, portable: several vectors are the pixels of a 1x1 convolution; for one, nothing can be packed. */
 #include "saaug_bucket.h"
 
-static int as_convolution(const saaug_shape *shape) { return shape->batches >= SAAUG_WORDS; }
+#define LEAST_VECTORS 4
 
-int64_t saaug_shift_fully_connected_s8_portable_size(const saaug_options *options, const saaug_shape *shape)
+static int as_convolution(const saaug_shape *shape) { return shape->batches >= LEAST_VECTORS; }
+
+static int64_t size(const saaug_options *options, const saaug_shape *shape, int32_t words)
 {
-    return as_convolution(shape) ? saaug_shift_conv_2d_s8_portable_size(options, shape) : 0;
+    if (!as_convolution(shape)) {
+        return 0;
+    }
+    return words == 4 ? saaug_shift_conv_2d_s8_portable4_size(options, shape)
+                      : saaug_shift_conv_2d_s8_portable8_size(options, shape);
 }
+
+SAAUG_PORTABLE_SIZES(saaug_shift_fully_connected_s8, size)
 
 /* 2 * value * weight of a nibble's code. */
 static inline int32_t twice_the_term(int32_t value, uint32_t code)
