@@ -249,19 +249,26 @@ def die(recipe, folder, test):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def stumble(recipe, folder, test):
+    raise TypeError("a mistake in the program, not in one run")
+
+
 def test_a_process_that_dies_is_reported(tmp_path):
-    with pytest.raises(ChildProcessError, match="a process died while it trained direct-shift"):
+    with pytest.raises(ChildProcessError, match="that trained direct-shift.* was killed by signal 9"):
         run_toy(grid(), tmp_path, jobs=2, trainer=die, only="direct")
+    with pytest.raises(ChildProcessError, match="that trained direct-shift.* failed; its message stands above"):
+        run_toy(grid(), tmp_path, jobs=2, trainer=stumble, only="direct")
     assert not multiprocessing.active_children()
 
 
 def test_only_runs_what_matches_and_what_it_must_measure(tmp_path):
-    book, lines = run_toy(grid(), tmp_path, only="direct-equal-compute")
+    book, lines = run_toy(grid(tuning={"epochs": 2}), tmp_path, only="direct-equal-compute")
     assert [("equal" in line, line.split()[1]) for line in lines] == [(False, "tune")] * 6 + [(True, "tune")] * 3 + [
         (True, "final")
     ] * 3
     findings = report(book)
     assert [line.cell.arm for line in findings.lines] == ["direct-equal-compute"]
+    assert findings.lines[0].epochs == 10 * 6 / 2  # by whole speeds: the first of two epochs is slow and left out
     assert findings.missing == 3 * 3 and "9 runs are missing" in (tmp_path / "table.md").read_text()
 
 

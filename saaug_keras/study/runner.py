@@ -367,15 +367,15 @@ class _Processes:
         self.jobs, self.book, self.trainer, self.prepare = jobs, book, trainer, prepare
         self.running: dict[connection.Connection, Task] = {}
         self._idle: list[connection.Connection] = []
-        self._processes = []
+        self._processes: dict[connection.Connection, multiprocessing.Process] = {}
 
     def __enter__(self):
         return self
 
     def __exit__(self, *exception):
-        for process in self._processes:
+        for process in self._processes.values():
             process.terminate()
-        for process in self._processes:
+        for process in self._processes.values():
             process.join()
 
     def offer(self, task):
@@ -395,7 +395,7 @@ class _Processes:
         process = context.Process(target=_serve, args=arguments, daemon=True)
         process.start()
         there.close()  # so that the end of the process is the end of the pipe
-        self._processes.append(process)
+        self._processes[here] = process
         return here
 
     def wait(self) -> list[Task]:
@@ -411,9 +411,16 @@ class _Processes:
             try:
                 error = pipe.recv()
             except EOFError as end:
+                process = self._processes[pipe]
+                process.join()
+                cause = (
+                    f"was killed by signal {-process.exitcode}, perhaps for want of memory (then use fewer --jobs)"
+                    if process.exitcode < 0
+                    else "failed; its message stands above"
+                )
                 raise ChildProcessError(
-                    f"study: a process died while it trained {task.name}, perhaps out of memory. Finished runs are "
-                    "kept: start the study again, with fewer --jobs."
+                    f"study: the process that trained {task.name} {cause}. Finished runs are kept: start the same "
+                    "study again to go on."
                 ) from end
             if error is not None:
                 raise error
