@@ -2,10 +2,7 @@
  * ADDER_CONV_2D for Helium, which adds sixteen absolute differences of bytes to a sum in one instruction. Pixels and weights
  * are unsigned bytes in offset binary.
  */
-#include "../saaug_internal.h"
-
-#if defined(SAAUG_HELIUM)
-#include "saaug_helium_conv.h"
+#include "saaug_helium_layout.h"
 
 static saaug_conv_layout lay_out(const saaug_options *options, const saaug_shape *shape)
 {
@@ -17,6 +14,9 @@ int64_t saaug_adder_conv_2d_s8_helium_size(const saaug_options *options, const s
     const saaug_conv_layout sizes = lay_out(options, shape);
     return saaug_conv_layout_bytes(&sizes);
 }
+
+#if defined(SAAUG_HELIUM)
+#include "saaug_helium_conv.h"
 
 /* One window to vectors that are two apart, in offset binary; zeros behind, as behind the rows of weights. */
 SAAUG_APART static void place_pixel(const int8_t *from, int32_t taps, uint8_t *to)
@@ -107,6 +107,4 @@ saaug_status saaug_adder_conv_2d_s8_helium(const saaug_options *options, const s
     return SAAUG_OK;
 }
 
-#else
-typedef int saaug_this_file_is_for_helium;
 #endif

@@ -1,10 +1,7 @@
 /**
  * ADDER_DEPTHWISE_CONV_2D for Helium. Absolute differences of up to 257 taps fit in 16 bits.
  */
-#include "../saaug_internal.h"
-
-#if defined(SAAUG_HELIUM)
-#include "saaug_helium_depthwise.h"
+#include "saaug_helium_layout.h"
 
 /* 257 * 255 = 2^16 - 1 */
 #define MOST_TAPS 257
@@ -23,6 +20,9 @@ int64_t saaug_adder_depthwise_conv_2d_s8_helium_size(const saaug_options *option
     const saaug_depthwise_layout sizes = lay_out(options, shape);
     return saaug_depthwise_layout_bytes(&sizes);
 }
+
+#if defined(SAAUG_HELIUM)
+#include "saaug_helium_depthwise.h"
 
 /* Weights of `count` channels as int8: sixteen channels of a tap, then the next tap; then the next sixteen. */
 static void prepare_weights(const uint8_t *rows, int32_t row_bytes, int32_t count, int32_t taps, int8_t *to)
@@ -123,6 +123,4 @@ saaug_status saaug_adder_depthwise_conv_2d_s8_helium(const saaug_options *option
     return SAAUG_OK;
 }
 
-#else
-typedef int saaug_this_file_is_for_helium;
 #endif

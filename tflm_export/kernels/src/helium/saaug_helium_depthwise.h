@@ -10,45 +10,10 @@
 #define SAAUG_HELIUM_DEPTHWISE_H
 
 #include "saaug_helium.h"
+#include "saaug_helium_layout.h"
 
-/* Channels whose weights and constants are in scratch together, a multiple of sixteen. */
-#define SAAUG_MOST_CHANNELS 128
-
-/* Constants of sixteen channels, as four vectors. */
-typedef struct {
-    int32_t bias[4][4], multiplier[4][4], down[4][4];
-} saaug_sixteen;
-
-/* Order in scratch: constants, weights, pointers, zero pixel. */
-typedef struct {
-    int32_t taps;   /* a multiple of `multiple`; those beyond the kernel have zero weights and point at the zero pixel */
-    int32_t block;  /* channels, a multiple of sixteen; 0: the reference does it */
-    int64_t constants_bytes, weights_bytes, pointers_bytes, zero_bytes;
-} saaug_depthwise_layout;
-
-static inline saaug_depthwise_layout saaug_lay_out_depthwise(const saaug_options *options, const saaug_shape *shape,
-                                                             int32_t weight_bytes, int32_t multiple)
-{
-    saaug_depthwise_layout result;
-    const int32_t groups = (shape->in_c + 15) / 16;
-    const int32_t blocks = (groups + SAAUG_MOST_CHANNELS / 16 - 1) / (SAAUG_MOST_CHANNELS / 16);
-    memset(&result, 0, sizeof result);
-    result.taps = (options->kernel_h * options->kernel_w + multiple - 1) / multiple * multiple;
-    if (options->depth_multiplier == 1) {
-        /* Blocks of equal size: the last one should not be a small one. */
-        result.block = (groups + blocks - 1) / blocks * 16;
-        result.constants_bytes = result.block / 16 * (int64_t)sizeof(saaug_sixteen);
-        result.weights_bytes = (int64_t)result.taps * result.block * weight_bytes;
-        result.pointers_bytes = result.taps * (int64_t)sizeof(const int8_t *);
-        result.zero_bytes = result.block;
-    }
-    return result;
-}
-
-static inline int64_t saaug_depthwise_layout_bytes(const saaug_depthwise_layout *layout)
-{
-    return layout->constants_bytes + layout->weights_bytes + layout->pointers_bytes + layout->zero_bytes;
-}
+/* The layout counts pointers of four bytes. */
+typedef char saaug_pointers_have_four_bytes[sizeof(void *) == 4 ? 1 : -1];
 
 /* Constants of `count` channels; lanes beyond are harmless and never stored. */
 static void saaug_prepare_sixteens(const int32_t *params, int32_t count, saaug_sixteen *sixteens)

@@ -2,16 +2,22 @@
  * SHIFT_CONV_2D for Helium. The vector unit multiplies sixteen pairs of bytes in one instruction and adds them up, so there is
  * nothing to gain from shifting: nibbles become int8 weights, once per call. Byte codes become int16, eight to a vector.
  */
-#include "../saaug_internal.h"
+#include "saaug_helium_layout.h"
 
-#if defined(SAAUG_HELIUM)
-#include "saaug_helium_conv.h"
-
-static int32_t unit_of(const saaug_options *options) { return options->layout == SAAUG_LAYOUT_NIBBLE ? 16 : 8; }
+/* Do int8 weights do? */
+static int is_narrow(const saaug_options *options)
+{
+#if defined(SAAUG_PLAIN_BYTES)
+    (void)options;
+    return 1;
+#else
+    return options->layout == SAAUG_LAYOUT_NIBBLE;
+#endif
+}
 
 static saaug_conv_layout lay_out(const saaug_options *options, const saaug_shape *shape)
 {
-    return saaug_lay_out_conv(options, shape, unit_of(options), options->layout == SAAUG_LAYOUT_NIBBLE ? 1 : 2);
+    return is_narrow(options) ? saaug_lay_out_conv(options, shape, 16, 1) : saaug_lay_out_conv(options, shape, 8, 2);
 }
 
 int64_t saaug_shift_conv_2d_s8_helium_size(const saaug_options *options, const saaug_shape *shape)
@@ -20,9 +26,34 @@ int64_t saaug_shift_conv_2d_s8_helium_size(const saaug_options *options, const s
     return saaug_conv_layout_bytes(&sizes);
 }
 
+#if defined(SAAUG_HELIUM)
+#include "saaug_helium_conv.h"
+
+/* One window to vectors that are two apart; zeros behind. */
+SAAUG_APART static void place_pixel(const int8_t *from, int32_t taps, int32_t unit, int8_t *to)
+{
+    if (unit == 16) {
+        for (; taps >= 16; taps -= 16, from += 16, to += 32) {
+            vstrbq_s8(to, vldrbq_s8(from));
+        }
+        if (taps > 0) {
+            vstrbq_s8(to, vldrbq_z_s8(from, vctp8q((uint32_t)taps)));
+        }
+    } else {
+        for (; taps > 0; taps -= 8, from += 8, to += 16) {
+            vstrbq_s16(to, vldrbq_z_s16(from, vctp16q((uint32_t)taps)));
+        }
+    }
+}
+
 /* A row of nibbles to int8. */
 static void prepare_nibbles(const uint8_t *row, int32_t bytes, int8_t *to)
 {
+#if defined(SAAUG_PLAIN_BYTES)
+    for (; bytes > 0; bytes -= 16, row += 16, to += 32) {
+        vstrbq_s8(to, vldrbq_z_s8((const int8_t *)row, vctp8q((uint32_t)bytes)));
+    }
+#endif
     for (; bytes > 0; bytes -= 8, row += 8, to += 32) {
         vstrbq_s8(to, vldrbq_gather_offset_s8(saaug_nibble_weights, saaug_sixteen_codes(row, bytes)));
     }
@@ -104,7 +135,7 @@ static int prepare_rows(const saaug_options *options, const uint8_t *rows, int32
     int32_t i;
     for (i = 0; i < (count + 1) / 2 * 2; ++i) {
         const uint8_t *const row = rows + (size_t)(i < count ? i : count - 1) * (size_t)row_bytes;
-        if (options->layout == SAAUG_LAYOUT_NIBBLE) {
+        if (is_narrow(options)) {
             prepare_nibbles(row, row_bytes, to + (size_t)(i / 2) * (size_t)units * 32 + i % 2 * 16);
         } else if (!prepare_bytes(row, row_bytes,
                                   (int16_t *)(void *)to + (size_t)(i / 2) * (size_t)units * 16 + i % 2 * 8)) {
@@ -120,7 +151,7 @@ saaug_status saaug_shift_conv_2d_s8_helium(const saaug_options *options, const s
     const saaug_conv_layout sizes = lay_out(options, shape);
     const int32_t taps = options->kernel_h * options->kernel_w * shape->in_c;
     const int32_t row_bytes = saaug_row_bytes(options, shape);
-    const int32_t unit = unit_of(options);
+    const int32_t unit = is_narrow(options) ? 16 : 8;
     saaug_four *const fours = scratch;
     int8_t *const pixels = (int8_t *)scratch + sizes.channels_bytes;
     int8_t *const prepared = pixels + sizes.pixels_bytes;
@@ -135,16 +166,16 @@ saaug_status saaug_shift_conv_2d_s8_helium(const saaug_options *options, const s
         saaug_prepare_fours(params + 3 * first, count, shape->out_c, fours);
         for (p = 0; p < sizes.positions; p += 2) {
             int8_t *const to = output + (size_t)p * (size_t)shape->out_c + first;
-            saaug_place_pixel(saaug_gather(options, shape, &window, staging), taps, unit, pixels);
+            place_pixel(saaug_gather(options, shape, &window, staging), taps, unit, pixels);
             if (p + 1 < sizes.positions) {
                 saaug_next_window(options, shape, &window);
             } else {
                 /* No second position: it repeats the first, whose results it overwrites. */
                 saaug_prepare_fours(params + 3 * first, count, 0, fours);
             }
-            saaug_place_pixel(saaug_gather(options, shape, &window, staging), taps, unit, pixels + unit);
+            place_pixel(saaug_gather(options, shape, &window, staging), taps, unit, pixels + unit);
             saaug_next_window(options, shape, &window);
-            if (options->layout == SAAUG_LAYOUT_NIBBLE) {
+            if (is_narrow(options)) {
                 run_nibbles(pixels, prepared, sizes.units, fours, (count + 1) / 2, options, to);
             } else {
                 run_bytes(pixels, (const int16_t *)(const void *)prepared, sizes.units, fours, (count + 1) / 2, options,
@@ -155,6 +186,4 @@ saaug_status saaug_shift_conv_2d_s8_helium(const saaug_options *options, const s
     return SAAUG_OK;
 }
 
-#else
-typedef int saaug_this_file_is_for_helium;
 #endif

@@ -2,18 +2,30 @@
  * SHIFT_DEPTHWISE_CONV_2D for Helium. Nibble weights are int8 in scratch; the products of three taps fit in int16 before they
  * are widened. Byte codes are int32 and so are their products.
  */
-#include "../saaug_internal.h"
+#include "saaug_helium_layout.h"
 
-#if defined(SAAUG_HELIUM)
-#include "saaug_helium_depthwise.h"
+/* Taps whose products, summed, fit in int16. */
+#if defined(SAAUG_PLAIN_BYTES)
+#define NARROW_TAPS 2 /* 2 * 128 * 127 < 2^15 */
+#else
+#define NARROW_TAPS 3 /* 3 * 128 * 64 < 2^15 */
+#endif
 
-/* 3 * 128 * 64 < 2^15 */
-#define NARROW_TAPS 3
+/* Do int8 weights do? */
+static int is_narrow(const saaug_options *options)
+{
+#if defined(SAAUG_PLAIN_BYTES)
+    (void)options;
+    return 1;
+#else
+    return options->layout == SAAUG_LAYOUT_NIBBLE;
+#endif
+}
 
 static saaug_depthwise_layout lay_out(const saaug_options *options, const saaug_shape *shape)
 {
-    return options->layout == SAAUG_LAYOUT_NIBBLE ? saaug_lay_out_depthwise(options, shape, 1, NARROW_TAPS)
-                                                  : saaug_lay_out_depthwise(options, shape, 4, 1);
+    return is_narrow(options) ? saaug_lay_out_depthwise(options, shape, 1, NARROW_TAPS)
+                              : saaug_lay_out_depthwise(options, shape, 4, 1);
 }
 
 int64_t saaug_shift_depthwise_conv_2d_s8_helium_size(const saaug_options *options, const saaug_shape *shape)
@@ -21,6 +33,9 @@ int64_t saaug_shift_depthwise_conv_2d_s8_helium_size(const saaug_options *option
     const saaug_depthwise_layout sizes = lay_out(options, shape);
     return saaug_depthwise_layout_bytes(&sizes);
 }
+
+#if defined(SAAUG_HELIUM)
+#include "saaug_helium_depthwise.h"
 
 /* Weights of `count` channels: sixteen channels of a tap, then the next tap; then the next sixteen. Zeros where there are none. */
 static void prepare_weights(const saaug_options *options, const uint8_t *rows, int32_t row_bytes, int32_t count,
@@ -33,20 +48,51 @@ static void prepare_weights(const saaug_options *options, const uint8_t *rows, i
         const int32_t from = c / 16 * 16 * taps + c % 16;
         for (t = 0; t < taps; ++t) {
             const int there = c < count && t < kernel;
-            if (options->layout == SAAUG_LAYOUT_NIBBLE) {
-                ((int8_t *)to)[from + 16 * t] = there ? saaug_nibble_weights[saaug_nibble(row, t)] : 0;
+            int32_t weight = 0;
+            if (there) {
+                weight = options->layout == SAAUG_LAYOUT_NIBBLE ? saaug_nibble_weights[saaug_nibble(row, t)]
+                                                                : saaug_byte_weight(row[t]);
+            }
+            if (is_narrow(options)) {
+                ((int8_t *)to)[from + 16 * t] = (int8_t)weight;
             } else {
-                ((int32_t *)to)[from + 16 * t] = there ? saaug_shift_term(1, row, t, SAAUG_LAYOUT_BYTE) : 0;
+                ((int32_t *)to)[from + 16 * t] = weight;
             }
         }
     }
 }
 
-/**
- * All channels of a block at one output position. Three taps of sixteen channels take 33 instructions: products in int16, even
- * and odd channels apart, then widened. The pixel is loaded twice because there are eight vector registers, not nine.
- */
-SAAUG_APART static void run_nibbles(const int8_t *const *pointers, const int8_t *w, int32_t taps,
+/* Products of a tap's even and odd channels; added to those of the taps before; all added to the accumulators. */
+#define FIRST_TAP                                                                                                      \
+    "ldr %[pixel], [%[p]], #4\n\t"                                                                                     \
+    "add %[pixel], %[c]\n\t"                                                                                           \
+    "vldrb.8 %q[x], [%[pixel]]\n\t"                                                                                    \
+    "vldrb.8 %q[weight], [%[w]], #16\n\t"                                                                              \
+    "vmullb.s8 %q[even], %q[x], %q[weight]\n\t"                                                                        \
+    "vmullt.s8 %q[odd], %q[x], %q[weight]\n\t"
+/* The pixel is loaded twice because there are eight vector registers, not nine. */
+#define NEXT_TAP                                                                                                       \
+    "ldr %[pixel], [%[p]], #4\n\t"                                                                                     \
+    "add %[pixel], %[c]\n\t"                                                                                           \
+    "vldrb.8 %q[x], [%[pixel]]\n\t"                                                                                    \
+    "vldrb.8 %q[weight], [%[w]], #16\n\t"                                                                              \
+    "vmullb.s8 %q[x], %q[x], %q[weight]\n\t"                                                                           \
+    "vadd.i16 %q[even], %q[even], %q[x]\n\t"                                                                           \
+    "vldrb.8 %q[x], [%[pixel]]\n\t"                                                                                    \
+    "vmullt.s8 %q[x], %q[x], %q[weight]\n\t"                                                                           \
+    "vadd.i16 %q[odd], %q[odd], %q[x]\n\t"
+#define WIDEN                                                                                                          \
+    "vmovlb.s16 %q[x], %q[even]\n\t"                                                                                   \
+    "vadd.i32 %q[a0], %q[a0], %q[x]\n\t"                                                                               \
+    "vmovlt.s16 %q[x], %q[even]\n\t"                                                                                   \
+    "vadd.i32 %q[a1], %q[a1], %q[x]\n\t"                                                                               \
+    "vmovlb.s16 %q[x], %q[odd]\n\t"                                                                                    \
+    "vadd.i32 %q[a2], %q[a2], %q[x]\n\t"                                                                               \
+    "vmovlt.s16 %q[x], %q[odd]\n\t"                                                                                    \
+    "vadd.i32 %q[a3], %q[a3], %q[x]"
+
+/* All channels of a block at one output position: three taps of sixteen channels take 33 instructions. */
+SAAUG_APART static void run_narrow(const int8_t *const *pointers, const int8_t *w, int32_t taps,
                                     const saaug_sixteen *sixteen, int32_t count, const saaug_options *options,
                                     int8_t *output)
 {
@@ -62,38 +108,11 @@ SAAUG_APART static void run_nibbles(const int8_t *const *pointers, const int8_t 
                 int8x16_t x, weight;
                 int16x8_t even, odd;
                 const int8_t *pixel;
-                __asm__("ldr %[pixel], [%[p]], #4\n\t"
-                        "add %[pixel], %[c]\n\t"
-                        "vldrb.8 %q[x], [%[pixel]]\n\t"
-                        "vldrb.8 %q[weight], [%[w]], #16\n\t"
-                        "vmullb.s8 %q[even], %q[x], %q[weight]\n\t"
-                        "vmullt.s8 %q[odd], %q[x], %q[weight]\n\t"
-                        "ldr %[pixel], [%[p]], #4\n\t"
-                        "add %[pixel], %[c]\n\t"
-                        "vldrb.8 %q[x], [%[pixel]]\n\t"
-                        "vldrb.8 %q[weight], [%[w]], #16\n\t"
-                        "vmullb.s8 %q[x], %q[x], %q[weight]\n\t"
-                        "vadd.i16 %q[even], %q[even], %q[x]\n\t"
-                        "vldrb.8 %q[x], [%[pixel]]\n\t"
-                        "vmullt.s8 %q[x], %q[x], %q[weight]\n\t"
-                        "vadd.i16 %q[odd], %q[odd], %q[x]\n\t"
-                        "ldr %[pixel], [%[p]], #4\n\t"
-                        "add %[pixel], %[c]\n\t"
-                        "vldrb.8 %q[x], [%[pixel]]\n\t"
-                        "vldrb.8 %q[weight], [%[w]], #16\n\t"
-                        "vmullb.s8 %q[x], %q[x], %q[weight]\n\t"
-                        "vadd.i16 %q[even], %q[even], %q[x]\n\t"
-                        "vldrb.8 %q[x], [%[pixel]]\n\t"
-                        "vmullt.s8 %q[x], %q[x], %q[weight]\n\t"
-                        "vadd.i16 %q[odd], %q[odd], %q[x]\n\t"
-                        "vmovlb.s16 %q[x], %q[even]\n\t"
-                        "vadd.i32 %q[a0], %q[a0], %q[x]\n\t"
-                        "vmovlt.s16 %q[x], %q[even]\n\t"
-                        "vadd.i32 %q[a1], %q[a1], %q[x]\n\t"
-                        "vmovlb.s16 %q[x], %q[odd]\n\t"
-                        "vadd.i32 %q[a2], %q[a2], %q[x]\n\t"
-                        "vmovlt.s16 %q[x], %q[odd]\n\t"
-                        "vadd.i32 %q[a3], %q[a3], %q[x]"
+                __asm__(FIRST_TAP NEXT_TAP
+#if NARROW_TAPS == 3
+                            NEXT_TAP
+#endif
+                                WIDEN
                         : [x] "=&w"(x), [weight] "=&w"(weight), [even] "=&w"(even), [odd] "=&w"(odd), [a0] "+w"(acc0),
                           [a1] "+w"(acc1), [a2] "+w"(acc2), [a3] "+w"(acc3), [p] "+r"(p), [w] "+r"(w),
                           [pixel] "=&r"(pixel)
@@ -123,7 +142,7 @@ SAAUG_INLINE int32x4_t add_wide(int32x4_t acc, const int8_t *x, const int32_t *w
     return vaddq_s32(acc, vmulq_s32(value, vldrwq_gather_shifted_offset_s32(w, bytes)));
 }
 
-SAAUG_APART static void run_bytes(const int8_t *const *pointers, const int32_t *w, int32_t taps,
+SAAUG_APART static void run_wide(const int8_t *const *pointers, const int32_t *w, int32_t taps,
                                   const saaug_sixteen *sixteen, int32_t count, const saaug_options *options,
                                   int8_t *output)
 {
@@ -177,10 +196,10 @@ saaug_status saaug_shift_depthwise_conv_2d_s8_helium(const saaug_options *option
             for (y = 0; y < shape->out_h; ++y) {
                 for (x = 0; x < shape->out_w; ++x, to += shape->out_c) {
                     saaug_point(options, shape, input + (size_t)n * image_bytes + first, y, x, zero, pointers);
-                    if (options->layout == SAAUG_LAYOUT_NIBBLE) {
-                        run_nibbles(pointers, (const int8_t *)prepared, sizes.taps, sixteens, count, options, to);
+                    if (is_narrow(options)) {
+                        run_narrow(pointers, (const int8_t *)prepared, sizes.taps, sixteens, count, options, to);
                     } else {
-                        run_bytes(pointers, (const int32_t *)(const void *)prepared, sizes.taps, sixteens, count,
+                        run_wide(pointers, (const int32_t *)(const void *)prepared, sizes.taps, sixteens, count,
                                   options, to);
                     }
                 }
@@ -190,6 +209,4 @@ saaug_status saaug_shift_depthwise_conv_2d_s8_helium(const saaug_options *option
     return SAAUG_OK;
 }
 
-#else
-typedef int saaug_this_file_is_for_helium;
 #endif
