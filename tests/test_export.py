@@ -179,7 +179,7 @@ def plain_model(shape=(6, 5, 2)):
         pytest.param({"input_range": (1.0, 0.0)}, "low < high", id="input-range"),
         pytest.param({"name": "a/b"}, "`name` must be letters", id="name"),
         pytest.param({"flash_bytes": 999}, r"does not fit: the model file takes .* `flash_bytes` is 999", id="flash"),
-        pytest.param({"sram_bytes": 10}, r"does not fit: .*activations take .* `sram_bytes` is 10", id="sram"),
+        pytest.param({"sram_bytes": 10}, r"does not fit: activations .* at layer .* `sram_bytes` is 10", id="sram"),
         pytest.param({"sram_bytes": 0}, "`sram_bytes` must be an int", id="sram-zero"),
     ],
 )  # fmt: skip

@@ -10,7 +10,7 @@ import numpy as np
 
 from saaug_keras import _validate
 from saaug_keras._files import atomic_folder
-from tflm_export import flatbuffer, quantize, reference, runner
+from tflm_export import firmware, flatbuffer, plan, quantize, reference, runner
 from tflm_export import graph as ir
 from tflm_export.report import Report, count_operations
 
@@ -43,14 +43,19 @@ def compile_network(model, representative_data, *, flavour="builtin", requantiza
     return quantize.quantize(graph, tensors, observation, flavour=flavour, power_of_two=power_of_two)
 
 
-def _images(data, shape, input_range):
-    """Representative images as float32 (N, H, W, C), checked."""
+def _array(data):
+    """An array, tf.data.Dataset or iterable of batches (or of (images, ...) tuples) as one array."""
     if hasattr(data, "as_numpy_iterator"):
         data = data.as_numpy_iterator()
     if not isinstance(data, np.ndarray) and hasattr(data, "__iter__") and not hasattr(data, "shape"):
         batches = [np.asarray(batch[0] if isinstance(batch, (tuple, list)) else batch) for batch in data]
-        data = np.concatenate(batches) if batches else np.zeros((0, *shape), "float32")
-    images = np.asarray(data)
+        data = np.concatenate(batches) if batches else np.zeros(0, "float32")
+    return np.asarray(data)
+
+
+def _images(data, shape, input_range):
+    """Representative images as float32 (N, H, W, C), checked."""
+    images = _array(data)
     if images.dtype == np.uint8:
         images = images.astype("float32") / np.float32(255)
     if images.ndim != len(shape) + 1 or images.shape[1:] != tuple(shape) or len(images) == 0:
@@ -69,8 +74,8 @@ def _images(data, shape, input_range):
 
 
 def export(
-    model, representative_data, out_dir, *, flavour="builtin", target="tflite", requantization="q31",
-    evaluation_data=None, input_range=None, sram_bytes=None, flash_bytes=None, name=None,
+    model, representative_data, out_dir, *, flavour=None, target="tflite", requantization="q31",
+    evaluation_data=None, input_range=None, sram_bytes=None, flash_bytes=None, name=None, samples=4,
 ) -> Report:  # fmt: skip
     """Writes a Keras model as an int8 model for TFLite Micro, and measures it.
 
@@ -79,15 +84,18 @@ def export(
         representative_data: images as training saw them, float32 (N, H, W, C) in [0, 1] or uint8; an array, a
             tf.data.Dataset or an iterable of batches. A few hundred are plenty: they set the ranges of the tensors that
             training did not.
-        out_dir: folder to write; made if missing. It gets <name>.tflite and report.json, whole or not at all.
+        out_dir: folder to write; made if missing. It gets report.json and what the target is, whole or not at all.
         flavour: "builtin" runs on any TFLite Micro: shift weights are int8 powers of two, add layers are refused.
-            "custom" packs shift weights to 4 bits and needs our kernels.
-        target: "tflite", the model alone; "tflm", a firmware project with TFLite Micro; "c", one of plain C calls.
+            "custom" packs shift weights to 4 bits and needs our kernels. Default: builtin for target "tflite", else
+            custom; target "c" knows no other.
+        target: "tflite", the model alone, <name>.tflite; "tflm", a firmware project with TFLite Micro; "c", one of
+            plain C calls and a static memory plan, without an interpreter.
         requantization: "q31", one multiplication per output; "power-of-two", a shift (custom flavour).
         evaluation_data: (images, labels) to compare the exported with the Keras model, or None.
         input_range: (low, high) of the model's inputs where they are not images in [0, 1].
         sram_bytes, flash_bytes: limits of the device; an export beyond them is refused.
         name: of the files; default: the model's.
+        samples: how many of the representative images a firmware project carries, with their outputs.
     Returns:
         `Report`.
     Raises:
@@ -100,17 +108,21 @@ def export(
             _validate.int_in(_OWNER, key, limit, 1, 1 << 40, " bytes")
     if input_range is not None:
         input_range = _pair(input_range)
+    _validate.int_in(_OWNER, "samples", samples, 1, 1000, " images")
+    flavour = ("builtin" if target == "tflite" else "custom") if flavour is None else flavour
+    if target == "c" and flavour != "custom":
+        raise ValueError(f"{_OWNER}: `flavour` must be 'custom' for target 'c'. Received: flavour={flavour!r}.")
     _check_writable(out_dir)
+    representative_data = _array(representative_data)
     options = {"requantization": requantization, "input_range": input_range}
     network = compile_network(model, representative_data, flavour=flavour, **options)
     evaluation = None if evaluation_data is None else _evaluation(evaluation_data, network)
     name = _file_name(model.name if name is None else name)
     data = flatbuffer.write(network)
     _check_limit("flash_bytes", flash_bytes, len(data), "the model file takes")
-    arena = None
-    if _wheel_is_there():
-        arena = runner.measure_arena(data)
-        _check_limit("sram_bytes", sram_bytes, arena.head, "TFLite Micro's activations take")
+    scratch = _scratch(network, needed=target != "tflite")
+    arena = runner.measure_arena(data) if _wheel_is_there() and target != "c" else None
+    _check_sram(network, sram_bytes, arena, scratch)
     accuracy = {}
     if evaluation is not None:
         accuracy = _evaluate(model, network, data, evaluation)
@@ -120,14 +132,24 @@ def export(
             accuracy["int8_accuracy_q31"] = plain_accuracy["tflm_accuracy"]
     weight_bytes, constant_bytes = _constant_bytes(network)
     with atomic_folder(out_dir) as folder:
-        (folder / f"{name}.tflite").write_bytes(data)
+        plans = None
+        if target == "tflite":
+            (folder / f"{name}.tflite").write_bytes(data)
+        else:
+            shown = _images(representative_data[:samples], network.input.shape, input_range)
+            shown = firmware.Samples.of(network, shown)
+            if target == "c":
+                plans = firmware.write_c(network, name, shown, folder)
+            else:
+                firmware.write_tflm(network, name, data, _arena_for_device(arena, scratch), shown, folder)
         report = Report(
             name=name, flavour=flavour, target=target, requantization=requantization,
             parameters=sum(s.constants.weights.size + s.constants.bias.size for s in network.steps if s.constants),
             weight_bytes=weight_bytes, constant_bytes=constant_bytes, flash_bytes=len(data),
             arena_bytes=arena and arena.head, arena_tail_host_bytes=arena and arena.tail,
-            operations=count_operations(network), notes=network.notes, files=(f"{name}.tflite", "report.json"),
-            **accuracy,
+            scratch_bytes=scratch and {version: max(sizes) for version, sizes in scratch.items()}, plan_bytes=plans,
+            operations=count_operations(network), notes=network.notes,
+            files=tuple(sorted([path.name for path in folder.iterdir()] + ["report.json"])), **accuracy,
         )  # fmt: skip
         (folder / "report.json").write_text(json.dumps(report.as_dict(), indent=1) + "\n")
     return report
@@ -158,6 +180,42 @@ def _check_writable(out_dir):
 def _check_limit(key, limit, size, what):
     if limit is not None and size > limit:
         raise ValueError(f"{_OWNER}: the network does not fit: {what} {size:,} bytes, `{key}` is {limit:,}.")
+
+
+def _scratch(network, needed):
+    """Scratch of every step by version of the kernels; None where there is none, or no compiler to ask them with."""
+    if network.flavour != "custom":
+        return None
+    try:
+        return firmware.scratch_bytes(network)
+    except FileNotFoundError:
+        if needed:
+            raise
+        return None
+
+
+def _check_sram(network, limit, arena, scratch):
+    """Refuses a network whose activations cannot fit, whichever version of the kernels runs."""
+    if limit is None:
+        return
+    fast = [sizes for version, sizes in (scratch or {}).items() if version != "reference"]
+    least = min(fast, key=max) if fast else ()
+    size, how = (arena.head, "as TFLite Micro places them") if arena else (
+        plan.make_plan(network, least).arena_bytes, "in a static plan")  # fmt: skip
+    if arena and fast:
+        size += max(least)
+    layer, _ = plan.largest_step(network, least)
+    _check_limit("sram_bytes", limit, size, f"activations and scratch, {how}, the most at layer '{layer}', take")
+
+
+def _arena_for_device(arena, scratch):
+    """Bytes of a firmware project's tensor arena: measured on this host, the hungriest version's scratch added."""
+    if arena is None:
+        raise ImportError(
+            f"{_OWNER}: target 'tflm' measures the arena in TFLite Micro itself: pip install 'saaug-keras[run]'."
+        )
+    most = max((max(sizes) for sizes in scratch.values()), default=0) if scratch else 0
+    return -(-(arena.head + arena.tail + most + 512) // 1024) * 1024
 
 
 def _wheel_is_there():

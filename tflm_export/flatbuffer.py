@@ -214,7 +214,7 @@ class _OpRow:
 
 
 def write(network: Network) -> bytes:
-    """The model as bytes. Intermediate tensors keep the names of `network.tensors`.
+    """The model as bytes. Activations keep the names of `network.tensors`; constants have none, which saves flash.
 
     Raises:
         ValueError: padding that no built-in operator expresses; names the layer.
@@ -229,6 +229,14 @@ def write(network: Network) -> bytes:
     for step in network.steps:
         _write_step(step, network.flavour, rows, ops)
     return _Writer().model(network, rows, ops)
+
+
+def operator_names(network: Network) -> list[str]:
+    """The operators that `write` uses, built-in and custom, sorted."""
+    rows, ops = [], []
+    for step in network.steps:
+        _write_step(step, network.flavour, rows, ops)
+    return sorted({op.name for op in ops})
 
 
 def _write_step(step, flavour, rows, ops):
@@ -263,8 +271,9 @@ def _write_step(step, flavour, rows, ops):
         axis = 3 if op.kind == "depthwise" else 0
         channels = len(constants.bias)
         inputs.append(constant("weights", weights, scales=constants.scales, zero_points=(0,) * channels, axis=axis))
-        scales = constants.scales * step.inputs[0].scale
-        inputs.append(constant("bias", constants.bias, scales=scales, zero_points=(0,) * channels))
+        # Readers check the bias's scale where weights have one scale alone; elsewhere it is dead flash.
+        scales = constants.scales * step.inputs[0].scale if channels == 1 else None
+        inputs.append(constant("bias", constants.bias, scales=scales, zero_points=(0,)))
     elif op.kind in ("add", "multiply"):
         name, options = ("ADD" if op.kind == "add" else "MUL"), ((0, "i8", fused),)
     elif op.kind == "mean":
@@ -403,7 +412,7 @@ class _Writer:
         return bytes(builder.Output())
 
     def tensor(self, row, buffer):
-        name = self.builder.CreateString(row.name)
+        name = None if row.data is not None else self.builder.CreateString(row.name)
         shape = self.vector(np.array(row.shape, "int32"))
         quantization = None
         if row.scales is not None:

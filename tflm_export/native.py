@@ -13,6 +13,7 @@ import tempfile
 
 _HERE = pathlib.Path(__file__).resolve().parent
 KERNELS = _HERE / "kernels"
+PLAIN = _HERE / "plain"
 WHEEL_GLUE = _HERE / "wheel" / "saaug_wheel.c"
 _FLAGS = ("-std=c99", "-O2", "-fPIC", "-shared")
 

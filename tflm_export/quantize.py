@@ -337,7 +337,7 @@ class _Conv(_Maker):
     def channel(self, channel):
         kernel = self.weights.kernel[channel].astype("float64") * self.weights.gain[channel]
         real_bias = self.weights.bias[channel]
-        limit = 2**31 - 1 - 255 * 127 * kernel.size
+        limit = 2**31 - 1 - 256 * 127 * kernel.size  # the zero point may be folded into the bias
         if limit < 2**30:
             self.fail(channel, f"{kernel.size:,} products of int8 do not fit an int32 accumulator")
         # A kernel smaller than this moves the output by less than a thousandth of its step.
@@ -439,17 +439,16 @@ class _Adder(_Maker):
         unit = 2**ADDER_SCALE_LOG2  # of the accumulator, per step of distance
         limit = ACCUMULATOR_LIMIT - unit * 255 * self.taps
         beyond, bias = unit * float(self.beyond[channel]), self.weights.bias[channel]
-        if beyond > limit:
+        real = -self.weights.gain[channel] * self.input_scale / self.output_scale / unit
+        constant = self.constant(channel) if beyond > limit or abs(real) >= 0.5 else None
+        if constant is not None:
+            real, bias, beyond = 0.0, constant, 0.0
+        elif beyond > limit:
             self.fail(channel, f"{self.taps:,} distances, and weights {self.beyond[channel]:,.0f} steps beyond int8, "
                       "exceed an accumulator of 30 bits")  # fmt: skip
-        real = -self.weights.gain[channel] * self.input_scale / self.output_scale / unit
-        if abs(real) >= 0.5:
-            constant = self.constant(channel)
-            if constant is None:
-                ratio = self.limited(channel, abs(real) * unit, 0.499 * unit)
-                bias, real = self.rebiased(channel, ratio), real * ratio
-            else:
-                real, bias, beyond = 0.0, constant, 0.0
+        elif abs(real) >= 0.5:
+            ratio = self.limited(channel, abs(real) * unit, 0.499 * unit)
+            bias, real = self.rebiased(channel, ratio), real * ratio
         # The least gain that carries the bias. A smaller one is taken for 0: what the distances then add is centred.
         half = unit * 255 * self.taps / 2
         room = limit - max(beyond, half)

@@ -240,14 +240,18 @@ def _softmax(step, x):
     return softmax(x, step.inputs[0].scale)
 
 
+def softmax_constants(input_scale):
+    """(multiplier, left shift) to Q5.26 of a difference of int8 logits, and the least difference that still counts."""
+    multiplier, left = quantize_multiplier(min(float(np.float32(input_scale)) * 2**26, 2.0**31 - 1))
+    return multiplier, left, -math.floor(((1 << 5) - 1) * 2.0 ** (31 - 5) / 2.0**left)
+
+
 def softmax(x, input_scale):
     """int8 softmax over the last axis, in TFLite Micro's fixed point: Q5.26 differences, Q0.31 exponentials.
 
     The output's scale is 1/256, its zero point -128.
     """
-    real = min(float(np.float32(input_scale)) * 2**26, 2.0**31 - 1)
-    multiplier, left = quantize_multiplier(real)
-    limit = -math.floor(((1 << 5) - 1) * 2.0 ** (31 - 5) / 2.0**left)
+    multiplier, left, limit = softmax_constants(input_scale)
     difference = x - x.max(axis=-1, keepdims=True)
     near = difference >= limit
     scaled = multiply_high(np.where(near, difference, 0) << left, multiplier)

@@ -21,6 +21,9 @@ class Report:
         flash_bytes: the model file.
         arena_bytes: activations and scratch as TFLite Micro allocates them, the same on a device; None without the
             tflite-micro wheel.
+        scratch_bytes: of our kernels, by version of them, the hungriest layer's; TFLite Micro places it beside the
+            activations. None for the builtin flavour and without a C compiler.
+        plan_bytes: of the static arena of target "c", scratch included, by version of the kernels; else None.
         arena_tail_host_bytes: TFLite Micro's own records on this 64-bit host.
         operations: of one inference; see `count_operations`.
         images: how many were evaluated; 0 without labelled data.
@@ -40,6 +43,8 @@ class Report:
     constant_bytes: int
     flash_bytes: int
     arena_bytes: int | None
+    scratch_bytes: dict[str, int] | None
+    plan_bytes: dict[str, int] | None
     arena_tail_host_bytes: int | None
     operations: dict[str, int]
     images: int = 0
@@ -62,6 +67,9 @@ class Report:
             ("flash, model file", f"{self.flash_bytes:,} bytes"),
             ("arena, activations", "not measured" if self.arena_bytes is None else f"{self.arena_bytes:,} bytes"),
         ]
+        for label, sizes in (("scratch", self.scratch_bytes), ("static arena", self.plan_bytes)):
+            if sizes:
+                rows.append((label, ", ".join(f"{size:,} ({version})" for version, size in sizes.items()) + " bytes"))
         rows += [(f"per inference, {key.replace('_', ' ')}", f"{count:,}") for key, count in self.operations.items()]
         if self.images:
             rows += [

@@ -1,0 +1,220 @@
+"""Firmware projects: built by host compilers with sanitizers and for emulated cores, outputs equal to the reference."""
+
+import re
+import shutil
+import subprocess
+
+import emulator
+import keras
+import numpy as np
+import pytest
+from export_models import images_like, settle, small_backbone
+from test_reference_integer import every_builtin_op
+
+import tflm_export
+from saaug_keras import layers as ours
+from tflm_export import firmware, flatbuffer, plan
+
+WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-pedantic", "-Werror")
+SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+
+
+def includes(folder):
+    return [folder, folder / "kernels/include", folder / "kernels/src"]
+
+
+def sources(folder):
+    """All C files of a project."""
+    kernels = [*sorted(folder.glob("kernels/src/*.c")), *sorted(folder.glob("kernels/src/*/*.c"))]
+    return [*sorted(folder.glob("*.c")), *kernels]
+
+
+@pytest.fixture(scope="session")
+def run_on_host(tmp_path_factory):
+    """Builds a project of target c with sanitizers and runs it: (folder, version, compiler) -> what it printed.
+
+    The kernels are the same in every project: they are compiled once for each version and compiler.
+    """
+    libraries = {}
+
+    def compile(folder, command, *arguments):
+        done = subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, cwd=folder)
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    def run(folder, version, compiler="gcc"):
+        flags = ("-std=c99", "-O1", *WARNINGS, *SANITIZERS, f"-DSAAUG_FORCE_{version}")
+        command = [compiler, *flags, *(f"-I{path}" for path in includes(folder))]
+        if (version, compiler) not in libraries:
+            objects = tmp_path_factory.mktemp(f"kernels-{version}-{compiler}")
+            kernels = [source for source in sources(folder) if source.parent != folder]
+            compile(objects, command, "-c", *kernels)
+            libraries[version, compiler] = sorted(objects.glob("*.o"))
+        own = sorted(folder.glob("*.c"))
+        compile(folder, command, *own, *libraries[version, compiler], "-o", folder / "program")
+        ran = subprocess.run([str(folder / "program")], capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stdout + ran.stderr[-3000:]
+        return ran.stdout
+
+    return run
+
+
+def write(folder, model, images, **options):
+    return tflm_export.export(model, images, folder, target="c", name="net", **options)
+
+
+def lively(network, images):
+    """The samples reach different outputs; a project that always printed the same would not pass."""
+    return len({bytes(row) for row in firmware.Samples.of(network, images).outputs.reshape(len(images), -1)}) > 1
+
+
+MODELS = {
+    "shift": lambda: small_backbone("mobilenetv2-tiny", "shift", blocks=3, shape=(11, 9, 3)),
+    "shift5-segmentation": lambda: small_backbone(
+        "mobilenetv3-w0.35", "shift5", blocks=5, shape=(16, 24, 3), segmentation=True
+    ),
+    "adder": lambda: small_backbone("mobilenetv2-tiny", "adder", blocks=2, shape=(11, 9, 3)),
+    "shiftadd": lambda: small_backbone("mcunet-in0", "shiftadd", blocks=1, shape=(9, 11, 3)),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_c_project_builds_clean_and_equals_the_reference_under_sanitizers(name, tmp_path, run_on_host):
+    model, images = MODELS[name]()
+    report = write(tmp_path / "net", model, images)
+    assert lively(tflm_export.compile_network(model, images, flavour="custom"), images)
+    for version in ("REFERENCE", "PORTABLE"):
+        text = run_on_host(tmp_path / "net", version)
+        assert f"kernels: {version.lower()}, arena: {report.plan_bytes[version.lower()]} bytes" in text
+        assert text.count("output as expected") == 4 and "NOT" not in text
+
+
+def test_c_project_of_every_builtin_op_equals_the_reference(tmp_path, run_on_host):
+    keras.utils.set_random_seed(3)
+    model, images = every_builtin_op(), images_like((13, 10, 3), 8, seed=3)
+    settle(model, images, seed=3)
+    write(tmp_path / "net", model, images)
+    source = (tmp_path / "net" / "net.c").read_text()
+    calls = "conv_2d depthwise_conv_2d add_tensors multiply_tensors mean_over_image resize_bilinear max_pool "
+    for call in (calls + "average_pool pad_image hard_swish_tensor softmax_rows").split():
+        assert f"saaug_plain_{call}(" in source, call
+    compiler = "clang" if shutil.which("clang") else "gcc"
+    assert "NOT" not in run_on_host(tmp_path / "net", "REFERENCE", compiler)
+
+
+def test_power_of_two_project_multiplies_nothing_and_equals_the_reference(tmp_path, run_on_host):
+    image = x = keras.Input((8, 8, 3))
+    x = keras.layers.ReLU()(ours.ShiftConv2D(6, 3, strides=2, padding="same")(x))
+    x = keras.layers.ReLU(6.0)(ours.ShiftDepthwiseConv2D(3, padding="same")(x))
+    model = keras.Model(image, ours.ShiftDense(5)(keras.layers.Flatten()(x)))
+    images = images_like((8, 8, 3), 8)
+    settle(model, images)
+    report = write(tmp_path / "net", model, images, requantization="power-of-two")
+    assert (report.operations["multiplications"], report.operations["requantizations"]) == (0, 0)
+    assert "NOT" not in run_on_host(tmp_path / "net", "PORTABLE")
+    assert "saaug_plain_" not in (tmp_path / "net" / "net.c").read_text().replace("saaug_plain.h", "")
+
+
+@pytest.mark.parametrize("core", list(emulator.CORES))
+def test_c_project_equals_the_reference_on_emulated_cores(core, tmp_path_factory):
+    core = emulator.CORES[core]
+    if emulator.missing(core):
+        pytest.skip(emulator.missing(core))
+    folder = tmp_path_factory.getbasetemp() / "emulated-project"
+    if not folder.exists():
+        write_for_cores(folder)
+    optimize = ("-O1", "-ffunction-sections", "-fdata-sections")
+    image = emulator.build(core, sources(folder), folder, include=includes(folder), optimize=optimize)
+    result = emulator.run(core, image)
+    assert result.status == 0 and result.output.count("output as expected") == 3, result.output
+
+
+def write_for_cores(folder):
+    """One small network with every kernel of ours and most plain ones."""
+    L = keras.layers
+    keras.utils.set_random_seed(7)
+    image = x = keras.Input((9, 7, 3))
+    x = L.ReLU(6.0)(L.BatchNormalization()(ours.ShiftConv2D(8, 3, strides=2, padding="same")(x)))
+    y = L.ReLU(6.0)(L.BatchNormalization()(ours.ShiftDepthwiseConv2D((3, 2), padding="same", weight_bits=5)(x)))
+    y = L.BatchNormalization()(ours.ShiftConv2D(8, 1, weight_bits=5)(y))
+    x = L.Add()([x, y])
+    y = L.BatchNormalization()(ours.AdderDepthwiseConv2D(3, padding="same")(x))
+    y = L.Activation("hard_swish")(L.BatchNormalization()(ours.AdderConv2D(6, 1)(y)))
+    gate = L.Conv2D(6, 1, activation="hard_sigmoid")(L.GlobalAveragePooling2D(keepdims=True)(y))
+    y = L.Resizing(6, 5, interpolation="bilinear")(L.Multiply()([y, gate]))
+    y = L.DepthwiseConv2D(3, padding="same", activation="relu")(y)
+    model = keras.Model(image, ours.ShiftDense(5)(L.Flatten()(y)))
+    images = images_like((9, 7, 3), 8, seed=7)
+    settle(model, images, seed=7)
+    network = tflm_export.compile_network(model, images, flavour="custom")
+    names = {flatbuffer.custom_layer(step).name for step in network.steps
+             if step.constants is not None and step.constants.operator != "conv"}  # fmt: skip
+    assert names == {name for name, _ in flatbuffer.OPERATORS.values()}
+    write(folder, model, images, samples=3)
+
+
+def test_plan_never_overlaps_what_is_alive_together():
+    model, images = small_backbone("mobilenetv3-w0.35", "shift", blocks=6)
+    network = tflm_export.compile_network(model, images, flavour="custom")
+    scratch = [int(n) for n in np.random.default_rng(8).integers(0, 900, len(network.steps))]
+    made = plan.make_plan(network, scratch)
+    last = {tensor.name: index for index, step in enumerate(network.steps) for tensor in step.inputs}
+    alive = {}
+    for index, step in enumerate(network.steps):
+        outside = {network.input.name, network.output.name}
+        size = plan.tensor_bytes(step.output)
+        spans = [(made.tensors[n], made.tensors[n] + b, n) for n, b in alive.items()]
+        if index in made.scratch:
+            spans.append((made.scratch[index], made.scratch[index] + scratch[index], "scratch"))
+        if step.output.name not in outside:
+            start = made.tensors[step.output.name]
+            # an output may take the very place of an input that ends here
+            spans = [s for s in spans if not (s[0] == start and last.get(s[2]) == index and s[2] != "scratch")]
+            spans.append((start, start + size, step.output.name))
+            alive[step.output.name] = size
+        spans.sort()
+        for (_, end, a), (start, _, b) in zip(spans, spans[1:], strict=False):
+            assert end <= start, (step.op.name, a, b)
+        assert all(end <= made.arena_bytes for _, end, _ in spans)
+        alive = {name: b for name, b in alive.items() if last.get(name, -1) > index}
+    _, needed = plan.largest_step(network, scratch)
+    assert needed <= made.arena_bytes <= 1.5 * needed
+
+
+def test_tflm_project_has_model_resolver_kernels_and_arena(tmp_path):
+    model, images = small_backbone("mobilenetv2-tiny", "shift", blocks=2, shape=(11, 9, 3))
+    report = tflm_export.export(model, images, tmp_path / "net", target="tflm", name="my-net")
+    folder = tmp_path / "net"
+    assert {"CMakeLists.txt", "README.md", "main.cc", "my_net.tflite", "my_net_model.cc", "my_net_model.h", "samples.cc",
+            "samples.h", "kernels", "report.json"} == {path.name for path in folder.iterdir()}  # fmt: skip
+    data = (folder / "my_net.tflite").read_bytes()
+    array = re.findall(r"0x([0-9a-f]{2})", (folder / "my_net_model.cc").read_text())
+    assert bytes(int(byte, 16) for byte in array) == data
+    main = (folder / "main.cc").read_text()
+    for operator in ("SHIFT_CONV_2D", "SHIFT_DEPTHWISE_CONV_2D", "SHIFT_FULLY_CONNECTED"):
+        assert f'resolver.AddCustom("{operator}", saaug::Register_{operator}())' in main
+    assert "resolver.AddMean()" in main and "MicroMutableOpResolver<4>" in main and "AddConv2D" not in main
+    arena = int(re.search(r"kArenaBytes = (\d+)", main).group(1))
+    assert arena >= report.arena_bytes + report.arena_tail_host_bytes + max(report.scratch_bytes.values())
+    for path in ("include/saaug_nn.h", "src/saaug_options.c", "tflm/saaug_ops.h", "tflm/saaug_ops.cc"):
+        assert (folder / "kernels" / path).exists()
+
+
+def test_builtin_tflm_project_needs_no_kernel_of_ours(tmp_path):
+    model, images = small_backbone("mobilenetv2-tiny", "shift", blocks=3, shape=(11, 9, 3))
+    tflm_export.export(model, images, tmp_path / "net", target="tflm", flavour="builtin", name="net")
+    main = (tmp_path / "net" / "main.cc").read_text()
+    assert "AddDepthwiseConv2D()" in main and "AddFullyConnected()" in main and "saaug" not in main
+
+
+def test_target_c_is_custom_only(tmp_path):
+    model, images = small_backbone("mobilenetv2-tiny", "shift", blocks=1)
+    with pytest.raises(ValueError, match="`flavour` must be 'custom' for target 'c'. Received: flavour='builtin'"):
+        write(tmp_path / "net", model, images, flavour="builtin")
+    with pytest.raises(ValueError, match=r"activations and scratch, .* the most at layer '\w+', take"):
+        write(tmp_path / "net", model, images, sram_bytes=100)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name, word", [("net", "net"), ("my-net.v2", "my_net_v2"), ("2nd", "net_2nd")])
+def test_identifiers_are_c(name, word):
+    assert firmware.identifier(name) == word

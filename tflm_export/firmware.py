@@ -1,0 +1,633 @@
+"""Firmware projects: a folder that builds a network and classifies sample images on a microcontroller.
+
+`write_c` writes plain C calls of our kernels with a static memory plan; `write_tflm` a TFLite Micro application.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import shutil
+import textwrap
+from dataclasses import dataclass
+
+import numpy as np
+
+from tflm_export import flatbuffer, native, plan, reference
+from tflm_export.quantize import Network, effective_scale, quantize_multiplier
+
+VERSIONS = ("reference", "portable", "dsp", "helium")
+_OP_NAMES = {1: "SHIFT_CONV_2D", 2: "SHIFT_DEPTHWISE_CONV_2D", 3: "SHIFT_FULLY_CONNECTED", 4: "ADDER_CONV_2D",
+             5: "ADDER_DEPTHWISE_CONV_2D"}  # fmt: skip
+_LAYOUT_NAMES = ("SAAUG_LAYOUT_NIBBLE", "SAAUG_LAYOUT_BYTE", "SAAUG_LAYOUT_OFFSET")
+_REQUANT_NAMES = ("SAAUG_REQUANT_Q31", "SAAUG_REQUANT_POWER_OF_TWO")
+
+
+class _Options(ctypes.Structure):
+    """saaug_options of saaug_nn.h."""
+
+    _fields_ = [(name, ctypes.c_int32) for name in (
+        "op", "layout", "requant", "kernel_h", "kernel_w", "stride_h", "stride_w", "dilation_h", "dilation_w",
+        "pad_top", "pad_left", "depth_multiplier", "input_zero_point", "output_zero_point", "act_min", "act_max",
+    )]  # fmt: skip
+
+
+class _Shape(ctypes.Structure):
+    """saaug_shape of saaug_nn.h."""
+
+    _fields_ = [(name, ctypes.c_int32) for name in ("batches", "in_h", "in_w", "in_c", "out_h", "out_w", "out_c")]
+
+
+def _image(tensor, flat=False):
+    """(h, w, c) of a tensor."""
+    size = int(np.prod(tensor.shape))
+    return (1, 1, size) if flat or len(tensor.shape) == 1 else tensor.shape
+
+
+def _shape_of(step):
+    flat = step.op.kind == "dense"
+    return (1, *_image(step.inputs[0], flat), *_image(step.output, flat))
+
+
+def _is_ours(step):
+    return step.constants is not None and step.constants.operator != "conv"
+
+
+def scratch_bytes(network: Network) -> dict[str, list[int]]:
+    """Bytes of scratch of every step, by version of the kernels; the kernels themselves are asked.
+
+    Raises:
+        FileNotFoundError: no C compiler on this machine.
+    """
+    library = native.load()
+    probe = "saaug_shift_conv_2d_s8_{}_size"
+    versions = [version for version in VERSIONS if hasattr(library, probe.format(version))]
+    sizes = {version: [0] * len(network.steps) for version in versions}
+    for index, step in enumerate(network.steps):
+        if not _is_ours(step):
+            continue
+        layer = flatbuffer.custom_layer(step)
+        options = _Options(*(getattr(layer.record, name) for name, _ in _Options._fields_))
+        shape = _Shape(*_shape_of(step))
+        for version in versions:
+            getter = getattr(library, f"saaug_{layer.name.lower()}_s8_{version}_size")
+            getter.restype = ctypes.c_int64
+            sizes[version][index] = int(getter(ctypes.byref(options), ctypes.byref(shape)))
+    return sizes
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# C text
+
+
+def identifier(name):
+    """A C identifier from a model's name."""
+    word = re.sub(r"\W", "_", name)
+    return word if not word[0].isdigit() else "net_" + word
+
+
+def _array(kind, name, values):
+    numbers = textwrap.fill(", ".join(str(int(v)) for v in np.asarray(values).ravel()), 116)
+    return f"{kind} {name}[{np.asarray(values).size}] = {{\n{textwrap.indent(numbers, '    ')}}};\n"
+
+
+def _words(data):
+    """Bytes as 32-bit words, little-endian: an array of words is aligned on every compiler."""
+    data = np.ascontiguousarray(data).view("uint8").ravel()
+    return np.pad(data, (0, -data.size % 4)).view("<u4")
+
+
+def _word_array(name, data):
+    words = _words(data)
+    numbers = textwrap.fill(", ".join(f"0x{int(word):08X}u" for word in words), 116)
+    return f"const uint32_t {name}[{words.size}] = {{\n{textwrap.indent(numbers, '    ')}}};\n"
+
+
+class _CWriter:
+    """The C of one network."""
+
+    def __init__(self, network: Network, name):
+        self.network, self.name = network, identifier(name)
+        self.scratch = scratch_bytes(network)
+        self.plans = {version: plan.make_plan(network, self.scratch[version]) for version in self.scratch}
+        self.data, self.declarations, self.statics, self.calls = [], [], [], []
+
+    def at(self, tensor):
+        """The C expression of an activation."""
+        if tensor.name == self.network.input.name:
+            return "image"
+        if tensor.name == self.network.output.name:
+            return "output"
+        return f"arena + {self.offset(tensor.name)}"
+
+    def offset(self, name):
+        return f"AT_{identifier(name).upper()}"
+
+    def constant(self, index, suffix, data, words=False):
+        """A constant of step `index`, as int32 or as bytes in aligned words; returns its C name."""
+        name = f"{self.name}_{index}_{suffix}"
+        if words:
+            self.data.append(_word_array(name, data))
+            self.declarations.append(f"extern const uint32_t {name}[{_words(data).size}];")
+        else:
+            self.data.append(_array("const int32_t", name, data))
+            self.declarations.append(f"extern const int32_t {name}[{np.asarray(data).size}];")
+        return name
+
+    def static(self, kind, index, values):
+        """A static constant struct; returns its C name."""
+        name = f"layer_{index}"
+        self.statics.append(f"static const {kind} {name} = {values};")
+        return name
+
+    def call(self, function, *arguments):
+        self.calls.append(f"{function}({', '.join(arguments)});")
+
+    def step(self, index, step):
+        out = self.at(step.output)
+        inputs = [self.at(tensor) for tensor in step.inputs]
+        self.calls.append(f"/* {step.op.name} */")
+        if _is_ours(step):
+            self.ours(index, step, inputs[0], out)
+        elif step.constants is not None:
+            self.convolution(index, step, inputs[0], out)
+        else:
+            getattr(self, step.op.kind)(index, step, inputs, out)
+
+    def ours(self, index, step, source, out):
+        layer = flatbuffer.custom_layer(step)
+        record = layer.record
+        rest = ", ".join(str(getattr(record, name)) for name, _ in _Options._fields_[3:])
+        options = self.static(
+            "saaug_options", f"{index}_options",
+            f"{{SAAUG_{layer.name}, {_LAYOUT_NAMES[record.layout]}, {_REQUANT_NAMES[record.requant]}, {rest}}}",
+        )  # fmt: skip
+        shape = self.static("saaug_shape", f"{index}_shape", f"{{{', '.join(map(str, _shape_of(step)))}}}")
+        weights = self.constant(index, "weights", layer.weights, words=True)
+        params = self.constant(index, "params", layer.params)
+        self.calls.append(
+            f"status = saaug_{layer.name.lower()}_s8(&{options}, &{shape}, {source}, (const uint8_t *){weights}, "
+            f"{params}, {out}, SCRATCH_{index});"
+        )
+        self.calls.append("if (status != SAAUG_OK) {\n    return (int)status;\n}")
+
+    def window(self, step):
+        op = step.op
+        numbers = (*_image(step.inputs[0], op.kind == "dense"), *_image(step.output, op.kind == "dense"),
+                   *op.kernel_size, *op.strides, *op.dilation, *op.pads[:2])  # fmt: skip
+        return f"{{{', '.join(map(str, numbers))}}}"
+
+    def convolution(self, index, step, source, out):
+        constants, zero_point = step.constants, step.inputs[0].zero_point
+        rows = constants.weights.reshape(len(constants.weights), -1)
+        bias = constants.bias.astype("int64") - zero_point * rows.sum(axis=1, dtype="int64")
+        weights = self.constant(index, "weights", rows.astype("int8"), words=True)
+        params = self.constant(index, "params", np.stack([bias, constants.multiplier, constants.shift], axis=1))
+        layer = self.static(
+            "saaug_plain_conv", index,
+            f"{{{self.window(step)}, {zero_point}, {step.output.zero_point}, {step.act_min}, {step.act_max}}}",
+        )  # fmt: skip
+        function = "saaug_plain_depthwise_conv_2d" if step.op.kind == "depthwise" else "saaug_plain_conv_2d"
+        self.call(function, f"&{layer}", source, f"(const int8_t *){weights}", params, out)
+
+    def add(self, index, step, inputs, out):
+        first, second = step.inputs
+        twice = 2 * max(float(first.scale), float(second.scale))
+        scales = [quantize_multiplier(float(tensor.scale) / twice) for tensor in step.inputs]
+        output = quantize_multiplier(twice / (2**20 * float(step.output.scale)))
+        layer = self.static(
+            "saaug_plain_add", index,
+            f"{{{_count(step)}, {{{first.zero_point}, {second.zero_point}}}, {step.output.zero_point}, {step.act_min}, "
+            f"{step.act_max}, {{{_scale(*scales[0])}, {_scale(*scales[1])}}}, {_scale(*output)}}}",
+        )  # fmt: skip
+        same = len({(tensor.scale, tensor.zero_point) for tensor in (*step.inputs, step.output)}) == 1
+        self.call("saaug_plain_add_same" if same else "saaug_plain_add_tensors", f"&{layer}", *inputs, out)
+
+    def multiply(self, index, step, inputs, out):
+        first, second = step.inputs
+        scale = quantize_multiplier(effective_scale(first.scale, second.scale, step.output.scale))
+        layer = self.static(
+            "saaug_plain_multiply", index,
+            f"{{{_count(step)}, {int(np.prod(second.shape))}, {{{first.zero_point}, {second.zero_point}}}, "
+            f"{step.output.zero_point}, {step.act_min}, {step.act_max}, {_scale(*scale)}}}",
+        )  # fmt: skip
+        self.call("saaug_plain_multiply_tensors", f"&{layer}", *inputs, out)
+
+    def mean(self, index, step, inputs, out):
+        source = step.inputs[0]
+        positions = source.shape[0] * source.shape[1]
+        multiplier, shift = reference.mean_multiplier(source.scale, step.output.scale, positions)
+        layer = self.static(
+            "saaug_plain_mean", index,
+            f"{{{positions}, {source.shape[2]}, {source.zero_point}, {step.output.zero_point}, "
+            f"{{{multiplier}, {shift}}}}}",
+        )  # fmt: skip
+        self.call("saaug_plain_mean_over_image", f"&{layer}", *inputs, out)
+
+    def resize(self, index, step, inputs, out):
+        numbers = (*step.inputs[0].shape[:2], *step.output.shape)
+        layer = self.static("saaug_plain_resize", index, f"{{{', '.join(map(str, numbers))}}}")
+        self.call("saaug_plain_resize_bilinear", f"&{layer}", *inputs, out)
+
+    def max_pool(self, index, step, inputs, out):
+        layer = self.static("saaug_plain_window", index, self.window(step))
+        self.call(f"saaug_plain_{step.op.kind}", f"&{layer}", *inputs, out)
+
+    average_pool = max_pool
+
+    def pad(self, index, step, inputs, out):
+        top, left, bottom, right = step.op.pads
+        numbers = (*step.inputs[0].shape, top, left, bottom, right, step.output.zero_point)
+        layer = self.static("saaug_plain_pad", index, f"{{{', '.join(map(str, numbers))}}}")
+        self.call("saaug_plain_pad_image", f"&{layer}", *inputs, out)
+
+    def reshape(self, index, step, inputs, out):
+        ends = {self.network.input.name, self.network.output.name}
+        if not ({step.inputs[0].name, step.output.name} & ends):
+            offsets = {p.tensors[step.inputs[0].name] == p.tensors[step.output.name] for p in self.plans.values()}
+            if offsets == {True}:
+                self.calls[-1] = f"/* {step.op.name}: the same bytes */"
+                return
+        self.call("memcpy", out, inputs[0], str(_count(step)))
+
+    def hard_swish(self, index, step, inputs, out):
+        output, gate = reference.hard_swish_constants(step.inputs[0].scale, step.output.scale)
+        numbers = (_count(step), step.inputs[0].zero_point, step.output.zero_point, *output, *gate)
+        layer = self.static("saaug_plain_hard_swish", index, f"{{{', '.join(map(str, numbers))}}}")
+        self.call("saaug_plain_hard_swish_tensor", f"&{layer}", *inputs, out)
+
+    def softmax(self, index, step, inputs, out):
+        multiplier, left, least = reference.softmax_constants(step.inputs[0].scale)
+        depth = step.output.shape[-1]
+        numbers = (_count(step) // depth, depth, multiplier, left, least)
+        layer = self.static("saaug_plain_softmax", index, f"{{{', '.join(map(str, numbers))}}}")
+        self.call("saaug_plain_softmax_rows", f"&{layer}", *inputs, out)
+
+
+def _count(step):
+    return int(np.prod(step.output.shape))
+
+
+def _scale(multiplier, shift):
+    """A saaug_plain_scale of `quantize_multiplier`'s pair, whose shift is to the left."""
+    return f"{{{multiplier}, {-shift}}}"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Projects
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Images for the project's main: int8 (N, H, W, C), and what the reference interpreter gives for them."""
+
+    images: np.ndarray
+    outputs: np.ndarray
+
+    @classmethod
+    def of(cls, network, images):
+        """From float images on the network's input range."""
+        stored = network.input.quantize(images)
+        return cls(stored, reference.run(network, stored)[network.output.name])
+
+
+def write_c(network: Network, name, samples: Samples, folder) -> dict[str, int]:
+    """Writes the project of plain C calls into a folder.
+
+    Returns:
+        Bytes of the activation arena by version of the kernels.
+    """
+    writer = _CWriter(network, name)
+    for index, step in enumerate(network.steps):
+        writer.step(index, step)
+    word = writer.name
+    (folder / f"{word}.h").write_text(_network_header(network, word))
+    (folder / f"{word}.c").write_text(_network_source(writer))
+    declarations = "#include <stdint.h>\n\n" + _lines(writer.declarations)
+    (folder / f"{word}_data.h").write_text(_guarded(f"{word}_data", declarations))
+    (folder / f"{word}_data.c").write_text(f'#include "{word}_data.h"\n\n' + "\n".join(writer.data))
+    _write_samples(samples, folder, "c")
+    main = _MAIN_C.replace("NETWORK_CLASSES", f"{word.upper()}_CLASSES").replace("NETWORK", word)
+    (folder / "main.c").write_text(main)
+    (folder / "CMakeLists.txt").write_text(_CMAKE_C.replace("NETWORK", word))
+    arenas = {version: made.arena_bytes for version, made in writer.plans.items()}
+    (folder / "README.md").write_text(_readme_c(network, word, arenas))
+    for file in sorted(native.PLAIN.iterdir()):
+        shutil.copy(file, folder / file.name)
+    _copy_kernels(folder, tflm=False)
+    return arenas
+
+
+def write_tflm(network: Network, name, model: bytes, arena_bytes, samples: Samples, folder):
+    """Writes the TFLite Micro application into a folder. `arena_bytes`: of its tensor arena."""
+    word = identifier(name)
+    declarations = f"extern const unsigned char {word}_model[];\nextern const unsigned int {word}_model_size;\n"
+    (folder / f"{word}_model.h").write_text(_guarded(f"{word}_model", declarations))
+    numbers = textwrap.fill(", ".join(f"0x{byte:02x}" for byte in model), 116)
+    (folder / f"{word}_model.cc").write_text(
+        f'#include "{word}_model.h"\n\nalignas(16) const unsigned char {word}_model[] = {{\n'
+        f"{textwrap.indent(numbers, '    ')}}};\nconst unsigned int {word}_model_size = {len(model)};\n"
+    )
+    _write_samples(samples, folder, "cc")
+    operators = flatbuffer.operator_names(network)
+    custom = [operator for operator in operators if operator in _OP_NAMES.values()]
+    main = _MAIN_TFLM.replace("NETWORK", word).replace("ARENA_BYTES_VALUE", str(arena_bytes))
+    main = main.replace("OPERATOR_COUNT", str(len(operators)))
+    main = main.replace("// REGISTER\n", "".join(f"  {_registration(operator)}\n" for operator in operators))
+    main = main.replace("// INCLUDE\n", '#include "saaug_ops.h"\n' if custom else "")
+    (folder / "main.cc").write_text(main)
+    (folder / "CMakeLists.txt").write_text(_CMAKE_TFLM.replace("NETWORK", word))
+    (folder / "README.md").write_text(_readme_tflm(word, arena_bytes, operators))
+    (folder / f"{word}.tflite").write_bytes(model)
+    _copy_kernels(folder, tflm=True)
+
+
+def _registration(operator):
+    if operator in _OP_NAMES.values():
+        return f'if (resolver.AddCustom("{operator}", saaug::Register_{operator}()) != kTfLiteOk) return false;'
+    method = "Add" + "".join(part.capitalize() for part in operator.split("_")).replace("2d", "2D")
+    return f"if (resolver.{method}() != kTfLiteOk) return false;"
+
+
+def _copy_kernels(folder, *, tflm):
+    target = folder / "kernels"
+    for part in ("include", "src", *(("tflm",) if tflm else ())):
+        shutil.copytree(native.KERNELS / part, target / part)
+
+
+def _lines(lines):
+    return "".join(line + "\n" for line in lines)
+
+
+def _guarded(name, text):
+    guard = f"{name.upper()}_H"
+    return f"#ifndef {guard}\n#define {guard}\n\n{text}\n#endif\n"
+
+
+def _network_header(network, word):
+    upper, source, output = word.upper(), network.input, network.output
+    grids = [f"real value = {float(t.scale):.9g} * (stored - ({t.zero_point}))" for t in (source, output)]
+    sizes = [", ".join(map(str, tensor.shape)) for tensor in (source, output)]
+    return _guarded(
+        word,
+        f"""#include <stdint.h>
+
+#define {upper}_INPUT_BYTES {int(np.prod(source.shape))}
+#define {upper}_OUTPUT_BYTES {int(np.prod(output.shape))}
+#define {upper}_CLASSES {output.shape[-1]}
+
+/**
+ * Runs the network once. Not reentrant: the activations are static.
+ * @param[in]  image   int8 [{sizes[0]}]; {grids[0]}
+ * @param[out] output  int8 [{sizes[1]}]; {grids[1]}
+ * @return 0, or a saaug_status.
+ */
+int {word}_run(const int8_t *image, int8_t *output);
+
+/** Bytes of the static arena of activations and scratch. */
+uint32_t {word}_arena_bytes(void);
+""",
+    )
+
+
+def _network_source(writer):
+    word = writer.name
+    blocks = []
+    for number, (version, made) in enumerate(writer.plans.items()):
+        lines = [f"#{'el' if number else ''}if defined(SAAUG_{version.upper()})"]
+        lines.append("enum {")
+        lines += [f"    {writer.offset(tensor)} = {offset}," for tensor, offset in made.tensors.items()]
+        lines += [f"    ARENA_BYTES = {max(made.arena_bytes, plan.ALIGNMENT)}", "};"]
+        for index, step in enumerate(writer.network.steps):
+            if _is_ours(step):
+                where = f"(arena + {made.scratch[index]})" if index in made.scratch else "NULL"
+                lines.append(f"#define SCRATCH_{index} {where}")
+        blocks.append("\n".join(lines))
+    plans = "\n".join(blocks) + '\n#else\n#error "no memory plan for this version of the kernels"\n#endif'
+    ours = any(_is_ours(step) for step in writer.network.steps)
+    body = textwrap.indent("\n".join(writer.calls), "    ")
+    status = "    saaug_status status;\n" if ours else ""
+    return f"""#include "{word}.h"
+
+#include <stddef.h>
+#include <string.h>
+
+#include "{word}_data.h"
+#include "saaug_internal.h" /* which version of the kernels is compiled in */
+#include "saaug_nn.h"
+#include "saaug_plain.h"
+
+/* Where every activation and scratch buffer lies; buffers whose lives do not overlap share bytes. */
+{plans}
+
+static union {{
+    int64_t alignment;
+    int8_t bytes[ARENA_BYTES];
+}} memory;
+
+{_lines(writer.statics)}
+uint32_t {word}_arena_bytes(void) {{ return ARENA_BYTES; }}
+
+int {word}_run(const int8_t *image, int8_t *output)
+{{
+    int8_t *const arena = memory.bytes;
+{status}    (void)arena;
+{body}
+    return 0;
+}}
+"""
+
+
+def _write_samples(samples, folder, suffix):
+    """samples.h and samples.c (or .cc): images and the outputs that they must give."""
+    count, image_bytes = len(samples.images), samples.images[0].size
+    output_bytes = samples.outputs[0].size
+    linkage = "extern " if suffix == "cc" else ""
+    (folder / "samples.h").write_text(
+        _guarded(
+            "samples",
+            f"#include <stdint.h>\n\n#define SAMPLE_COUNT {count}\n\n"
+            f"extern const int8_t sample_images[SAMPLE_COUNT][{image_bytes}];\n"
+            "/* what the exporter's reference interpreter gave for them */\n"
+            f"extern const int8_t sample_outputs[SAMPLE_COUNT][{output_bytes}];\n",
+        )
+    )
+    text = '#include "samples.h"\n'
+    for name, values, size in (("images", samples.images, image_bytes), ("outputs", samples.outputs, output_bytes)):
+        rows = []
+        for row in values.reshape(count, -1):
+            numbers = textwrap.fill(", ".join(map(str, row.tolist())), 112)
+            rows.append(f"    {{\n{textwrap.indent(numbers, '        ')}}}")
+        text += f"\n{linkage}const int8_t sample_{name}[SAMPLE_COUNT][{size}] = {{\n" + ",\n".join(rows) + "};\n"
+    (folder / f"samples.{suffix}").write_text(text)
+
+
+_MAIN_C = """/* Classifies the sample images; the exit status is the number of wrong outputs. */
+#include <stdio.h>
+#include <string.h>
+
+#include "NETWORK.h"
+#include "samples.h"
+#include "saaug_nn.h"
+#include "saaug_plain.h"
+
+static int8_t output[sizeof sample_outputs[0]];
+
+int main(void)
+{
+    int wrong = 0, i;
+    printf("kernels: %s, arena: %lu bytes\\n", saaug_version(), (unsigned long)NETWORK_arena_bytes());
+    for (i = 0; i < SAMPLE_COUNT; ++i) {
+        const int status = NETWORK_run(sample_images[i], output);
+        const int same = status == 0 && memcmp(output, sample_outputs[i], sizeof output) == 0;
+        const long best = (long)saaug_plain_argmax(output, NETWORK_CLASSES); /* of the first pixel, if there are many */
+        printf("sample %d: class %ld, status %d, %s as expected\\n", i, best, status, same ? "output" : "output NOT");
+        wrong += !same;
+    }
+    return wrong;
+}
+"""
+
+_CMAKE_C = """# Any C99 compiler: cmake -B build && cmake --build build; for a microcontroller, with its toolchain file.
+cmake_minimum_required(VERSION 3.13)
+project(NETWORK C)
+file(GLOB KERNELS ${CMAKE_CURRENT_SOURCE_DIR}/kernels/src/*.c ${CMAKE_CURRENT_SOURCE_DIR}/kernels/src/*/*.c)
+add_executable(NETWORK main.c samples.c NETWORK.c NETWORK_data.c saaug_plain.c ${KERNELS})
+target_include_directories(NETWORK PRIVATE ${CMAKE_CURRENT_SOURCE_DIR} kernels/include kernels/src)
+set_target_properties(NETWORK PROPERTIES C_STANDARD 99)
+target_compile_options(NETWORK PRIVATE -O3 -ffunction-sections -fdata-sections)
+target_link_options(NETWORK PRIVATE -Wl,--gc-sections)
+"""
+
+
+def _readme_c(network, word, arenas):
+    rows = "\n".join(f"| {version} | {size:,} |" for version, size in arenas.items())
+    return f"""# {word}: an int8 network in plain C
+
+No interpreter, no heap. `{word}_run(image, output)` in `{word}.h` runs it; `main.c` classifies the sample images and
+compares every output byte with what the exporter computed.
+
+```
+cc -std=c99 -O3 -I. -Ikernels/include -Ikernels/src *.c kernels/src/*.c kernels/src/*/*.c -o {word} && ./{word}
+```
+
+For a microcontroller: the same command with its compiler and flags, for example
+`arm-none-eabi-gcc -mcpu=cortex-m4 -mthumb -std=c99 -O3 -ffunction-sections -fdata-sections -Wl,--gc-sections ...`. The
+kernels choose their version from the compiler's target. `main.c` uses printf; leave it out where there is none.
+
+Static memory for activations and scratch, by version of the kernels (little-endian targets):
+
+| version | bytes |
+|---|---|
+{rows}
+
+Input: int8, {" x ".join(map(str, network.input.shape))}; where its scale is 1/255, pixel - 128 of an image.
+"""
+
+
+_MAIN_TFLM = """// Classifies the sample images with TFLite Micro; the exit status is the number of wrong outputs.
+#include <cstdio>
+#include <cstring>
+
+#include "NETWORK_model.h"
+#include "samples.h"
+// INCLUDE
+#include "tensorflow/lite/micro/micro_interpreter.h"
+#include "tensorflow/lite/micro/micro_mutable_op_resolver.h"
+#include "tensorflow/lite/micro/system_setup.h"
+#include "tensorflow/lite/schema/schema_generated.h"
+
+namespace {
+
+// Measured by the exporter in TFLite Micro itself on a 64-bit host, where its own records are larger, plus the scratch
+// of the hungriest version of the kernels. After AllocateTensors(), arena_used_bytes() says what is needed.
+constexpr int kArenaBytes = ARENA_BYTES_VALUE;
+alignas(16) uint8_t arena[kArenaBytes];
+
+using Resolver = tflite::MicroMutableOpResolver<OPERATOR_COUNT>;
+
+bool Register(Resolver& resolver) {
+// REGISTER
+  return true;
+}
+
+}  // namespace
+
+int main() {
+  tflite::InitializeTarget();
+  static Resolver resolver;
+  if (!Register(resolver)) {
+    std::printf("an operator could not be registered\\n");
+    return 100;
+  }
+  static tflite::MicroInterpreter interpreter(tflite::GetModel(NETWORK_model), resolver, arena, kArenaBytes);
+  if (interpreter.AllocateTensors() != kTfLiteOk) {
+    std::printf("the tensors could not be allocated\\n");
+    return 101;
+  }
+  std::printf("arena: %u of %d bytes\\n", static_cast<unsigned>(interpreter.arena_used_bytes()), kArenaBytes);
+  int wrong = 0;
+  for (int i = 0; i < SAMPLE_COUNT; ++i) {
+    std::memcpy(interpreter.input(0)->data.int8, sample_images[i], sizeof sample_images[i]);
+    const bool ran = interpreter.Invoke() == kTfLiteOk;
+    const int8_t* const output = interpreter.output(0)->data.int8;
+    const bool same = ran && std::memcmp(output, sample_outputs[i], sizeof sample_outputs[i]) == 0;
+    std::size_t best = 0;
+    for (std::size_t c = 1; c < sizeof sample_outputs[i]; ++c) {
+      if (output[c] > output[best]) best = c;
+    }
+    std::printf("sample %d: class %u, output %sas expected\\n", i, static_cast<unsigned>(best), same ? "" : "NOT ");
+    wrong += !same;
+  }
+  return wrong;
+}
+"""
+
+_CMAKE_TFLM = """# cmake -B build -DTFLM_ROOT=/path/to/tflm-tree [-DTFLM_LIBRARY=/path/to/libtensorflow-microlite.a]
+#       [-DCMAKE_TOOLCHAIN_FILE=...] [-DBOARD_FLAGS="-mcpu=cortex-m4 -mthumb"]
+# TFLM_ROOT: a tree made by TFLite Micro's create_tflm_tree.py, or a checkout after its make has fetched third_party.
+cmake_minimum_required(VERSION 3.13)
+project(NETWORK C CXX)
+set(TFLM_ROOT "" CACHE PATH "TFLite Micro tree")
+set(TFLM_LIBRARY "" CACHE FILEPATH "library of TFLite Micro, built for the same target")
+set(BOARD_FLAGS "" CACHE STRING "compiler flags of the board")
+if(NOT EXISTS "${TFLM_ROOT}/tensorflow/lite/micro/micro_interpreter.h")
+  message(FATAL_ERROR "Set TFLM_ROOT to a TFLite Micro tree (it holds tensorflow/lite/micro/micro_interpreter.h).")
+endif()
+if(NOT EXISTS "${TFLM_LIBRARY}")
+  message(FATAL_ERROR "Set TFLM_LIBRARY to TFLite Micro's library, built for the same target.")
+endif()
+separate_arguments(BOARD_FLAGS)
+file(GLOB KERNELS ${CMAKE_CURRENT_SOURCE_DIR}/kernels/src/*.c ${CMAKE_CURRENT_SOURCE_DIR}/kernels/src/*/*.c)
+file(GLOB ADAPTER ${CMAKE_CURRENT_SOURCE_DIR}/kernels/tflm/*.cc)
+add_executable(NETWORK main.cc samples.cc NETWORK_model.cc ${ADAPTER} ${KERNELS})
+target_include_directories(NETWORK PRIVATE ${CMAKE_CURRENT_SOURCE_DIR} kernels/include kernels/src kernels/tflm)
+target_include_directories(NETWORK SYSTEM PRIVATE
+  ${TFLM_ROOT} ${TFLM_ROOT}/third_party/flatbuffers/include ${TFLM_ROOT}/third_party/gemmlowp
+  ${TFLM_ROOT}/third_party/ruy ${TFLM_ROOT}/tensorflow/lite/micro/tools/make/downloads/flatbuffers/include
+  ${TFLM_ROOT}/tensorflow/lite/micro/tools/make/downloads/gemmlowp
+  ${TFLM_ROOT}/tensorflow/lite/micro/tools/make/downloads/ruy)
+set_target_properties(NETWORK PROPERTIES C_STANDARD 99 CXX_STANDARD 17)
+target_compile_definitions(NETWORK PRIVATE TF_LITE_STATIC_MEMORY)
+target_compile_options(NETWORK PRIVATE ${BOARD_FLAGS} -O3 -ffunction-sections -fdata-sections
+  $<$<COMPILE_LANGUAGE:CXX>:-fno-rtti -fno-exceptions>)
+target_link_options(NETWORK PRIVATE ${BOARD_FLAGS} -Wl,--gc-sections)
+target_link_libraries(NETWORK PRIVATE ${TFLM_LIBRARY})
+"""
+
+
+def _readme_tflm(word, arena_bytes, operators):
+    return f"""# {word}: an int8 network for TFLite Micro
+
+1. Get a TFLite Micro tree: in a checkout of tflite-micro, `python3
+   tensorflow/lite/micro/tools/project_generation/create_tflm_tree.py tflm-tree`, and build its library for your target.
+2. `cmake -B build -DTFLM_ROOT=tflm-tree -DTFLM_LIBRARY=libtensorflow-microlite.a` with your board's
+   `-DCMAKE_TOOLCHAIN_FILE` and `-DBOARD_FLAGS`, then `cmake --build build`.
+3. Run it: it classifies the sample images and compares every output byte with what the exporter computed.
+
+- `{word}_model.cc` is `{word}.tflite` as an array; keep its alignment of 16 bytes.
+- `main.cc` registers exactly the operators that the model uses: {", ".join(operators)}.
+- The arena is {arena_bytes:,} bytes: what TFLite Micro allocated on the exporting machine, and the kernels' scratch.
+  After AllocateTensors(), `arena_used_bytes()` tells what your target needs; it is less.
+- `kernels/` are our operators; they choose their version (Arm DSP, Helium, portable C) from the compiler's target.
+"""

@@ -1,0 +1,95 @@
+"""A static memory plan: where every activation and scratch buffer of a network lies in one arena."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tflm_export.quantize import Network
+
+ALIGNMENT = 8
+_IN_PLACE = ("add", "hard_swish", "multiply", "reshape", "softmax")  # may write over an input that ends with them
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Offsets in bytes into an arena of `arena_bytes`.
+
+    Args:
+        tensors: name -> offset. The network's input and output are the caller's and have none.
+        scratch: index of a step -> offset, for steps with scratch.
+    """
+
+    tensors: dict[str, int]
+    scratch: dict[int, int]
+    arena_bytes: int
+
+
+def tensor_bytes(tensor):
+    """Bytes of an int8 activation."""
+    return int(np.prod(tensor.shape))
+
+
+def _buffers(network: Network, scratch_bytes):
+    """({buffer: (first step, last step, bytes)}, {tensor: its buffer}).
+
+    A buffer is named by its first tensor, or is the index of the step whose scratch it is; an op that may work in place
+    shares its input's.
+    """
+    outside = {network.input.name, network.output.name}
+    last = {tensor.name: index for index, step in enumerate(network.steps) for tensor in step.inputs}
+    homes, lives = {}, {}
+    for index, step in enumerate(network.steps):
+        name, size = step.output.name, tensor_bytes(step.output)
+        if name not in outside:
+            home = name
+            if step.op.kind in _IN_PLACE:
+                for tensor in step.inputs[: 1 if step.op.kind == "multiply" else None]:
+                    ends_here = tensor.name not in outside and last[tensor.name] == index
+                    if ends_here and tensor_bytes(tensor) == size:
+                        home = homes[tensor.name]
+                        break
+            homes[name] = home
+            first = lives[home][0] if home in lives else index
+            lives[home] = (first, last[name], size)
+        if len(scratch_bytes) and scratch_bytes[index]:
+            lives[index] = (index, index, int(scratch_bytes[index]))
+    return lives, homes
+
+
+def make_plan(network: Network, scratch_bytes=()) -> Plan:
+    """Places buffers, the largest first, each at the lowest offset that is free during its life.
+
+    Args:
+        scratch_bytes: per step, 0 for none; empty for no scratch at all.
+    """
+    lives, homes = _buffers(network, scratch_bytes)
+    placed, arena = {}, 0
+    for buffer, (start, end, size) in sorted(lives.items(), key=lambda item: (-item[1][2], item[1][0], str(item[0]))):
+        offset = 0
+        for other_offset, other in sorted(placed.values(), key=lambda pair: pair[0]):
+            if lives[other][1] < start or lives[other][0] > end:
+                continue
+            if offset + size <= other_offset:
+                break
+            offset = max(offset, _aligned(other_offset + lives[other][2]))
+        placed[buffer] = (offset, buffer)
+        arena = max(arena, offset + size)
+    tensors = {name: placed[home][0] for name, home in homes.items()}
+    scratch = {buffer: offset for offset, buffer in placed.values() if isinstance(buffer, int)}
+    return Plan(tensors, scratch, _aligned(arena))
+
+
+def largest_step(network: Network, scratch_bytes=()):
+    """(name of the op, bytes) where the most is alive together, the network's own input and output apart."""
+    lives, _ = _buffers(network, scratch_bytes)
+    sizes = [
+        sum(size for start, end, size in lives.values() if start <= index <= end) for index in range(len(network.steps))
+    ]
+    index = int(np.argmax(sizes))
+    return network.steps[index].op.name, sizes[index]
+
+
+def _aligned(offset):
+    return -(-offset // ALIGNMENT) * ALIGNMENT
