@@ -2,7 +2,7 @@
 #include "saaug_blocks.h"
 #include "saaug_distance.h"
 
-#define GROUP_CHANNELS 16 /* whose accumulators wait between chunks of taps */
+#define GROUP_CHANNELS 16 /* that are computed together; pixels are packed once for each group */
 
 typedef struct {
     int32_t taps, chunk, chunks, channels;
@@ -16,9 +16,9 @@ static layout lay_out(const saaug_options *options, const saaug_shape *shape, in
     l.taps = options->kernel_h * options->kernel_w * shape->in_c;
     l.chunk = l.taps < SAAUG_DISTANCE_TAPS ? l.taps : SAAUG_DISTANCE_TAPS;
     l.chunks = saaug_divide_up(l.taps, l.chunk);
-    l.channels = l.chunks == 1 ? 1 : shape->out_c < GROUP_CHANNELS ? shape->out_c : GROUP_CHANNELS;
+    l.channels = shape->out_c < GROUP_CHANNELS ? shape->out_c : GROUP_CHANNELS;
     l.scales = (int64_t)l.chunk * words * 4;
-    l.accs = l.scales + (int64_t)shape->out_c * (int64_t)sizeof(saaug_bucket_scale);
+    l.accs = l.scales + (int64_t)l.channels * (int64_t)sizeof(saaug_bucket_scale);
     l.bytes = l.accs + (int64_t)8 * words * l.channels;
     return l;
 }
@@ -81,48 +81,45 @@ saaug_status saaug_adder_conv_2d_s8_portable(const saaug_options *options, const
     uint32_t *const block = scratch;
     saaug_bucket_scale *const scales = (void *)((uint8_t *)scratch + l.scales);
     int32_t *const accs = (void *)((uint8_t *)scratch + l.accs);
-    saaug_block_walk walk = saaug_block_walk_begin(options, shape);
-    int8_t *block_output = output;
     int32_t p, o, first, chunk, k;
-    for (o = 0; o < shape->out_c; ++o) {
-        saaug_bucket_prepare(params + 3 * o, options, scales + o);
-    }
-    for (p = 0; p < pixels; p += SAAUG_PIXELS) {
-        const int32_t count = pixels - p < SAAUG_PIXELS ? pixels - p : SAAUG_PIXELS;
-        const uint8_t *group_row = weights;
-        saaug_block_window windows[SAAUG_PIXELS];
-        uint32_t sums[SAAUG_WORDS] = {0};
-        saaug_block_walk_take(&walk, options, shape, count, windows);
-        for (first = 0; first < shape->out_c; first += l.channels) {
-            const int32_t channels = shape->out_c - first < l.channels ? shape->out_c - first : l.channels;
+    for (first = 0; first < shape->out_c; first += l.channels) {
+        const int32_t channels = shape->out_c - first < l.channels ? shape->out_c - first : l.channels;
+        const uint8_t *const rows = weights + (size_t)first * (size_t)row_bytes;
+        saaug_block_walk walk = saaug_block_walk_begin(options, shape);
+        int8_t *block_output = output + first;
+        for (o = 0; o < channels; ++o) {
+            saaug_bucket_prepare(params + 3 * (first + o), options, scales + o);
+        }
+        for (p = 0; p < pixels; p += SAAUG_PIXELS) {
+            const int32_t count = pixels - p < SAAUG_PIXELS ? pixels - p : SAAUG_PIXELS;
+            const int32_t next = count > 1 ? shape->out_c : 0;
             saaug_block_tap tap = {0, 0, 0, 0, 0};
+            saaug_block_window windows[SAAUG_PIXELS];
             int32_t first_tap = 0;
+            saaug_block_walk_take(&walk, options, shape, count, windows);
             for (k = 0; k < channels * SAAUG_PIXELS; ++k) {
                 accs[k] = 0;
             }
             for (chunk = 0; chunk < l.chunks; ++chunk) {
                 const int32_t taps = l.taps - first_tap < l.chunk ? l.taps - first_tap : l.chunk;
-                const uint8_t *row = group_row + first_tap;
-                int32_t *acc = accs;
-                if (first == 0 || l.chunks > 1) {
-                    saaug_blocks_pack(options, shape, input, windows, &tap, taps, block);
-                    sum_columns(block, taps, sums);
-                }
+                const uint8_t *row = rows + first_tap;
+                uint32_t sums[SAAUG_WORDS];
+                saaug_blocks_pack(options, shape, input, windows, &tap, taps, block);
+                sum_columns(block, taps, sums);
                 for (o = 0; o < channels; ++o) {
-                    run(block, row, taps, sums, acc);
+                    run(block, row, taps, sums, accs + o * SAAUG_PIXELS);
                     row += row_bytes;
-                    acc += SAAUG_PIXELS;
                 }
                 first_tap += taps;
             }
             for (o = 0; o < channels; ++o) {
-                int8_t *const low = block_output + first + o;
-                saaug_bucket_store(accs + o * SAAUG_PIXELS, (count + 1) / 2, count / 2, scales + first + o, options, low,
-                                   low + (count > 1 ? shape->out_c : 0), 2 * shape->out_c);
-                group_row += row_bytes;
+                saaug_bucket_store(accs + o * SAAUG_PIXELS, (count + 1) / 2, count / 2, scales + o, options,
+                                   block_output + o, block_output + o + next, 2 * shape->out_c);
+            }
+            if (p + count < pixels) {
+                block_output += count * shape->out_c;
             }
         }
-        block_output += count * shape->out_c;
     }
     return SAAUG_OK;
 }
