@@ -17,7 +17,7 @@ def add_parser(subparsers):
     parser.add_argument("model", metavar="MODEL", help="a .keras file, or the folder of a `saaug train` run")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
     parser.add_argument("--flavour", choices=("builtin", "custom"), help="builtin: any TFLite Micro runs it; custom: "
-                        "4-bit weights, for the kernels of tflm_export (default: builtin for --target tflite, else custom)")
+                        "4-bit weights, for the kernels of tflm_export (default: builtin for tflite, else custom)")
     parser.add_argument("--target", default="tflite", choices=("tflite", "tflm", "c"), help="the model alone, a "
                         "firmware project with TFLite Micro, or one of plain C (default: tflite)")
     parser.add_argument("--requantization", default="q31", choices=("q31", "power-of-two"), help="one multiplication "
