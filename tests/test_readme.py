@@ -32,7 +32,7 @@ def commands(path):
 def test_python_blocks_run_in_order(path, tmp_path):
     code = "\n\n".join(blocks(path, "python"))
     (tmp_path / "blocks.py").write_text(code)
-    done = subprocess.run([sys.executable, "blocks.py"], cwd=tmp_path, capture_output=True, text=True, timeout=500)
+    done = subprocess.run([sys.executable, "blocks.py"], cwd=tmp_path, capture_output=True, text=True, timeout=550)
     assert done.returncode == 0, done.stderr[-4000:]
 
 
