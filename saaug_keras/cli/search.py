@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
+import sys
 import time
 
 from saaug_keras.cli import common
@@ -44,8 +46,8 @@ def add_parser(subparsers):
         help="find and train a network within a device's limits",
         description="Trains a SuperNet, searches it in two stages, trains the chosen network inside an augmented one "
         "and exports it. Writes report.html, report.json and firmware/ to the folder. A killed search goes on with "
-        "--resume. Run it under KERASTUNER_TUNER_ID (chief, or a worker's name), KERASTUNER_ORACLE_IP and KERASTUNER_ORACLE_PORT "
-        "on a shared folder to search with several machines.",
+        "--resume. Run it under KERASTUNER_TUNER_ID (chief, or a worker's name), KERASTUNER_ORACLE_IP and "
+        "KERASTUNER_ORACLE_PORT on a shared folder to search with several machines.",
     )
     parser.add_argument("--dataset", required=True, help="digits, cifar10, cifar100, or folder for your own images in "
                         "--data")  # fmt: skip
@@ -84,6 +86,11 @@ def add_parser(subparsers):
     group.add_argument("--no-data-augmentation", action="store_true", help="no random shift and mirror of images")
     group.add_argument("--baseline", choices=("both", "none", "ptq", "qat"), default="none", help="also train the "
                        "multiplicative twin and quantize it to INT8: after training, aware of it, or both")  # fmt: skip
+    group = parser.add_argument_group("export")
+    group.add_argument("--target", choices=("c", "tflite", "tflm"), default="tflm", help="what firmware/ holds: plain "
+                       "C, the model alone, or a project with TFLite Micro (default: tflm)")  # fmt: skip
+    group.add_argument("--exported-images", type=int, default=1000, metavar="N", help="test images that the exported "
+                       "network classifies (default: 1000)")  # fmt: skip
     return parser
 
 
@@ -128,34 +135,78 @@ def run(args) -> int:
         title = f"{data.name}: nothing was written"
         common.show(args, {**found, "seconds": total}, title=title, rows=rows, columns=("", ""))
         return 0
-    report = search.run(
-        resume=args.resume, callbacks=[make_reporter(args)], finish=lambda *parts: deploy(args, *parts)
-    )
+    with contextlib.redirect_stdout(sys.stderr):  # one line a trial; stdout is for the result
+        report = search.run(
+            resume=args.resume, callbacks=[make_reporter(args)], finish=lambda *parts: deploy(args, *parts)
+        )
     if report is None:
         return 0
     out = pathlib.Path(args.out)
+    deployment = dict(report["deployment"])
     result = {
-        "out": str(out), "page": str(out / "report.html"),
+        "out": str(out), "page": str(out / "report.html"), "firmware": deployment.pop("firmware"),
         **{key: report[key] for key in ("inherited_accuracy", "validation_accuracy", "test_accuracy")},
-        **report["costs"], **report["deployment"],
+        **report["costs"],
+        **({"deployed": deployment} if args.json else {f"deployed_{k}": v for k, v in deployment.items()
+                                                       if not isinstance(v, dict)}),
     }  # fmt: skip
     common.show(args, result, title=f"{data.name}, {args.device or 'no device'}")
     return 0
 
 
 def deploy(args, search, spec, report) -> dict:
-    """Exports the trained network to firmware/, and measures the multiplicative twin if asked to."""
+    """Exports the trained network to firmware/ and, if asked to, measures its multiplicative twin as INT8 beside it."""
+    import json
+
     import keras
+    import numpy as np
 
     import tflm_export
     from saaug_keras import datasets
 
+    data, plan = search.data, search.plan
     model = keras.models.load_model(search.out / "training" / "target.keras")
-    images = search.fit_part[0][:256]
-    size = spec.input_shape[:2]
-    representative = next(iter(datasets.pipeline(images, batch_size=len(images), resolution=size))).numpy()
-    exported = tflm_export.export(model, representative, search.out / "firmware", flavour="custom", target="tflm")
-    return {"firmware": str(search.out / "firmware"), "export": exported.as_dict()}
+
+    def resized(images):
+        return np.concatenate(
+            [batch.numpy() for batch in datasets.pipeline(images, batch_size=256, resolution=spec.input_shape[:2])]
+        )
+
+    count = min(len(data.x_test), args.exported_images)
+    exported = tflm_export.export(
+        model, resized(search.fit_part[0][:256]), search.out / "firmware", flavour="custom", target=args.target,
+        evaluation_data=(resized(data.x_test[:count]), data.y_test[:count]), name="network",
+    )  # fmt: skip
+    columns = ("", "accuracy", "of images", "parameters", "flash, bytes", "arena, bytes")
+    rows = [
+        (f"this network, {spec.blocks[-1].operator}, as deployed", exported.tflm_accuracy, count, exported.parameters,
+         exported.flash_bytes, exported.arena_bytes or "not measured")
+    ]  # fmt: skip
+    shown = ("tflm_accuracy", "float_accuracy", "agreement", "flash_bytes", "arena_bytes")
+    result = {"firmware": str(search.out / "firmware"), **{key: getattr(exported, key) for key in shown}}
+    if args.baseline != "none":
+        from saaug_keras import baselines
+        from tflm_export import runner
+
+        common.say(args, "the multiplicative twin: its direct training and its quantization")
+        methods = baselines.METHODS if args.baseline == "both" else (args.baseline,)
+        twin = baselines.measure(
+            spec, data, search.out / "baseline", methods=methods, epochs=plan.epochs, batch_size=plan.batch_size,
+            learning_rate=plan.learning_rate, validation_fraction=plan.validation_fraction,
+            augment_data=plan.augment_data, seed=plan.seed, callbacks=[make_reporter(args)],
+            measure_arena=lambda model: runner.measure_arena(model).head,
+        )  # fmt: skip
+        result["baseline"] = twin
+        names = {"ptq": "INT8 after training", "qat": "INT8, quantization-aware"}
+        for method in methods:
+            found = twin[method]
+            rows.append(
+                (f"multiplicative twin, {names[method]}", found["accuracy"], len(data.x_test), twin["parameters"],
+                 found["flash_bytes"], found["arena_bytes"])
+            )  # fmt: skip
+    note = "Flash: the model file. Arena: the activations as TFLite Micro allocates them. Test images."
+    result["tables"] = [{"title": "As deployed, on TFLite Micro", "columns": columns, "rows": rows, "note": note}]
+    return json.loads(json.dumps(result))
 
 
 def make_reporter(args):

@@ -91,7 +91,7 @@ class SuperNetEvaluator:
         optimizer.build(net.trainable_variables)
         checkpoint = _Checkpoint(self.directory / f"{name}.checkpoint.npz")
         net.fit(
-            batches, epochs=epochs, initial_epoch=checkpoint.restore(net), verbose=verbose,
+            batches, epochs=epochs, initial_epoch=checkpoint.restore(net), verbose=verbose, shuffle=False,
             callbacks=[counter, *self._callbacks, checkpoint],
         )  # fmt: skip
 

@@ -368,11 +368,11 @@ class TwoStageOracle(keras_tuner.Oracle):
             if response["status"] != Status.RUNNING:
                 if response["status"] == Status.STOPPED:
                     self.tuner_ids.discard(tuner_id)
+                    self.save()
                 return trial_module.Trial(self._hyperparameters({}), trial_id, response["status"])
             trial = self._new_trial(trial_id, self.stage, response["values"])
         self._leases[trial.trial_id] = (tuner_id, self.clock() + self.lease_seconds)
         self.ongoing_trials[tuner_id] = trial
-        self._save_trial(trial)
         self.save()
         self._display.on_trial_begin(trial)
         return trial
@@ -455,8 +455,7 @@ class TwoStageOracle(keras_tuner.Oracle):
         mine.status = trial.status
         mine.message = trial.message
         self._finish(mine)
-        self._save_trial(mine)
-        self.save()
+        self._save_trial(mine)  # the oracle's own state follows with the next trial: it finds this one finished
         self._display.on_trial_end(mine)
 
     def _finish(self, trial):
@@ -473,7 +472,7 @@ class TwoStageOracle(keras_tuner.Oracle):
             self.failure = f"{len(last)} trials failed in a row. The last one: {trial.message or 'no message'}"
 
     def score_trial(self, trial):
-        trial.score = float(trial.metrics.get_last_value(self.objective.name))
+        trial.score = float(trial.metrics.get_last_value(self.objective.name))  # a trial reports once
 
     # Leases
 
@@ -523,6 +522,7 @@ class TwoStageOracle(keras_tuner.Oracle):
 
     @_locked
     def get_state(self):
+        ended = set(self.end_order)
         return {
             "identity": self.identity,
             "seed": self.seed,
@@ -531,6 +531,7 @@ class TwoStageOracle(keras_tuner.Oracle):
             "subnet": self.subnet,
             "start_order": self.start_order,
             "end_order": self.end_order,
+            "ongoing": {i: self.trials[i].hyperparameters.values for i in self.start_order if i not in ended},
             "losses": self._losses,
             "rejects": self.rejects,
             "rejected": self.rejected,
@@ -550,6 +551,9 @@ class TwoStageOracle(keras_tuner.Oracle):
         self.rejected = state["rejected"]
         self._losses = state["losses"]
         self._display.set_state(state["display"])
+        for trial_id, values in state["ongoing"].items():
+            if trial_id not in self.trials:
+                self.trials[trial_id] = trial_module.Trial(self._hyperparameters(values), trial_id, Status.RUNNING)
         self._restore(state["start_order"], state["end_order"])
 
     def _restore(self, start_order, end_order):

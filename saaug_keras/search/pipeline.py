@@ -77,6 +77,11 @@ class Plan:
     augment_data: bool = True
     seed: int = 0
 
+    def __post_init__(self):
+        _validate.one_of("Plan", "strategy", self.strategy, ("evolution", "random"))
+        for name in self.minimize:
+            _validate.one_of("Plan", "minimize", name, COST_NAMES)
+
     @property
     def limits(self) -> dict:
         """Cost name -> largest value."""
@@ -267,7 +272,7 @@ class Search:
         report = make_report(self, oracle, best, spec, trained, subspaces)
         if finish is not None:
             report["deployment"] = finish(self, spec, report)
-            report["tables"] += report["deployment"].pop("tables", [])
+            report["summary"] = report["deployment"].pop("tables", [])
         _files.write_atomic(self.out / "report.json", json.dumps(report))
         _files.write_atomic(self.out / "report.html", page.render(report))
         return report
