@@ -10,11 +10,12 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import scipy.stats
 import study_toys
 
-from saaug_keras import cli, recipes
+from saaug_keras import cli, datasets, recipes
 from saaug_keras.study import Book, Cell, Study, charts, report, results, run
 from saaug_keras.study.runner import clock, plan
 
@@ -421,6 +422,14 @@ def test_a_schedule_that_ends_before_it_begins_stops_before_any_training(tmp_pat
     error = capsys.readouterr().err
     assert "[arms.mutation]" in error and "`end` must be greater than `start`" in error
     assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_labels_per_pixel_are_refused(tmp_path, monkeypatch):
+    images, labels = np.zeros((4, 8, 8, 3), "uint8"), np.zeros((4, 8, 8), "uint8")
+    maps = datasets.Dataset("camvid", images, labels, images, labels, ("road", "sky"))
+    monkeypatch.setattr(datasets, "load", lambda name, data_dir: maps)
+    with pytest.raises(ValueError, match="`dataset` must have one label per image.* Received: dataset='camvid'"):
+        run(grid(dataset="camvid"), tmp_path, say=print)
 
 
 def test_the_smallest_study_survives_a_kill(tmp_path):

@@ -224,6 +224,11 @@ def _check_recipes(study, cells, data_dir):
     from saaug_keras import recipes
 
     data = _load(study.dataset, data_dir)
+    if data.y_train.ndim != 1:
+        raise ValueError(
+            "study: `dataset` must have one label per image, since arms are compared by accuracy. Received: "
+            f"dataset={study.dataset!r}, which has one per pixel; `saaug train` trains on it."
+        )
     for cell in cells:
         for candidate in study.candidates_of(cell):
             for tuning in (True, False):
@@ -326,7 +331,8 @@ def _make_watcher(watch):
 
     class Watcher(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
-            values = "  ".join(f"{key} {value:.4f}" for key, value in (logs or {}).items() if "loss" in key)
+            shown = ("loss", "accuracy", "val_loss", "val_accuracy")
+            values = "  ".join(f"{key} {logs[key]:.4f}" for key in shown if key in (logs or {}))
             watch(f"epoch {epoch + 1}/{self.params['epochs']}  {values}")
 
         def on_train_end(self, logs=None):
