@@ -271,7 +271,9 @@ void RunOperator(const Reader& reader, uint32_t subgraph, uint32_t buffers, uint
 void Run(const std::vector<uint8_t>& model, Ends* ends) {
   // A block of its own, so that the sanitizer sees every read beyond it.
   std::unique_ptr<uint8_t, decltype(&free)> block(static_cast<uint8_t*>(malloc(model.empty() ? 1 : model.size())), &free);
-  memcpy(block.get(), model.data(), model.size());
+  if (!model.empty()) {
+    memcpy(block.get(), model.data(), model.size());
+  }
   int32_t index;
   const char* const fault = saaug_check_model(block.get(), model.size(), &index);
   if (fault != nullptr) {

@@ -21,8 +21,12 @@ STRICT = ("-Wall", "-Wextra", "-Werror")
 SANITIZERS = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 
-def model():
-    """A model of six layers, one after another in the file but not connected: Prepare looks at single nodes."""
+def model(edit=lambda rows, ops: None):
+    """A model of six layers, one after another in the file but not connected: Prepare looks at single nodes.
+
+    `edit(rows, ops)` may change the tensors (input, output, weights and params of each layer, in this order) and the
+    operators before they are written.
+    """
     from tflm_export import flatbuffer
 
     rng = np.random.default_rng(31)
@@ -47,6 +51,7 @@ def model():
             flatbuffer.MAGIC, flatbuffer.VERSION, 28, *options[:9], 0, *options[9:12], *options[12:]
         )
         ops.append(flatbuffer._OpRow(op.upper(), tuple(names[:3]), (names[3],), (), record.pack()))
+    edit(rows, ops)
     network = SimpleNamespace(input=SimpleNamespace(name="0/x"), output=SimpleNamespace(name="5/y"))
     return flatbuffer._Writer().model(network, rows, ops)
 
@@ -56,7 +61,7 @@ def build(directory, *, version="portable", flags=()):
     directory = pathlib.Path(directory)
     include = [f"-I{path}" for path in (HERE / "tflm_stub", KERNELS / "include", KERNELS / "src", KERNELS / "tflm")]
     objects = []
-    c_files = [*KERNELS.glob("src/*.c"), *KERNELS.glob("src/*/*.c"), KERNELS / "tflm" / "saaug_model.c"]
+    c_files = [*KERNELS.glob("src/*.c"), *KERNELS.glob(f"src/{version}/*.c"), KERNELS / "tflm" / "saaug_model.c"]
     jobs = [("gcc", "-std=c99", file) for file in c_files]
     jobs += [("g++", "-std=c++17", file) for file in (KERNELS / "tflm" / "saaug_ops.cc", HERE / "fuzz_prepare.cc")]
     for compiler, standard, file in jobs:

@@ -22,8 +22,8 @@ OK, BAD_OPTIONS, BAD_INPUT, BAD_WEIGHTS, BAD_PARAMS, BAD_OUTPUT, BAD_SCRATCH = r
 BOUND = 2**30 - 1
 
 
-def sources():
-    return sorted([*KERNELS.glob("src/*.c"), *KERNELS.glob("src/*/*.c")])
+def sources(version):
+    return sorted([*KERNELS.glob("src/*.c"), *KERNELS.glob(f"src/{version}/*.c")])
 
 
 def compile_kernels(compiler, version, output, *arguments):
@@ -41,7 +41,7 @@ def driver(request, tmp_path_factory):
     compiler, version = request.param
     program = tmp_path_factory.mktemp("driver") / f"driver-{compiler}-{version}"
     main = kernel_cases.HERE / "kernel_driver.c"
-    compile_kernels(compiler, version, program, *SANITIZERS, *sources(), main)
+    compile_kernels(compiler, version, program, *SANITIZERS, *sources(version), main)
 
     def run(cases):
         kernel_cases.write_cases(program.with_suffix(".bin"), cases)
@@ -69,7 +69,7 @@ class Shape(ctypes.Structure):
 @pytest.fixture(scope="module", params=VERSIONS)
 def library(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("library") / f"{request.param}.so"
-    compile_kernels("gcc", request.param, path, "-O2", "-fPIC", "-shared", *sources())
+    compile_kernels("gcc", request.param, path, "-O2", "-fPIC", "-shared", *sources(request.param))
     loaded = ctypes.CDLL(str(path))
     loaded.saaug_version.restype = ctypes.c_char_p
     loaded.version = request.param
@@ -80,7 +80,7 @@ def library(request, tmp_path_factory):
 def checks(tmp_path_factory):
     """The checks are the same in all versions."""
     path = tmp_path_factory.mktemp("library") / "checks.so"
-    compile_kernels("gcc", "reference", path, "-O2", "-fPIC", "-shared", *sources())
+    compile_kernels("gcc", "reference", path, "-O2", "-fPIC", "-shared", *sources("reference"))
     return ctypes.CDLL(str(path))
 
 
