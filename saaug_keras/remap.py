@@ -16,6 +16,8 @@ from saaug_keras._compiled import island, subgraph
 
 _SMALL = 0.75  # below this |z| / sqrt 2, erf is exact and 1 - erf is not a difference of near numbers
 _FARTHEST = 12.0  # |z| up to which erfc(z / sqrt 2) is a normal float32
+BINS = 100  # of the learned alternative
+_NODES_TO, _BINS_TO = 4.0, 6.0
 SHIFT_SCALE = 0.1  # of sigma: the narrow Laplacian that a shift kernel adds to its Gaussian
 
 
@@ -94,11 +96,13 @@ def moments(latent):
     return K.mean(latent), K.std(latent)
 
 
-def remap_kernel(kernel, fc_kernel, fc_bias, *, moments, operator, laplace_scale):
+def remap_kernel(kernel, fc_kernel, fc_bias, *, moments, operator, laplace_scale, values=None):
     """The view of a latent kernel that a multiplication-free target has, before any rounding.
 
         v = FC(w) = fc_kernel @ w + fc_bias, w the taps of one pair of channels
         Shift:  v + r(v),  r with scale 0.1 * std          Add:  r(v),  r with scale `laplace_scale`
+
+    With `values`, r is scale * `learned_map` in the place of `gaussian_to_laplace`.
 
     Args:
         kernel: (kh, kw, C, filters), or (C, units), of one tap.
@@ -106,6 +110,7 @@ def remap_kernel(kernel, fc_kernel, fc_bias, *, moments, operator, laplace_scale
         moments: (mean, std) of the layer's whole latent kernel; no gradient goes through them.
         operator: "shift" or "adder".
         laplace_scale: number > 0.
+        values: (100,), of a learned map.
     """
     mean, std = moments
     if fc_bias.shape[0] == 1:
@@ -113,9 +118,54 @@ def remap_kernel(kernel, fc_kernel, fc_bias, *, moments, operator, laplace_scale
     else:
         flat = K.reshape(kernel, (fc_bias.shape[0], -1))
         mapped = K.reshape(K.matmul(fc_kernel, flat) + fc_bias[:, None], K.shape(kernel))
-    if operator == "adder":
-        return gaussian_to_laplace(mapped, mean=mean, std=std, scale=laplace_scale)
-    return mapped + gaussian_to_laplace(mapped, mean=mean, std=std, scale=SHIFT_SCALE * std)
+    scale = laplace_scale if operator == "adder" else SHIFT_SCALE * std
+    if values is None:
+        r = gaussian_to_laplace(mapped, mean=mean, std=std, scale=scale)
+    else:
+        r = scale * learned_map((mapped - mean) / K.maximum(std, 1e-12), values)
+    return r if operator == "adder" else mapped + r
+
+
+def learned_values():
+    """The values of `learned_map` that make it the identity: NumPy (100,)."""
+    return np.linspace(-_NODES_TO, _NODES_TO, BINS).astype("float32")
+
+
+def learned_map(z, values):
+    """A learned function of standardised weights: piecewise linear through 100 nodes evenly spaced over -4..4.
+
+    Args:
+        z: float tensor; counts as -4 or 4 outside.
+        values: (100,), the function's values at the nodes, which are learned.
+    Returns:
+        Tensor of the shape of `z`.
+    Source: ShiftAddNAS, You et al. 2022, arXiv:2205.08119: the learned alternative to the quantile map.
+    """
+    return K.reshape(K.matmul(_hats(z, _NODES_TO), values[:, None]), K.shape(z))
+
+
+def laplace_divergence(weights):
+    """KL divergence of the weights' histogram, 100 soft bins over -6..6, from the standard Laplace distribution.
+
+        sum over bins of p * log(p / q);    a weight counts for its two nearest bins, so that p has a gradient
+
+    Args:
+        weights: float tensor.
+    Returns:
+        Scalar tensor >= 0, in nats.
+    Source: ShiftAddNAS, arXiv:2205.08119.
+    """
+    centres = np.linspace(-_BINS_TO, _BINS_TO, BINS)
+    q = np.exp(-np.abs(centres))
+    q = (q / q.sum()).astype("float32")
+    p = K.mean(_hats(weights, _BINS_TO), axis=0)
+    return K.sum(p * (K.log(K.maximum(p, 1e-8)) - np.log(q)))
+
+
+def _hats(z, to):
+    """(weights, 100): each weight's shares of its two nearest of 100 points evenly spaced over -to..to."""
+    position = (K.clip(K.reshape(z, (-1, 1)), -to, to) + to) * ((BINS - 1) / (2 * to))
+    return K.relu(1 - K.abs(position - np.arange(BINS, dtype="float32")))
 
 
 def fit_fc(trained_kernel, twin_kernel, *, operator, laplace_scale=1.0, iterations=30, ridge=0.01):

@@ -352,7 +352,7 @@ def _call(layer, channels, shape=SHAPE, **call):
     [
         (lambda: HybridConv2D(**{**CONV, "target_filters": 8}), r"^HybridConv2D: `target_filters` must be an int"),
         (lambda: HybridConv2D(**CONV, operator="shifts"), "^HybridConv2D: `operator` must be one of 'adder'"),
-        (lambda: HybridConv2D(**CONV, remap=None), "^HybridConv2D: `remap` must be one of False, True"),
+        (lambda: HybridConv2D(**CONV, remap=None), "^HybridConv2D: `remap` must be one of 'learned', False, True"),
         (lambda: HybridConv2D(**CONV, laplace_scale=0), "^HybridConv2D: `laplace_scale` must be a number in"),
         (lambda: HybridConv2D(**CONV, dilation_rate=2), "^HybridConv2D: `strides` must be 1 where"),
         (lambda: HybridConv2D(**CONV, data_format="channels_first"), "^HybridConv2D: `data_format` must be one of"),

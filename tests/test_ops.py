@@ -149,11 +149,12 @@ def test_the_layers_pass_on_jax():
     pytest.importorskip("jax")
     here = pathlib.Path(__file__).parent
     files = ["test_ops.py", "test_layers_shift.py", "test_layers_adder.py", "test_hybrid.py", "test_remap.py"]
-    chosen = "loops or gradient or ps or width or gate or equations or extra or batch_norm_is or sigma or named"
+    # What is computed, and its gradients; the rest is Keras's business on every backend.
+    chosen = "loops or every_gradient or ps_ or width or float32 or are_finite"
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", chosen,
          *(str(here / file) for file in files)],
-        env={**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True, cwd=here,
+        env={**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}, capture_output=True, text=True, cwd=here,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout[-4000:]
     assert " passed" in result.stdout

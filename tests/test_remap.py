@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from contract import array, gradients
+from contract import array, assert_layer_contract, gradients
 from scipy import special
 
 from saaug_keras import HybridConv2D, HybridDense, remap
@@ -130,6 +130,51 @@ def test_a_layer_keeps_its_fitted_fc(tmp_path):
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert array(loaded.layers[-1].fc_kernel) == array(layer.fc_kernel)
     assert layer.fc_kernel.path not in [variable.path for variable in model.trainable_variables]
+
+
+def test_a_learned_map_is_linear_between_its_nodes():
+    z = np.float32([-9, -4, -0.31, 0.0, 1.7, 4.0, 5.0])
+    np.testing.assert_allclose(array(remap.learned_map(z, remap.learned_values())), np.clip(z, -4, 4), atol=1e-5)
+    values = np.random.default_rng(2).normal(size=100).astype("float32")
+    output, (dz, dv), upstream = gradients(remap.learned_map, z, values)
+    nodes = np.linspace(-4, 4, 100)
+    np.testing.assert_allclose(output, np.interp(z, nodes, values), rtol=1e-4, atol=1e-4)
+    left = np.searchsorted(nodes, -0.31) - 1
+    slope = (values[left + 1] - values[left]) / (nodes[1] - nodes[0])
+    assert dz[2] == pytest.approx(upstream[2] * slope, rel=1e-3) and dz[0] == 0
+    assert dv.sum() == pytest.approx(upstream.sum(), rel=1e-4)  # shares of one each
+
+
+def test_divergence_is_small_for_laplacian_weights_alone():
+    generator = np.random.default_rng(3)
+    laplacian = float(remap.laplace_divergence(generator.laplace(size=20_000).astype("float32")))
+    gaussian = float(remap.laplace_divergence(generator.normal(size=20_000).astype("float32")))
+    # KL(N(0, 1) || Laplace) = ln 2 + sqrt(2 / pi) - ln(2 pi e) / 2
+    assert gaussian == pytest.approx(np.log(2) + np.sqrt(2 / np.pi) - 0.5 * np.log(2 * np.pi * np.e), rel=0.1)
+    assert 0 <= laplacian < 0.1 * gaussian
+
+
+@pytest.mark.parametrize("operator", ["shift", "adder"])
+def test_training_a_learned_remap_draws_the_weights_to_laplacian_ones(operator):
+    options = {"target_filters": 20, "target_channels": 20, "remap": "learned", "kl_weight": 1.0}
+    layer = HybridConv2D(24, 1, operator=operator, **options)
+    layer.build((None, 2, 2, 24))
+    layer.kernel.trainable = False
+    inputs = keras.Input((2, 2, 20))
+    model = keras.Model(inputs, layer(inputs))
+    images = np.random.default_rng(1).normal(size=(8, 2, 2, 20)).astype("float32")
+    model.compile(keras.optimizers.Adam(0.02), loss=lambda y, out: 0.0 * keras.ops.sum(out))
+    history = model.fit(images, np.zeros(8), epochs=40, batch_size=8, verbose=0).history["loss"]
+    assert history[-1] < 0.7 * history[0] < 1
+    assert np.abs(array(layer.remap_values) - remap.learned_values()).max() > 0.1
+    layer(images, training=False)
+    assert not layer.losses
+
+
+def test_learned_contract(tmp_path):
+    options = {"target_filters": 4, "target_channels": 3, "remap": "learned"}
+    assert_layer_contract(HybridConv2D, {"filters": 7, "kernel_size": 3, **options}, (2, 9, 8, 5), tmp_path,
+                          call={"filters": 6})  # fmt: skip
 
 
 GOOD = np.random.default_rng(9).normal(size=(3, 3, 2, 2))

@@ -22,7 +22,7 @@ class View:
 
     operator: str
     block: tuple  # the target's channels per axis of the kernel, None for all
-    remap: bool
+    remap: bool | str
     mutable: bool
     laplace_scale: float
     rounding: tuple  # weight bits, zero code, channel axes
@@ -37,8 +37,14 @@ class View:
         if not self.remap:
             return kernel
         return remap.remap_kernel(
-            kernel, *frozen[:2], moments=remap.moments(latent), operator=self.operator, laplace_scale=self.laplace_scale
-        )
+            kernel, *frozen[:2], moments=remap.moments(latent), operator=self.operator,
+            laplace_scale=self.laplace_scale, values=frozen[2] if self.remap == "learned" else None,
+        )  # fmt: skip
+
+    def divergence(self, latent, *frozen):
+        """How far the learned remap's weights are from Laplacian ones, in nats."""
+        mapped = dataclasses.replace(self, operator="adder", laplace_scale=1.0).remapped(latent, *frozen)
+        return remap.laplace_divergence(mapped)
 
     def rounded(self, kernel):
         """Of a shift layer. In variant "ps" the gradient passes straight through the rounding of log2|k|."""
@@ -74,6 +80,11 @@ def target_kernel(latent, *frozen, view):
 
 
 @subgraph
+def divergence(latent, *frozen, view):
+    return view.divergence(latent, *frozen)
+
+
+@subgraph
 def merged_kernel(latent, *frozen, view):
     return view.merged(latent, *frozen)
 
@@ -83,12 +94,13 @@ class Hybrid(ShiftWeights, AdderWeights, keras.layers.Layer):
 
     def _set_options(
         self, *, operator, target_channels, remap, mutable, laplace_scale, gradient_scale, extra, weight_bits,
-        zero_code, exponent_scope, variant, activation_bits, use_bias,
+        zero_code, exponent_scope, variant, activation_bits, use_bias, kl_weight,
     ):  # fmt: skip
         owner = type(self).__name__
         self.operator = _validate.one_of(owner, "operator", operator, OPERATORS)
         self.target_channels = _validate.int_in(owner, "target_channels", target_channels, 1, 1 << 20)
-        self.remap = _validate.one_of(owner, "remap", remap, (True, False))
+        self.remap = _validate.one_of(owner, "remap", remap, (True, False, "learned"))
+        self.kl_weight = _validate.number_in(owner, "kl_weight", kl_weight, 0, 1e6)
         self.mutable = _validate.one_of(owner, "mutable", mutable, (True, False))
         self.laplace_scale = _validate.number_in(owner, "laplace_scale", laplace_scale, 1e-6, 1e6)
         self.extra = _validate.one_of(owner, "extra", extra, ("multiplicative", "same"))
@@ -144,7 +156,7 @@ class Hybrid(ShiftWeights, AdderWeights, keras.layers.Layer):
         base = keras.initializers.HeNormal() if self.operator == "adder" else keras.initializers.GlorotNormal()
         self._view = View(
             operator=self.operator, block=tuple(target_axes.get(axis) for axis in range(len(shape))),
-            remap=self.remap and self.operator != "conv", mutable=self.mutable and self.operator != "conv",
+            remap=self.operator != "conv" and self.remap, mutable=self.mutable and self.operator != "conv",
             laplace_scale=self.laplace_scale, rounding=(self.weight_bits, self.zero_code, self._axes()),
             variant=self.variant,
         )  # fmt: skip
@@ -166,13 +178,18 @@ class Hybrid(ShiftWeights, AdderWeights, keras.layers.Layer):
             self.kernel.adder_learning_rate = self.gradient_scale * start / INITIALIZER_STD
             if self.extra == "multiplicative":
                 self.kernel.adder_target = tuple(target_axes.items())
-        self.fc_kernel = self.fc_bias = self.gate = None
+        self.fc_kernel = self.fc_bias = self.remap_values = self.gate = None
         if self.operator != "conv" and self.remap:
             taps = int(np.prod(shape[:2])) if len(shape) == 4 else 1
             self.fc_kernel = self.add_weight(
                 name="fc_kernel", shape=(taps, taps), initializer="identity", trainable=False
             )
             self.fc_bias = self.add_weight(name="fc_bias", shape=(taps,), initializer="zeros", trainable=False)
+            if self.remap == "learned":
+                self.remap_values = self.add_weight(
+                    name="remap_values", shape=(remap.BINS,),
+                    initializer=lambda shape, dtype=None: K.convert_to_tensor(remap.learned_values(), dtype),
+                )  # fmt: skip
         if self.operator != "conv" and self.mutable:
             self.gate = self.add_weight(name="gate", shape=(), initializer="ones", trainable=False)
         self.input_range = self._add_range()
@@ -198,7 +215,7 @@ class Hybrid(ShiftWeights, AdderWeights, keras.layers.Layer):
 
     def _frozen(self):
         """What a view takes besides the latent kernel."""
-        tensors = (self.fc_kernel, self.fc_bias, self.gate)
+        tensors = (self.fc_kernel, self.fc_bias, self.remap_values, self.gate)
         return [variable.value for variable in tensors if variable is not None]
 
     def remapped_kernel(self, block=None):
@@ -253,6 +270,8 @@ class Hybrid(ShiftWeights, AdderWeights, keras.layers.Layer):
 
     def _quantize_target(self, inputs, augmented, training):
         """The inputs with the target's channels on their grid, and the grid's step."""
+        if training and not augmented and self.remap_values is not None:
+            self.add_loss(self.kl_weight * divergence(self.kernel.value, *self._frozen(), view=self._view))
         if self.activation_bits is None:
             return inputs, None
         variable = self.augmented_range if augmented else self.input_range
@@ -267,9 +286,9 @@ class Hybrid(ShiftWeights, AdderWeights, keras.layers.Layer):
     def get_config(self):
         config = {
             **super().get_config(), "operator": self.operator, "target_channels": self.target_channels,
-            "remap": self.remap, "mutable": self.mutable, "laplace_scale": self.laplace_scale,
-            "gradient_scale": self.gradient_scale, "extra": self.extra, "use_bias": self.use_bias,
-            **self._shift_config(),
+            "remap": self.remap, "kl_weight": self.kl_weight, "mutable": self.mutable,
+            "laplace_scale": self.laplace_scale, "gradient_scale": self.gradient_scale, "extra": self.extra,
+            "use_bias": self.use_bias, **self._shift_config(),
         }  # fmt: skip
         if hasattr(self, "kernel_size"):
             config |= {"kernel_size": self.kernel_size, **self._window()}
@@ -278,9 +297,9 @@ class Hybrid(ShiftWeights, AdderWeights, keras.layers.Layer):
 
 def _defaults(options):
     defaults = {
-        "operator": "shift", "remap": True, "mutable": False, "laplace_scale": LAPLACE_SCALE, "gradient_scale": 0.2,
-        "extra": "multiplicative", "weight_bits": 4, "zero_code": True, "exponent_scope": "channel", "variant": "q",
-        "activation_bits": 8, "use_bias": False,
+        "operator": "shift", "remap": True, "kl_weight": 0.1, "mutable": False, "laplace_scale": LAPLACE_SCALE,
+        "gradient_scale": 0.2, "extra": "multiplicative", "weight_bits": 4, "zero_code": True,
+        "exponent_scope": "channel", "variant": "q", "activation_bits": 8, "use_bias": False,
     }  # fmt: skip
     layer_options = {key: options[key] for key in options if key not in defaults}
     return {**defaults, **{key: options[key] for key in options if key in defaults}}, layer_options
@@ -306,7 +325,10 @@ class HybridConv2D(Hybrid):
             `keras.layers.Conv2D`, but padding "same" and use_bias False by default.
         target_filters, target_channels: outputs and inputs of the target.
         operator: "shift", "adder" or "conv", the target's. "conv" has no quantization and no remap.
-        remap: whether the target sees its slice through the Gaussian-to-Laplace remap.
+        remap: whether the target sees its slice through the Gaussian-to-Laplace remap; "learned" for ShiftAddNAS's way,
+            a learned function (the weight `remap_values`) in the place of the quantile map.
+        kl_weight: number >= 0, weight of the loss that draws the learned remap's weights to Laplacian ones
+            (`remap.laplace_divergence`).
         mutable: adds the weight `gate`, 1 = multiplication-free target, 0 = the target still multiplies.
         extra: "multiplicative"; or "same" for an augmented layer that is multiplication-free as a whole.
         laplace_scale: number > 0, of the remapped add kernel; prior knowledge, the standard deviation of add kernels
