@@ -196,8 +196,8 @@ class AugmentedModel(keras.Model):
         return tf.autograph.experimental.do_not_convert(self._train_step_tensorflow)(*args)
 
     def _loss_scale(self):
-        """What a LossScaleOptimizer multiplies the loss with, or None."""
-        return getattr(self.optimizer, "dynamic_scale", None)
+        """What a LossScaleOptimizer multiplies the loss with; 1 for any other optimizer."""
+        return getattr(self.optimizer, "dynamic_scale", 1.0)
 
     def _train_step_tensorflow(self, data):
         import tensorflow as tf
@@ -271,19 +271,9 @@ def _replicas() -> int:
 
 
 def _scale_over_replicas(variables, gradients, loss_scale):
-    """`ops.scale_adder_gradients` of the gradient summed over replicas; the optimizer's own sum leaves it as it is."""
-    import tensorflow as tf
-
-    replicas = _replicas()
-    if replicas == 1:
-        return ops.scale_adder_gradients(variables, gradients, loss_scale=loss_scale)
-    context = tf.distribute.get_replica_context()
-    gradients = list(gradients)
-    for index, variable in enumerate(variables):
-        if getattr(variable, "adder_learning_rate", None) is not None and gradients[index] is not None:
-            gradients[index] = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients[index])
+    """`ops.scale_adder_gradients`, such that the optimizer's sum over replicas is the mean of their scaled gradients."""
     scaled = ops.scale_adder_gradients(variables, gradients, loss_scale=loss_scale)
-    return [new if new is old else new / replicas for new, old in zip(scaled, gradients, strict=True)]
+    return [new if new is old else new / _replicas() for new, old in zip(scaled, gradients, strict=True)]
 
 
 def _target_of(y_pred):

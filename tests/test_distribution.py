@@ -44,7 +44,8 @@ for operator in ("shift", "adder"):
     keras.distribution.set_distribution(keras.distribution.DataParallel())
     two = fit(operator)
     keras.distribution.set_distribution(None)
-    np.testing.assert_allclose(one["loss"], two["loss"], rtol=2e-3)
+    # Sums in another order round a few weights to the next power of two.
+    np.testing.assert_allclose(one["loss"], two["loss"], rtol=1e-2)
 print("same losses")
 """
 

@@ -85,7 +85,7 @@ def test_a_run_that_is_killed_goes_on_to_the_same_numbers(digits, tmp_path):
 
 
 def test_a_loss_that_is_not_a_number_stops_with_what_to_try(digits, tmp_path):
-    recipe = Recipe(**{**SMALL, "learning_rate": 900.0, "warmup_epochs": 0.0, "operator": "conv"})
+    recipe = Recipe(**{**SMALL, "learning_rate": 1000.0, "warmup_epochs": 0.0, "weight_decay": 1.0})
     with pytest.raises(ValueError, match="the loss must be finite.*step .*Try a smaller learning_rate"):
         recipes.train(recipe, digits, tmp_path)
 
