@@ -271,7 +271,7 @@ def _replicas() -> int:
 
 
 def _scale_over_replicas(variables, gradients, loss_scale):
-    """`ops.scale_adder_gradients`, such that the optimizer's sum over replicas is the mean of their scaled gradients."""
+    """`ops.scale_adder_gradients`, so that the optimizer's sum over replicas is the mean of their scaled gradients."""
     scaled = ops.scale_adder_gradients(variables, gradients, loss_scale=loss_scale)
     return [new if new is old else new / _replicas() for new, old in zip(scaled, gradients, strict=True)]
 
