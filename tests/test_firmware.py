@@ -184,8 +184,10 @@ def test_tflm_project_has_model_resolver_kernels_and_arena(tmp_path):
     model, images = small_backbone("mobilenetv2-tiny", "shift", blocks=2, shape=(11, 9, 3))
     report = tflm_export.export(model, images, tmp_path / "net", target="tflm", name="my-net")
     folder = tmp_path / "net"
-    assert {"CMakeLists.txt", "README.md", "main.cc", "my_net.tflite", "my_net_model.cc", "my_net_model.h",
-            "samples.cc", "samples.h", "kernels", "report.json"} == {path.name for path in folder.iterdir()}  # fmt: skip
+    assert {path.name for path in folder.iterdir()} == {
+        "CMakeLists.txt", "README.md", "main.cc", "my_net.tflite", "my_net_model.cc", "my_net_model.h", "samples.cc",
+        "samples.h", "kernels", "report.json",
+    }  # fmt: skip
     data = (folder / "my_net.tflite").read_bytes()
     array = re.findall(r"0x([0-9a-f]{2})", (folder / "my_net_model.cc").read_text())
     assert bytes(int(byte, 16) for byte in array) == data

@@ -12,6 +12,7 @@ from saaug_keras import _validate
 from saaug_keras._files import atomic_folder
 from tflm_export import firmware, flatbuffer, plan, quantize, reference, runner
 from tflm_export import graph as ir
+from tflm_export.power_of_two import requantize_by_shifts
 from tflm_export.report import Report, count_operations
 
 _OWNER = "tflm_export.export"
@@ -39,8 +40,9 @@ def compile_network(model, representative_data, *, flavour="builtin", requantiza
             quantize.check_flavour(op, flavour)
     images = _images(representative_data, graph.shapes[graph.input], input_range)
     observation = quantize.observe(graph, images)
-    tensors = quantize.choose_tensors(graph, observation, input_range)
-    return quantize.quantize(graph, tensors, observation, flavour=flavour, power_of_two=power_of_two)
+    tensors = quantize.choose_tensors(graph, observation, input_range, power_of_two=power_of_two)
+    network = quantize.quantize(graph, tensors, observation, flavour=flavour)
+    return requantize_by_shifts(network, graph, images) if power_of_two else network
 
 
 def _array(data):

@@ -192,9 +192,7 @@ class _CWriter:
 
     def add(self, index, step, inputs, out):
         first, second = step.inputs
-        twice = 2 * max(float(first.scale), float(second.scale))
-        scales = [quantize_multiplier(float(tensor.scale) / twice) for tensor in step.inputs]
-        output = quantize_multiplier(twice / (2**20 * float(step.output.scale)))
+        *scales, output = reference.add_scales(step)
         layer = self.static(
             "saaug_plain_add", index,
             f"{{{_count(step)}, {{{first.zero_point}, {second.zero_point}}}, {step.output.zero_point}, {step.act_min}, "

@@ -165,12 +165,15 @@ def observe(graph: ir.Graph, images, *, batch_size=32) -> Observation:
     return Observation(ranges, channels)
 
 
-def choose_tensors(graph: ir.Graph, observation: Observation, input_range=None) -> dict[str, Tensor]:
+def choose_tensors(
+    graph: ir.Graph, observation: Observation, input_range=None, *, power_of_two=False
+) -> dict[str, Tensor]:
     """The grid of every tensor.
 
     Args:
         observation: what `observe` gave.
         input_range: (low, high) of the image; None for pixels, [0, 1] in steps of 1/255.
+        power_of_two: round every scale but the image's up to a power of two.
     """
     group = {name: name for name in graph.shapes}  # tensors that must share a grid -> their first one
 
@@ -188,9 +191,19 @@ def choose_tensors(graph: ir.Graph, observation: Observation, input_range=None) 
     tensors = {}
     for names in members.values():
         scale, zero_point = _choose_grid(graph, names, observation.ranges, input_range)
+        if power_of_two and graph.input not in names:
+            scale, zero_point = _power_of_two_grid(float(scale), zero_point)
         for name in names:
             tensors[name] = Tensor(name, graph.shapes[name], np.float32(scale), int(zero_point))
     return tensors
+
+
+def _power_of_two_grid(scale, zero_point):
+    """The grid of a power of two that covers a grid's range, or all but a twentieth of it."""
+    exponent = math.ceil(math.log2(scale) - 0.07)
+    rounded = math.ldexp(1.0, exponent)
+    low = (-128 - zero_point) * scale
+    return np.float32(rounded), max(-128, min(127, round(-128 - low / rounded)))
 
 
 def _choose_grid(graph, names, ranges, input_range):
@@ -214,13 +227,12 @@ def _choose_grid(graph, names, ranges, input_range):
 # Constants of weighted ops
 
 
-def quantize(graph: ir.Graph, tensors, observation: Observation, *, flavour="builtin", power_of_two=False) -> Network:
+def quantize(graph: ir.Graph, tensors, observation: Observation, *, flavour="builtin") -> Network:
     """Makes the integer network.
 
     Args:
         graph, tensors, observation: what `graph.lower`, `choose_tensors` and `observe` gave.
         flavour: "builtin" or "custom".
-        power_of_two: requantize our layers by a shift alone (custom flavour).
     Raises:
         ValueError: a layer that the flavour cannot hold, or an accumulator that would overflow; names the layer.
     """
@@ -237,7 +249,7 @@ def quantize(graph: ir.Graph, tensors, observation: Observation, *, flavour="bui
         if op.weights is not None:
             check_flavour(op, flavour)
             channels = observation.channels[op.name]
-            maker = _MAKERS[op.weights.operator](op, inputs[0], output, channels, power_of_two)
+            maker = _MAKERS[op.weights.operator](op, inputs[0], output, channels)
             constants = maker.make()
             notes.extend(maker.notes)
         low, high = ir.CLAMPS[op.activation]
@@ -287,8 +299,8 @@ class _Maker:
     A channel's contract with the kernels: 1 <= shift <= 30 (conv: shift >= -7) and an accumulator within its limit.
     """
 
-    def __init__(self, op, source, output, channels, power_of_two):
-        self.op, self.weights, self.power_of_two = op, op.weights, power_of_two
+    def __init__(self, op, source, output, channels):
+        self.op, self.weights = op, op.weights
         self.source, self.output, self.channels = source, output, channels
         self.input_scale, self.output_scale = float(source.scale), float(output.scale)
         self.count = len(self.weights.kernel)
@@ -369,7 +381,7 @@ class _Shift(_Maker):
         self.most = (BYTE_LEVELS if self.weights.levels > NIBBLE_LEVELS else NIBBLE_LEVELS) - 1
         weights, scales, bias, multiplier, shift = self.columns()
         integers = (column.astype("int32") for column in (bias, multiplier, shift))
-        return Constants("shift", weights.astype("int32"), scales.astype("float32"), *integers, self.power_of_two)
+        return Constants("shift", weights.astype("int32"), scales.astype("float32"), *integers)
 
     def channel(self, channel):
         gain = self.weights.gain[channel]
@@ -399,11 +411,6 @@ class _Shift(_Maker):
             multiplier, shift = quantize_multiplier(real)
             shift = -shift
             bias = real_bias / (self.input_scale * float(scale))
-            if self.power_of_two:
-                multiplier, shift = 1, round(-math.log2(real))
-                ratio = 2.0**-shift / real
-                bias = (self.rebiased(channel, ratio) if used.any() else real_bias) / self.output_scale
-                bias = bias * 2.0**shift
             stored = signs * np.left_shift(1, powers)
             reach = abs(round(bias) - self.source.zero_point * int(stored.sum())) + 128 * int(np.abs(stored).sum())
             if shift < 1 and used.any() and int(powers.max()) == self.most:
@@ -433,7 +440,7 @@ class _Adder(_Maker):
         self.beyond = np.abs(stored - clipped).reshape(self.count, -1).sum(axis=1)
         self.taps = stored[0].size
         integers = (column.astype("int32") for column in self.columns())
-        return Constants("adder", clipped.astype("int32"), None, *integers, self.power_of_two)
+        return Constants("adder", clipped.astype("int32"), None, *integers)
 
     def channel(self, channel):
         unit = 2**ADDER_SCALE_LOG2  # of the accumulator, per step of distance
@@ -454,9 +461,8 @@ class _Adder(_Maker):
         room = limit - max(beyond, half)
         if room < 1:
             self.fail(channel, f"{self.taps:,} distances leave no room for a bias in an accumulator of 30 bits")
-        least = max(abs(bias / self.output_scale) / room * (1.5 if self.power_of_two else 1.001), 2.0**-30)
-        is_constant = abs(real) < least
-        if is_constant:
+        least = max(abs(bias / self.output_scale) / room * 1.001, 2.0**-30)
+        if abs(real) < least:
             real, beyond = math.copysign(least, real), -half
             if least * half > 1:
                 self.notes.append(
@@ -465,11 +471,6 @@ class _Adder(_Maker):
                 )
         multiplier, shift = quantize_multiplier(real)
         shift = -shift
-        if self.power_of_two:
-            multiplier, shift = (1 if real > 0 else -1), min(round(-math.log2(abs(real))), 30)
-            if not is_constant:
-                bias = self.rebiased(channel, 2.0**-shift / abs(real))
-            real = multiplier * 2.0**-shift
         bias = round(bias / self.output_scale / real + beyond)
         reach = abs(bias) + unit * 255 * self.taps
         if not 1 <= shift <= 30 or reach > ACCUMULATOR_LIMIT:

@@ -75,18 +75,21 @@ def _patches(x, step, fill):
     return windows(x, op.kernel_size, op.strides, op.dilation, op.pads, fill)
 
 
-def _weighted(step, x):
-    op, constants = step.op, step.constants
-    zero_point = step.inputs[0].zero_point
-    weights = constants.weights
+def accumulate(step, x):
+    """The accumulators of a weighted step without the bias: int64 (N, H', W', O)."""
+    op, weights, zero_point = step.op, step.constants.weights, step.inputs[0].zero_point
+    x = np.asarray(x, "int64")
     if op.kind == "dense":
         x = x.reshape(len(x), 1, 1, -1)
     patches = _patches(x, step, zero_point)
-    if constants.operator == "adder":
-        acc = distances(patches, weights, op.kind == "depthwise", "int16") << ADDER_SCALE_LOG2
-    else:
-        acc = _products(patches - zero_point, weights, op.kind == "depthwise")
-    acc = _check_int32(acc + constants.bias)
+    if step.constants.operator == "adder":
+        return distances(patches, weights, op.kind == "depthwise", "int16") << ADDER_SCALE_LOG2
+    return _products(patches - zero_point, weights, op.kind == "depthwise")
+
+
+def _weighted(step, x):
+    op, constants = step.op, step.constants
+    acc = _check_int32(accumulate(step, x) + constants.bias)
     if constants.power_of_two:
         out = rounding_shift(acc * constants.multiplier, constants.shift)
     else:
@@ -113,14 +116,18 @@ def _scales(step):
     return [float(tensor.scale) for tensor in step.inputs], float(step.output.scale)
 
 
-def _add(step, a, b):
+def add_scales(step):
+    """(multiplier, left shift) of both inputs, from 20 fraction bits, and of the output."""
     (scale_a, scale_b), scale_out = _scales(step)
     twice = 2 * max(scale_a, scale_b)
+    return [quantize_multiplier(real) for real in (scale_a / twice, scale_b / twice, twice / (2**20 * scale_out))]
+
+
+def _add(step, a, b):
+    *inputs, (multiplier, shift) = add_scales(step)
     total = 0
-    for x, scale, tensor in ((a, scale_a, step.inputs[0]), (b, scale_b, step.inputs[1])):
-        multiplier, shift = quantize_multiplier(scale / twice)
-        total = total + requantize((x - tensor.zero_point) << 20, multiplier, -shift)
-    multiplier, shift = quantize_multiplier(twice / (2**20 * scale_out))
+    for x, tensor, (own, left) in zip((a, b), step.inputs, inputs, strict=True):
+        total = total + requantize((x - tensor.zero_point) << 20, own, -left)
     return requantize(total, multiplier, -shift) + step.output.zero_point
 
 

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tflm_export import reference
 from tflm_export.quantize import Network
+
+_HALF = 1 << 30  # the Q31 multiplier of a power of two
 
 
 @dataclass(frozen=True)
@@ -90,8 +93,8 @@ def count_operations(network: Network) -> dict[str, int]:
     Returns:
         multiplications: of weights and activations. shifts: one per tap of a shift layer whose weight is not 0.
         additions: accumulations, of every kind of layer. differences: |x - w|, one per tap of an add layer.
-        requantizations: multiplications by a Q31 scale, one per output (three in an addition of tensors, none with
-        power-of-two scales).
+        requantizations: multiplications by a Q31 scale, one per output (three in an addition of tensors). Scales whose
+        ratio is a power of two need none; TFLite Micro's own kernels multiply there all the same.
         Taps on padding count as taps.
     """
     counts = dict.fromkeys(("multiplications", "shifts", "additions", "differences", "requantizations"), 0)
@@ -113,15 +116,17 @@ def count_operations(network: Network) -> dict[str, int]:
                 counts["additions"] += taps
             counts["requantizations"] += 0 if step.constants.power_of_two else size
         elif kind == "add":
-            equal = len({(t.scale, t.zero_point) for t in (*step.inputs, step.output)}) == 1
             counts["additions"] += size
-            counts["requantizations"] += 0 if equal else 3 * size
+            counts["requantizations"] += size * sum(multiplier != _HALF for multiplier, _ in reference.add_scales(step))
         elif kind == "multiply":
             counts["multiplications"] += size
             counts["requantizations"] += size
         elif kind == "mean":
-            counts["additions"] += int(np.prod(step.inputs[0].shape))
-            counts["requantizations"] += size
+            source = step.inputs[0]
+            counts["additions"] += int(np.prod(source.shape))
+            positions = source.shape[0] * source.shape[1]
+            multiplier, _ = reference.mean_multiplier(source.scale, step.output.scale, positions)
+            counts["requantizations"] += size * (multiplier != _HALF)
         elif kind == "average_pool":
             counts["additions"] += size * step.op.kernel_size[0] * step.op.kernel_size[1]
         elif kind == "resize":

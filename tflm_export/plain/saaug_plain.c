@@ -19,18 +19,19 @@ static int32_t multiply_high(int32_t value, int32_t multiplier)
 /** value / 2^shift to nearest, halves away from zero; shift in [0, 31]. */
 static int32_t rounding_shift(int32_t value, int32_t shift)
 {
-    if (shift == 0) {
-        return value;
-    }
-    return (int32_t)(((int64_t)value + ((int64_t)1 << (shift - 1)) + (value < 0 ? -1 : 0)) >> shift);
+    const uint32_t mask = shift > 0 ? 0xFFFFFFFFu >> (32 - shift) : 0;
+    const uint32_t rest = (uint32_t)value & mask;
+    return (value >> (shift < 31 ? shift : 31)) + (rest > (mask >> 1) + (value < 0 ? 1u : 0u) ? 1 : 0);
 }
 
 static int32_t rescale(int32_t value, saaug_plain_scale scale)
 {
     if (scale.shift < 0) {
-        return multiply_high(shift_left(value, -scale.shift), scale.multiplier);
+        value = shift_left(value, -scale.shift);
     }
-    return rounding_shift(multiply_high(value, scale.multiplier), scale.shift);
+    /* A multiplier of 2^30 is a half: networks whose scales are powers of two multiply nothing. */
+    value = scale.multiplier == 1 << 30 ? (value >> 1) + (value & 1) : multiply_high(value, scale.multiplier);
+    return scale.shift > 0 ? rounding_shift(value, scale.shift) : value;
 }
 
 static int8_t finish(const saaug_plain_conv *layer, int32_t acc, const int32_t *params)
