@@ -1,10 +1,10 @@
-"""Instructions per multiply-accumulate of the C kernels on emulated microcontroller cores: `python benchmarks/kernels.py`.
+"""Instructions per multiply-accumulate of the C kernels on emulated cores: `python benchmarks/kernels.py`.
 
-Four layers of a mobile network, requantization included, counted exactly (tests/emulator.py), every output compared with
-NumPy. Beside them, on the same core, layers of int8 weights and multiplication written with the same care: on cores with
-packed multiplication our own kernels reading int8 weights, elsewhere kernels/baseline.c; and CMSIS-NN of July 2026, counted
-the same way. RV32 without the M extension has three baselines, by how they multiply: the compiler's library, an unrolled
-shift-and-add, a table of quarter squares.
+Four layers of a mobile network, requantization included, counted exactly (tests/emulator.py), every output compared
+with NumPy. Beside them, on the same core, layers of int8 weights and multiplication written with the same care: on
+cores with packed multiplication our own kernels reading int8 weights, elsewhere kernels/baseline.c; and CMSIS-NN of
+July 2026, counted the same way. RV32 without the M extension has three baselines, by how they multiply: the compiler's
+library, an unrolled shift-and-add, a table of quarter squares.
 
     --cores m0,m3     some cores only            --json    rows, as JSON
     --store           writes kernels/budget.json, which tests/test_kernel_budget.py holds the kernels to
@@ -41,6 +41,10 @@ CMSIS_NN = {
     "m55": (0.82, 0.32, 2.17, 1.62),
 }
 
+OPERATORS = ("shift", "adder")
+# Also the requantization without a product, in ours and in the baseline: no multiplication in the whole network.
+POWER_OF_TWO = ", power-of-two requantization"
+
 # How many times fewer instructions than CMSIS-NN (Arm) or than a baseline (RV32) a kernel is meant to take.
 TARGETS = {
     ("m0", "shift"): (1.4, 2.0, 3.0, 3.0),
@@ -52,13 +56,9 @@ TARGETS = {
     ("m55", "shift"): (1.0, 1.0, None, None),
     ("rv32", "shift"): (1.8, 1.8, 1.8, 1.8),
     ("rv32-no-m", "shift"): (20.0, 20.0, 20.0, 20.0),
-    ("rv32-no-m", "shift, power-of-two requantization"): (20.0, 20.0, 20.0, 20.0),
+    ("rv32-no-m", f"shift{POWER_OF_TWO}"): (20.0, 20.0, 20.0, 20.0),
 }
 TARGET_OF_HAND_TUNED = 5.0
-
-OPERATORS = ("shift", "adder")
-# Without a multiplication in the whole network: what the core is for.
-WITHOUT_PRODUCTS = "shift, power-of-two requantization"
 
 
 class Int8Case(kernel_cases.Case):
@@ -78,7 +78,7 @@ class Int8Case(kernel_cases.Case):
 
 
 def shift_codes(weights):
-    """Nibbles of weights rounded to powers of two as the layers do: 7 exponents below each channel's largest, and zero."""
+    """Nibbles of weights rounded to powers of two as the layers do: the 7 largest exponents of a channel, and zero."""
     magnitude = np.abs(weights)
     top = np.round(np.log2(magnitude.max(axis=1, keepdims=True)))
     level = np.round(np.log2(magnitude)) - top + 7
@@ -87,7 +87,8 @@ def shift_codes(weights):
 
 
 def layer(shape, operator):
-    """A layer with normally distributed weights, `operator` being one of OPERATORS, WITHOUT_PRODUCTS or "int8"."""
+    """A layer with normally distributed weights: `operator` is "shift", "adder" or "int8", and POWER_OF_TWO after it."""
+    operator, power_of_two = operator.removesuffix(POWER_OF_TWO), operator.endswith(POWER_OF_TWO)
     kernel, size, in_c, out_c = SHAPES[shape]
     depthwise = shape.startswith("dw")
     taps = kernel * kernel * (1 if depthwise else in_c)
@@ -101,7 +102,6 @@ def layer(shape, operator):
         layout = kernel_cases.BYTE
     else:
         codes, layout = shift_codes(weights), kernel_cases.NIBBLE
-    power_of_two = operator == WITHOUT_PRODUCTS
     case = (Int8Case if operator == "int8" else kernel_cases.Case)(
         op=f"{'adder' if operator == 'adder' else 'shift'}_{'depthwise_conv' if depthwise else 'conv'}_2d",
         layout=layout, requant=kernel_cases.POWER_OF_TWO if power_of_two else kernel_cases.Q31,
@@ -146,12 +146,19 @@ class Count:
     scratch: int
 
 
+def kernel_sources():
+    kernels = kernel_cases.KERNELS
+    return tuple(sorted([*kernels.glob("src/*.c"), *kernels.glob("src/*/*.c")]))
+
+
 def image_of(core, directory, name, flags=()):
     """count.c with every version of the kernels and the baseline."""
     kernels = kernel_cases.KERNELS
-    sources = [HERE / "count.c", HERE / "baseline.c", *sorted(kernels.glob("src/*.c")), *sorted(kernels.glob("src/*/*.c"))]
-    include = [kernels / "include", kernels / "src", kernels / "src" / "portable", HERE]
-    return emulator.build(core, sources, directory, include=include, name=name, flags=flags)
+    include = (kernels / "include", kernels / "src")
+    objects = emulator.compile_once(core, kernel_sources(), include, flags)
+    return emulator.build(core, [HERE / "count.c", HERE / "baseline.c", *objects], directory,
+                          include=[*include, kernels / "src" / "portable", HERE], name=name,
+                          flags=(*emulator.WARNINGS, *flags))
 
 
 def count(core, image, mode, cases, directory):
@@ -171,7 +178,11 @@ def count(core, image, mode, cases, directory):
 
 
 def operators_of(core):
-    return (*OPERATORS, WITHOUT_PRODUCTS) if core.name == "rv32-no-m" else OPERATORS
+    return (*OPERATORS, "shift" + POWER_OF_TWO) if core.name == "rv32-no-m" else OPERATORS
+
+
+def baseline_of(operator):
+    return "int8" + (POWER_OF_TWO if operator.endswith(POWER_OF_TWO) else "")
 
 
 def count_ours(core, directory):
@@ -182,7 +193,7 @@ def count_ours(core, directory):
 
 
 def count_baselines(core, directory):
-    """{name: {shape: Count}} of the int8 layers that multiply."""
+    """{name: {(operator, shape): Count}} of the int8 layers that multiply."""
     if core.name in ("m4", "m7", "m55"):
         builds = {"multiplying_baseline": ("ours", ("-DSAAUG_PLAIN_BYTES",))}
     elif core.name == "rv32-no-m":
@@ -193,11 +204,13 @@ def count_baselines(core, directory):
         }
     else:
         builds = {"multiplying_baseline": ("multiplying", ())}
-    cases = [layer(shape, "int8") for shape in SHAPES]
-    return {
-        name: dict(zip(SHAPES, count(core, image_of(core, directory, name, flags), mode, cases, directory), strict=True))
-        for name, (mode, flags) in builds.items()
-    }
+    keys = [(operator, shape) for operator in {baseline_of(o): None for o in operators_of(core)} for shape in SHAPES]
+    cases = [layer(shape, operator) for operator, shape in keys]
+    counts = {}
+    for name, (mode, flags) in builds.items():
+        image = image_of(core, directory, name, flags)
+        counts[name] = dict(zip(keys, count(core, image, mode, cases, directory), strict=True))
+    return counts
 
 
 def rows_of(core, directory):
@@ -205,10 +218,11 @@ def rows_of(core, directory):
     rows = []
     for (operator, shape), counted in ours.items():
         place = list(SHAPES).index(shape)
-        case, int8 = layer(shape, operator), layer(shape, "int8")
+        case, int8 = layer(shape, operator), layer(shape, baseline_of(operator))
         row = {"core": core.name, "operator": operator, "shape": shape,
                "instructions_per_mac": round(counted.instructions / macs(case), 4)}
-        row.update({name: round(by_shape[shape].instructions / macs(case), 4) for name, by_shape in baselines.items()})
+        row.update({name: round(by_layer[baseline_of(operator), shape].instructions / macs(case), 4)
+                    for name, by_layer in baselines.items()})
         row["cmsis_nn"] = CMSIS_NN[core.name][place] if core.name in CMSIS_NN else None
         row["target"] = TARGETS.get((core.name, operator), (None,) * len(SHAPES))[place]
         row["instructions"], row["macs"], row["scratch_bytes"] = counted.instructions, macs(case), counted.scratch
@@ -219,8 +233,8 @@ def rows_of(core, directory):
 
 def print_table(rows):
     print("instructions per MAC, requantization included; x: how many times fewer than the column before it")
-    print(f"{'core':10}{'operator':36}{'shape':8}{'ours':>7}{'int8':>9}{'x':>7}{'by hand':>9}{'x':>6}{'squares':>9}{'x':>6}"
-          f"{'CMSIS-NN':>10}{'x':>6}  target")
+    print(f"{'core':10}{'operator':36}{'shape':8}{'ours':>7}{'int8':>9}{'x':>7}{'by hand':>9}{'x':>6}"
+          f"{'squares':>9}{'x':>6}{'CMSIS-NN':>10}{'x':>6}  target")
     for row in rows:
         ours = row["instructions_per_mac"]
         columns = f"{row['core']:10}{row['operator']:36}{row['shape']:8}{ours:7.2f}"
@@ -245,12 +259,13 @@ def verdict(row):
 
 
 def compiler_version(core):
-    return subprocess.run([core.compiler, "-dumpfullversion"], capture_output=True, text=True, check=True).stdout.strip()
+    command = [core.compiler, "-dumpfullversion"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def budget_of(core, counts):
-    return {"compiler": f"{core.compiler} {compiler_version(core)}",
-            "instructions": {f"{operator}, {shape}": counted.instructions for (operator, shape), counted in counts.items()}}
+    instructions = {f"{operator}, {shape}": counted.instructions for (operator, shape), counted in counts.items()}
+    return {"compiler": f"{core.compiler} {compiler_version(core)}", "instructions": instructions}
 
 
 def main():

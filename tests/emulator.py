@@ -8,11 +8,14 @@ instructions; `Core.instructions` turns its ticks into instructions. A core whos
 reported by `missing(core)`.
 """
 
+import atexit
 import dataclasses
 import fractions
+import functools
 import pathlib
 import shutil
 import subprocess
+import tempfile
 
 HERE = pathlib.Path(__file__).resolve().parent / "emulated"
 
@@ -23,6 +26,7 @@ PACKAGES = (
 )
 
 OPTIMIZE = ("-O3", "-ffunction-sections", "-fdata-sections")
+WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-pedantic", "-Werror")
 NANOSECONDS = 8  # of virtual time an Arm instruction takes: -icount shift=3
 
 
@@ -40,11 +44,18 @@ class Core:
 
     def instructions(self, ticks):
         """Instructions in `ticks` of counter.h. On Arm exact to one tick: a part in 100 000 of any of our kernels."""
-        return ticks if self.clock_mhz is None else round(ticks * fractions.Fraction(1000, self.clock_mhz * NANOSECONDS))
+        if self.clock_mhz is None:
+            return ticks
+        return round(ticks * fractions.Fraction(1000, self.clock_mhz * NANOSECONDS))
 
     @property
     def is_arm(self):
         return self.compiler.startswith("arm")
+
+    @property
+    def specs(self):
+        """The C library with semihosting: newlib or picolibc."""
+        return "rdimon.specs" if self.is_arm else "picolibc.specs"
 
 
 def _arm(name, cpu, machine, memory, clock_mhz, extra=()):
@@ -78,34 +89,48 @@ def missing(core):
     """What is not on this machine of what `core` needs: a sentence, or None."""
     absent = [tool for tool in (core.compiler, core.emulator) if shutil.which(tool) is None]
     if not absent:
-        specs = "rdimon.specs" if core.is_arm else "picolibc.specs"
-        found = subprocess.run([core.compiler, f"-print-file-name={specs}"], capture_output=True, text=True).stdout
+        found = subprocess.run([core.compiler, f"-print-file-name={core.specs}"], capture_output=True, text=True).stdout
         absent = [] if pathlib.Path(found.strip()).is_absolute() else [f"the C library of {core.compiler}"]
     if absent:
         return f"{' and '.join(absent)} not found; on Debian or Ubuntu: apt-get install {' '.join(PACKAGES)}"
     return None
 
 
+def _call(core, command, folder, what):
+    command = [core.compiler, *core.flags, f"--specs={core.specs}", "-std=c99", *command]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+    if done.returncode:
+        raise RuntimeError(f"{core.name}: {what} did not build:\n{done.stderr or done.stdout}")
+
+
+@functools.cache
+def compile_once(core, sources, include=(), flags=(), optimize=OPTIMIZE):
+    """Object files of C files, compiled once a process with all warnings as errors; `build` links them."""
+    folder = pathlib.Path(tempfile.mkdtemp(prefix=f"objects-{core.name}-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    _call(core, [*optimize, *WARNINGS, *(f"-I{path}" for path in include), *flags, "-c", *map(str, sources)], folder,
+          "the object files")
+    return tuple(sorted(folder.glob("*.o")))
+
+
 def build(core, sources, directory, *, include=(), flags=(), name="program", optimize=OPTIMIZE):
-    """Compiles and links C files for a core; returns the path of the image. Warnings are errors where flags say so."""
-    directory = pathlib.Path(directory)
+    """Compiles C files, or takes object files, and links them for a core; returns the path of the image."""
+    directory = pathlib.Path(directory).resolve()
     image = directory / f"{name}-{core.name}.elf"
     code, ram, ram_bytes = core.memory
-    command = [core.compiler, *core.flags, "-std=c99", *optimize, *(f"-I{path}" for path in (HERE, *include)), *flags]
+    command = [*optimize, *(f"-I{pathlib.Path(path).resolve()}" for path in (HERE, *include)), *flags]
     if core.is_arm:
         # newlib's own start-up file stays out: it knows no vector table.
-        command += ["--specs=rdimon.specs", "-nostartfiles", "-Wl,--gc-sections", f"-T{HERE / 'arm.ld'}",
+        command += ["-nostartfiles", "-Wl,--gc-sections", f"-T{HERE / 'arm.ld'}",
                     str(HERE / "start_arm.c")]
         symbols = {"CODE": code, "RAM": ram, "RAM_SIZE": ram_bytes}
     else:
-        command += ["--specs=picolibc.specs", "--crt0=semihost", "--oslib=semihost"]
+        command += ["--crt0=semihost", "--oslib=semihost"]
         symbols = {"__flash": code, "__flash_size": ram - code, "__ram": ram, "__ram_size": ram_bytes,
                    "__stack_size": 0x10000}
     command += [f"-Wl,--defsym={symbol}={value:#x}" for symbol, value in symbols.items()]
-    command += [*(str(source) for source in sources), "-o", str(image)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{core.name}: the image did not build:\n{done.stderr or done.stdout}")
+    command += [*(str(pathlib.Path(source).resolve()) for source in sources), "-o", str(image)]
+    _call(core, command, directory, "the image")
     return image
 
 
@@ -116,10 +141,10 @@ class Result:
 
 
 def run(core, image, arguments=(), *, timeout=300):
-    """Runs an image to its end. `arguments` are words without spaces or commas; relative files are of this directory."""
+    """Runs an image to its end. `arguments` are words without spaces or commas."""
     arguments = [str(argument) for argument in arguments]
     if any(character in argument for argument in arguments for character in " ,"):
-        raise ValueError(f"emulator.run: `arguments` must hold no space and no comma. Received: arguments={arguments!r}")
+        raise ValueError(f"emulator.run: `arguments` must hold no space or comma. Received: arguments={arguments!r}")
     words = (["program"] if core.is_arm else []) + arguments
     config = "enable=on,target=native,chardev=out" + "".join(f",arg={word}" for word in words)
     shift = NANOSECONDS.bit_length() - 1 if core.is_arm else 0

@@ -1,6 +1,6 @@
 /* The layers of the benchmark with int8 weights and multiplication, for cores without packed multiplication: tiles of
- * positions and channels in registers, planes of one channel for a depthwise layer, the requantization of our own kernels.
- * Dense 1x1 convolutions, and depthwise ones of 3x3 and 5x5 with stride 1 and full padding: what is measured.
+ * positions and channels in registers, planes of one channel for a depthwise layer, the requantization of our own
+ * kernels. Dense 1x1 convolutions, and depthwise ones of 3x3 and 5x5 with stride 1 and full padding: what is measured.
  *
  * BASELINE_MULTIPLY chooses the product of two int8:
  *   0  the compiler's: an instruction, or without the M extension the library's function
@@ -117,7 +117,8 @@ saaug_status baseline_conv(const saaug_options *options, const saaug_shape *shap
     const int8_t *rows = (const int8_t *)weights;
     int32_t o, p, i;
     (void)scratch;
-    if (options->kernel_h != 1 || options->kernel_w != 1 || positions % BLOCK != 0 || shape->out_c % BASELINE_CHANNELS != 0) {
+    if (options->kernel_h != 1 || options->kernel_w != 1 || positions % BLOCK != 0 ||
+        shape->out_c % BASELINE_CHANNELS != 0) {
         return SAAUG_BAD_OPTIONS;
     }
     for (o = 0; o < shape->out_c; o += BASELINE_CHANNELS) {

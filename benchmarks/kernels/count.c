@@ -1,6 +1,6 @@
 /* Runs the layers of a file that kernel_cases.py wrote, counts each one's instructions and compares every byte.
- * Usage: count ours|multiplying FILE. Prints, a layer: its ticks (see counter.h), 1 if the output is right, scratch bytes.
- * `multiplying` reads int8 weights (SAAUG_LAYOUT_BYTE stands for them here) and runs baseline.h. */
+ * Usage: count ours|multiplying FILE. Prints, a layer: its ticks (see counter.h), 1 if the output is right, scratch
+ * bytes. `multiplying` reads int8 weights (SAAUG_LAYOUT_BYTE stands for them here) and runs baseline.h. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -72,8 +72,9 @@ static void run(const uint32_t *block, const uint8_t *row, int32_t taps, const u
     }
 }
 
-saaug_status saaug_adder_conv_2d_s8_portable(const saaug_options *options, const saaug_shape *shape, const int8_t *input,
-                                             const uint8_t *weights, const int32_t *params, int8_t *output, void *scratch)
+saaug_status saaug_adder_conv_2d_s8_portable(const saaug_options *options, const saaug_shape *shape,
+                                             const int8_t *input, const uint8_t *weights, const int32_t *params,
+                                             int8_t *output, void *scratch)
 {
     const layout l = lay_out(options, shape, SAAUG_WORDS);
     const int32_t row_bytes = saaug_row_bytes(options, shape);

@@ -1,4 +1,5 @@
-/* ADDER_DEPTHWISE_CONV_2D, portable: planes of one channel (saaug_planes.h), distances two at a time (saaug_distance.h). */
+/* ADDER_DEPTHWISE_CONV_2D, portable: planes of one channel (saaug_planes.h), distances two at a time
+ * (saaug_distance.h). */
 #include "saaug_distance.h"
 #include "saaug_planes.h"
 
@@ -67,8 +68,10 @@ static saaug_plane_operator operator_of(const saaug_options *options)
 static int64_t planes_size(const saaug_options *options, const saaug_shape *shape, int32_t words)
 {
     const saaug_plane_operator operator = operator_of(options);
-    return options->kernel_h * options->kernel_w <= SAAUG_DISTANCE_TAPS ? saaug_planes_size(&operator, options, shape, words)
-                                                                             : -1;
+    if (options->kernel_h * options->kernel_w > SAAUG_DISTANCE_TAPS) {
+        return -1;
+    }
+    return saaug_planes_size(&operator, options, shape, words);
 }
 
 static int64_t size(const saaug_options *options, const saaug_shape *shape, int32_t words)

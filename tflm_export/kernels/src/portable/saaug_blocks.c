@@ -15,8 +15,8 @@ saaug_block_walk saaug_block_walk_begin(const saaug_options *options, const saau
     return walk;
 }
 
-void saaug_block_walk_take(saaug_block_walk *walk, const saaug_options *options, const saaug_shape *shape, int32_t count,
-                     saaug_block_window *windows)
+void saaug_block_walk_take(saaug_block_walk *walk, const saaug_options *options, const saaug_shape *shape,
+                           int32_t count, saaug_block_window *windows)
 {
     saaug_block_walk w = *walk;
     int32_t k;
@@ -43,9 +43,12 @@ void saaug_block_walk_take(saaug_block_walk *walk, const saaug_options *options,
     *walk = w;
 }
 
-static const int8_t *find(const saaug_shape *shape, const int8_t *input, const saaug_block_window *at, const saaug_block_tap *t)
+/* The pixel under a tap of a window, or NULL. */
+static const int8_t *find(const saaug_shape *shape, const int8_t *input, const saaug_block_window *at,
+                          const saaug_block_tap *t)
 {
-    if ((uint32_t)(at->top + t->down) >= (uint32_t)shape->in_h || (uint32_t)(at->left + t->right) >= (uint32_t)shape->in_w) {
+    if ((uint32_t)(at->top + t->down) >= (uint32_t)shape->in_h ||
+        (uint32_t)(at->left + t->right) >= (uint32_t)shape->in_w) {
         return NULL;
     }
     return input + (at->offset + t->offset);
@@ -80,7 +83,8 @@ static void pack_pair_outside(const int8_t *low, const int8_t *high, int32_t cou
 }
 
 /* Packs `count` taps from *t on, and leaves the tap after them in *t. */
-void saaug_blocks_pack(const saaug_options *options, const saaug_shape *shape, const int8_t *input, const saaug_block_window *windows, saaug_block_tap *t, int32_t count, uint32_t *words)
+void saaug_blocks_pack(const saaug_options *options, const saaug_shape *shape, const int8_t *input,
+                       const saaug_block_window *windows, saaug_block_tap *t, int32_t count, uint32_t *words)
 {
     const uint32_t right_step = (uint32_t)(options->dilation_w * shape->in_c);
     const uint32_t down_step = (uint32_t)(options->dilation_h * shape->in_w) * (uint32_t)shape->in_c -

@@ -2,16 +2,16 @@
  * @file saaug_blocks.h
  * Convolutions, portable: the pixels under the windows of SAAUG_PIXELS output positions, packed into a block.
  *
- * Word k of a column holds the pixels of positions 2 * k and 2 * k + 1 (saaug_bucket.h); the columns are the taps in the
- * order of the weights. No multiplication is made from one position or tap to the next.
+ * Word k of a column holds the pixels of positions 2 * k and 2 * k + 1 (saaug_bucket.h); the columns are the taps in
+ * the order of the weights. No multiplication is made from one position or tap to the next.
  */
 #ifndef SAAUG_BLOCKS_H
 #define SAAUG_BLOCKS_H
 
 #include "saaug_bucket.h"
 
-/** Where the window of an output position begins in the input, which may be outside of it. Offsets are modulo 2^32: only
- * those of pixels inside are used. */
+/** Where the window of an output position begins in the input, which may be outside of it. Offsets are modulo 2^32:
+ * only those of pixels inside are used. */
 typedef struct {
     int32_t top, left;
     uint32_t offset;
@@ -33,8 +33,8 @@ typedef struct {
 saaug_block_walk saaug_block_walk_begin(const saaug_options *options, const saaug_shape *shape);
 
 /** Takes the windows of the next `count` positions, at most SAAUG_PIXELS; those that are missing repeat the last. */
-void saaug_block_walk_take(saaug_block_walk *walk, const saaug_options *options, const saaug_shape *shape, int32_t count,
-                     saaug_block_window *windows);
+void saaug_block_walk_take(saaug_block_walk *walk, const saaug_options *options, const saaug_shape *shape,
+                           int32_t count, saaug_block_window *windows);
 
 /** Packs `count` taps from *tap on, and leaves the tap after them in *tap. */
 void saaug_blocks_pack(const saaug_options *options, const saaug_shape *shape, const int8_t *input,

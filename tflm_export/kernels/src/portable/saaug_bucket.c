@@ -13,9 +13,9 @@
 
 /* A program. Its instructions are heads; a head that adds or subtracts stands for a number of columns. */
 #if SAAUG_THREADED
-/* uint16: bytes from here to the heads, less 2; the columns of all heads; the heads. A head says where the interpreter's
- * routine is: for Thumb-2 in a table of addresses, else from the first routine on. After a spill comes 16 - exponent. A
- * routine adds 1 to 4 columns. */
+/* uint16: bytes from here to the heads, less 2; the columns of all heads; the heads. A head says where the
+ * interpreter's routine is: for Thumb-2 in a table of addresses, else from the first routine on. After a spill comes 16
+ * - exponent. A routine adds 1 to 4 columns. */
 #if SAAUG_THUMB == 2
 #define ADD(distance) (4 * (distance)) /* distance in exponents from the spill: 0..7 */
 #define SUB(distance) (32 + 4 * (distance))
@@ -39,8 +39,8 @@
 extern const uint16_t saaug_bucket_routines[];
 #endif
 #else
-/* uint16: head, its columns, head, its columns, ... A head is the kind + 8 * its number of columns, or the exponent of a
- * spill. */
+/* uint16: head, its columns, head, its columns, ... A head is the kind + 8 * its number of columns, or the exponent of
+ * a spill. */
 #define ADD 0
 #define SUB 1
 #define DOUBLES 2
@@ -60,8 +60,8 @@ extern const uint16_t saaug_bucket_routines[];
 
 int32_t saaug_bucket_program_length(int32_t taps, int32_t layout)
 {
-    /* The longest of all interpreters': a word in front, columns, heads of whole runs; a level of both signs has at most two
-     * heads, a doubling and two words of a spill more; two words at the end. */
+    /* The longest of all interpreters': a word in front, columns, heads of whole runs; a level of both signs has at
+     * most two heads, a doubling and two words of a spill more; two words at the end. */
     return (1 + taps + taps / LONGEST_RUN + 5 * LEVELS_OF(layout) + 2 + 1) & ~1;
 }
 
@@ -77,8 +77,8 @@ static uint16_t *emit_spill(uint16_t *head, int32_t accumulate, int32_t exponent
     return head;
 }
 
-/* Heads for `count` columns of one code, and the place of the columns. In a threaded program columns have a place of their
- * own, from *column on. */
+/* Heads for `count` columns of one code, and the place of the columns. In a threaded program columns have a place of
+ * their own, from *column on. */
 static uint16_t *emit_run(uint16_t *head, int32_t kind, int32_t count, uint16_t **column, uint16_t **place)
 {
 #if SAAUG_THREADED
@@ -210,9 +210,9 @@ void saaug_bucket_program(const uint8_t *row, int32_t layout, int32_t first, int
 #if SAAUG_THREADED
 
 /* The interpreters. Four sums are in r8-r11 and columns come into r4-r7 on Cortex-M; eight sums are in t0-t6 and a5 on
- * RV32I. r0, a0: columns; r1, a1: block. Thumb-2: r2: accumulators, r12: heads, lr: table. Thumb-1: lr: accumulators, r2:
- * heads, r12: first routine. RV32I: a2: accumulators, a3: heads, a4: first routine. A spill of a sum s at exponent p, q = 16
- * - p: the low pixel is (s << 16) >> q, and the high one (s - low) >> q. */
+ * RV32I. r0, a0: columns; r1, a1: block. Thumb-2: r2: accumulators, r12: heads, lr: table. Thumb-1: lr: accumulators,
+ * r2: heads, r12: first routine. RV32I: a2: accumulators, a3: heads, a4: first routine. A spill of a sum s at exponent
+ * p, q = 16 - p: the low pixel is (s << 16) >> q, and the high one (s - low) >> q. */
 __asm__(
 #if SAAUG_THUMB
     ".syntax unified\n"
@@ -701,21 +701,21 @@ void saaug_bucket_run(const uint16_t *program, const uint32_t *words, int32_t *a
 
 #endif
 
-/* Requantization. Q31 with a shift of at most 22 bits adds the zero point with the half of 2^shift: beside them and a value
- * of 2^30 there is room in 32 bits. FULL is that with the whole int8 range, CLAMP with any; LONG is what
+/* Requantization. Q31 with a shift of at most 22 bits adds the zero point with the half of 2^shift: beside them and a
+ * value of 2^30 there is room in 32 bits. FULL is that with the whole int8 range, CLAMP with any; LONG is what
  * neither can do. */
 enum { PATH_FULL, PATH_CLAMP, PATH_LONG, PATH_POWER_OF_TWO };
 #define LONGEST_SHORT_SHIFT 22
 
 #if SAAUG_NO_MULTIPLY
 
-/* Requantization without a product. acc * multiplier / 2^(31 + shift) is acc / d with d = 2^(31 + shift) / multiplier in
- * (2^shift, 2^(shift + 1)]. `step` is d * 2^up, rounded down, up = 21 - shift: in [2^21, 2^22]. The nudge is the zero point, the
- * 128 that makes int8 unsigned and the half that rounds, in steps. (acc * 2^up + nudge) / step, bit by bit, gives the result
- * and a rest, which says how far acc is from where the result changes. The errors of the rounded step (at most 256 of them,
- * and the half) are below 2^9; rounding to Q31 first, as the contract has it, moves acc by half a unit of Q31, which is 2^up
- * at most, and halves go away from zero. The result is sure if the rest is further than all that from 0 and from step.
- * Accumulators beyond 2^(shift + 9) are beyond int8 for every zero point. */
+/* Requantization without a product. acc * multiplier / 2^(31 + shift) is acc / d with d = 2^(31 + shift) / multiplier
+ * in (2^shift, 2^(shift + 1)]. `step` is d * 2^up, rounded down, up = 21 - shift: in [2^21, 2^22]. The nudge is the
+ * zero point, the 128 that makes int8 unsigned and the half that rounds, in steps. (acc * 2^up + nudge) / step, bit by
+ * bit, gives the result and a rest, which says how far acc is from where the result changes. The errors of the rounded
+ * step (at most 256 of them, and the half) are below 2^9; rounding to Q31 first, as the contract has it, moves acc by
+ * half a unit of Q31, which is 2^up at most, and halves go away from zero. The result is sure if the rest is further
+ * than all that from 0 and from step. Accumulators beyond 2^(shift + 9) are beyond int8 for every zero point. */
 #define STEP_BITS 21
 
 static inline uint32_t margin_of(const saaug_bucket_scale *scale)
@@ -774,8 +774,8 @@ SAAUG_APART static int32_t rescale_exactly(int32_t acc, const saaug_bucket_scale
     return saaug_rounding_shift(negative ? -(int32_t)nudged : (int32_t)nudged, scale->shift) + scale->zero_point;
 }
 
-/* A digit of the division is a branch over a subtraction and an addition: two instructions on average. Some compilers see a
- * chain of selections in it, of several times as many. */
+/* A digit of the division is a branch over a subtraction and an addition: two instructions on average. Some compilers
+ * see a chain of selections in it, of several times as many. */
 #if defined(__GNUC__)
 #define KEEP_BRANCH(value) __asm__("" : "+r"(value))
 #else
@@ -870,7 +870,8 @@ void saaug_bucket_prepare(const int32_t *params, const saaug_options *options, s
     } else if (params[2] > LONGEST_SHORT_SHIFT) {
         channel->path = PATH_LONG;
     } else {
-        channel->path = !SAAUG_NO_MULTIPLY && options->act_min == -128 && options->act_max == 127 ? PATH_FULL : PATH_CLAMP;
+        const int full = !SAAUG_NO_MULTIPLY && options->act_min == -128 && options->act_max == 127;
+        channel->path = full ? PATH_FULL : PATH_CLAMP;
 #if SAAUG_NO_MULTIPLY
         channel->path = prepare_division(channel) ? PATH_CLAMP : PATH_LONG;
 #else

@@ -2,10 +2,10 @@
  * @file saaug_planes.h
  * Depthwise layers, portable: a plane of one channel at a time in which every word holds two pixels of different rows.
  *
- * A strip of 2 * rows output rows is computed together: the low pixels serve its upper half, the high ones its lower half,
- * `rows` output rows further down, so that one word is right for the same tap of both. Columns are taken apart by the
- * stride (column u of phase f is input column u * stride + f), so that neighbouring outputs read neighbouring words.
- * Padding is in the plane.
+ * A strip of 2 * rows output rows is computed together: the low pixels serve its upper half, the high ones its lower
+ * half, `rows` output rows further down, so that one word is right for the same tap of both. Columns are taken apart by
+ * the stride (column u of phase f is input column u * stride + f), so that neighbouring outputs read neighbouring
+ * words. Padding is in the plane.
  */
 #ifndef SAAUG_PLANES_H
 #define SAAUG_PLANES_H
@@ -15,7 +15,8 @@
 /** What an operator does with a plane. */
 typedef struct {
     int32_t taps_bytes; /* of what `prepare` writes to `taps`; a multiple of 4 */
-    /* Makes the taps of an output channel from its row of weights. `offsets` are those of the taps' columns in the plane. */
+    /* Makes the taps of an output channel from its row of weights. `offsets` are those of the taps' columns in the
+     * plane. */
     void (*prepare)(const saaug_options *options, const uint8_t *row, const uint16_t *offsets, void *taps);
     /* acc[2 * k] and acc[2 * k + 1] get the sums over all taps of the low and the high pixel of SAAUG_WORDS words. */
     void (*run)(const void *taps, const uint32_t *words, int32_t *acc);

@@ -44,8 +44,9 @@ static int64_t size(const saaug_options *options, const saaug_shape *shape, int3
 
 SAAUG_PORTABLE_SIZES(saaug_shift_conv_2d_s8, size)
 
-saaug_status saaug_shift_conv_2d_s8_portable(const saaug_options *options, const saaug_shape *shape, const int8_t *input,
-                                             const uint8_t *weights, const int32_t *params, int8_t *output, void *scratch)
+saaug_status saaug_shift_conv_2d_s8_portable(const saaug_options *options, const saaug_shape *shape,
+                                             const int8_t *input, const uint8_t *weights, const int32_t *params,
+                                             int8_t *output, void *scratch)
 {
     const layout l = lay_out(options, shape, SAAUG_WORDS);
     const int32_t row_bytes = saaug_row_bytes(options, shape);

@@ -21,8 +21,10 @@ static saaug_plane_operator operator_of(const saaug_options *options)
 static int64_t planes_size(const saaug_options *options, const saaug_shape *shape, int32_t words)
 {
     const saaug_plane_operator operator = operator_of(options);
-    return options->kernel_h * options->kernel_w <= SAAUG_PROGRAM_TAPS ? saaug_planes_size(&operator, options, shape, words)
-                                                                             : -1;
+    if (options->kernel_h * options->kernel_w > SAAUG_PROGRAM_TAPS) {
+        return -1;
+    }
+    return saaug_planes_size(&operator, options, shape, words);
 }
 
 static int64_t size(const saaug_options *options, const saaug_shape *shape, int32_t words)

@@ -1,4 +1,5 @@
-/* SHIFT_FULLY_CONNECTED, portable: several vectors are the pixels of a 1x1 convolution; for one, nothing can be packed. */
+/* SHIFT_FULLY_CONNECTED, portable: several vectors are the pixels of a 1x1 convolution; for one, nothing can be packed.
+ * */
 #include "saaug_bucket.h"
 
 #define LEAST_VECTORS 4

@@ -5,8 +5,8 @@
 #ifndef SAAUG_WORDS_H
 #define SAAUG_WORDS_H
 
-/* The interpreters in assembly. THUMB is 1 for Thumb-1 (Cortex-M0), 2 for Thumb-2 (Cortex-M3 and up); RV32 is for the 32
- * registers of RV32I. */
+/* The interpreters in assembly. THUMB is 1 for Thumb-1 (Cortex-M0), 2 for Thumb-2 (Cortex-M3 and up); RV32 is for the
+ * 32 registers of RV32I. */
 #if defined(__GNUC__) && defined(__thumb__) && defined(__ARM_ARCH_PROFILE) && !defined(SAAUG_NO_ASM)
 #if __ARM_ARCH_PROFILE == 'M' && defined(__ARMEL__)
 #define SAAUG_THUMB __ARM_ARCH_ISA_THUMB
