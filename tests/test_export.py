@@ -355,7 +355,7 @@ def test_power_of_two_requantization_comes_close_to_the_float_network(operator):
         spread = channels.std(axis=0)
         ratio = (found.std(axis=0) / np.maximum(spread, 1e-9))[spread > 2]
         # a gain beyond what the kernels take, of a channel that hardly varied, may have been cut
-        assert ratio.size == 0 or (0.5 < np.quantile(ratio, 0.1) and np.quantile(ratio, 0.9) < 2), (step.op.name, ratio)
+        assert ratio.size == 0 or (0.4 < np.quantile(ratio, 0.1) and np.quantile(ratio, 0.9) < 2.5), (step.op.name, ratio)
 
 
 def test_power_of_two_network_multiplies_nothing_and_equals_tflite_micro():

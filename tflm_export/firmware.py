@@ -16,7 +16,8 @@ import numpy as np
 from tflm_export import flatbuffer, native, plan, reference
 from tflm_export.quantize import Network, effective_scale, quantize_multiplier
 
-VERSIONS = ("reference", "portable", "dsp", "helium")
+# As SAAUG_<VERSION> of saaug_internal.h; the portable one works on columns of 4 or 8 words, as the core has registers.
+VERSIONS = ("reference", "portable4", "portable8", "dsp", "helium")
 _OP_NAMES = {1: "SHIFT_CONV_2D", 2: "SHIFT_DEPTHWISE_CONV_2D", 3: "SHIFT_FULLY_CONNECTED", 4: "ADDER_CONV_2D",
              5: "ADDER_DEPTHWISE_CONV_2D"}  # fmt: skip
 _LAYOUT_NAMES = ("SAAUG_LAYOUT_NIBBLE", "SAAUG_LAYOUT_BYTE", "SAAUG_LAYOUT_OFFSET")
@@ -60,16 +61,14 @@ def scratch_bytes(network: Network) -> dict[str, list[int]]:
         FileNotFoundError: no C compiler on this machine.
     """
     library = native.load()
-    probe = "saaug_shift_conv_2d_s8_{}_size"
-    versions = [version for version in VERSIONS if hasattr(library, probe.format(version))]
-    sizes = {version: [0] * len(network.steps) for version in versions}
+    sizes = {version: [0] * len(network.steps) for version in VERSIONS}
     for index, step in enumerate(network.steps):
         if not _is_ours(step):
             continue
         layer = flatbuffer.custom_layer(step)
         options = _Options(*(getattr(layer.record, name) for name, _ in _Options._fields_))
         shape = _Shape(*_shape_of(step))
-        for version in versions:
+        for version in VERSIONS:
             getter = getattr(library, f"saaug_{layer.name.lower()}_s8_{version}_size")
             getter.restype = ctypes.c_int64
             sizes[version][index] = int(getter(ctypes.byref(options), ctypes.byref(shape)))
@@ -110,7 +109,7 @@ class _CWriter:
         self.network, self.name = network, identifier(name)
         self.scratch = scratch_bytes(network)
         self.plans = {version: plan.make_plan(network, self.scratch[version]) for version in self.scratch}
-        self.data, self.declarations, self.statics, self.calls = [], [], [], []
+        self.data, self.declarations, self.statics, self.calls, self.checks = [], [], [], [], []
 
     def at(self, tensor):
         """The C expression of an activation."""
@@ -170,6 +169,8 @@ class _CWriter:
             f"{params}, {out}, SCRATCH_{index});"
         )
         self.calls.append("if (status != SAAUG_OK) {\n    return (int)status;\n}")
+        getter = f"saaug_{layer.name.lower()}_s8_get_buffer_size(&{options}, &{shape})"
+        self.checks.append(f"if ({getter} > SCRATCH_BYTES_{index}) {{\n    return {index + 1};\n}}")
 
     def window(self, step):
         op = step.op
@@ -332,7 +333,8 @@ def write_tflm(network: Network, name, model: bytes, arena_bytes, samples: Sampl
     main = _MAIN_TFLM.replace("NETWORK", word).replace("ARENA_BYTES_VALUE", str(arena_bytes))
     main = main.replace("OPERATOR_COUNT", str(len(operators)))
     main = main.replace("// REGISTER\n", "".join(f"  {_registration(operator)}\n" for operator in operators))
-    main = main.replace("// INCLUDE\n", '#include "saaug_ops.h"\n' if custom else "")
+    main = main.replace("// INCLUDE\n", '#include "saaug_model.h"\n#include "saaug_ops.h"\n' if custom else "")
+    main = main.replace("// CHECK\n", _CHECK_TFLM.replace("NETWORK", word) if custom else "")
     (folder / "main.cc").write_text(main)
     (folder / "CMakeLists.txt").write_text(_CMAKE_TFLM.replace("NETWORK", word))
     (folder / "README.md").write_text(_readme_tflm(word, arena_bytes, operators))
@@ -382,6 +384,9 @@ def _network_header(network, word):
  */
 int {word}_run(const int8_t *image, int8_t *output);
 
+/** 0 if the memory plan is that of the kernels compiled in, else the number of a layer that wants more scratch. */
+int {word}_check(void);
+
 /** Bytes of the static arena of activations and scratch. */
 uint32_t {word}_arena_bytes(void);
 """,
@@ -400,10 +405,12 @@ def _network_source(writer):
             if _is_ours(step):
                 where = f"(arena + {made.scratch[index]})" if index in made.scratch else "NULL"
                 lines.append(f"#define SCRATCH_{index} {where}")
+                lines.append(f"#define SCRATCH_BYTES_{index} {writer.scratch[version][index]}")
         blocks.append("\n".join(lines))
     plans = "\n".join(blocks) + '\n#else\n#error "no memory plan for this version of the kernels"\n#endif'
     ours = any(_is_ours(step) for step in writer.network.steps)
     body = textwrap.indent("\n".join(writer.calls), "    ")
+    checks = textwrap.indent("\n".join(writer.checks), "    ")
     status = "    saaug_status status;\n" if ours else ""
     return f"""#include "{word}.h"
 
@@ -425,6 +432,12 @@ static union {{
 
 {_lines(writer.statics)}
 uint32_t {word}_arena_bytes(void) {{ return ARENA_BYTES; }}
+
+int {word}_check(void)
+{{
+{checks}
+    return 0;
+}}
 
 int {word}_run(const int8_t *image, int8_t *output)
 {{
@@ -475,6 +488,10 @@ int main(void)
 {
     int wrong = 0, i;
     printf("kernels: %s, arena: %lu bytes\\n", saaug_version(), (unsigned long)NETWORK_arena_bytes());
+    if (NETWORK_check() != 0) {
+        printf("the memory plan is not that of these kernels: export again\\n");
+        return 100;
+    }
     for (i = 0; i < SAMPLE_COUNT; ++i) {
         const int status = NETWORK_run(sample_images[i], output);
         const int same = status == 0 && memcmp(output, sample_outputs[i], sizeof output) == 0;
@@ -553,6 +570,7 @@ bool Register(Resolver& resolver) {
 
 int main() {
   tflite::InitializeTarget();
+// CHECK
   static Resolver resolver;
   if (!Register(resolver)) {
     std::printf("an operator could not be registered\\n");
@@ -581,6 +599,15 @@ int main() {
 }
 """
 
+# A damaged model must be found before TFLite Micro reads it.
+_CHECK_TFLM = """  int32_t index = -1;
+  const char* const fault = saaug_check_model(NETWORK_model, NETWORK_model_size, &index);
+  if (fault != nullptr) {
+    std::printf("the model is damaged: %s (%d)\\n", fault, static_cast<int>(index));
+    return 102;
+  }
+"""
+
 _CMAKE_TFLM = """# cmake -B build -DTFLM_ROOT=/path/to/tflm-tree [-DTFLM_LIBRARY=/path/to/libtensorflow-microlite.a]
 #       [-DCMAKE_TOOLCHAIN_FILE=...] [-DBOARD_FLAGS="-mcpu=cortex-m4 -mthumb"]
 # TFLM_ROOT: a tree made by TFLite Micro's create_tflm_tree.py, or a checkout after its make has fetched third_party.
@@ -597,7 +624,7 @@ if(NOT EXISTS "${TFLM_LIBRARY}")
 endif()
 separate_arguments(BOARD_FLAGS)
 file(GLOB KERNELS ${CMAKE_CURRENT_SOURCE_DIR}/kernels/src/*.c ${CMAKE_CURRENT_SOURCE_DIR}/kernels/src/*/*.c)
-file(GLOB ADAPTER ${CMAKE_CURRENT_SOURCE_DIR}/kernels/tflm/*.cc)
+file(GLOB ADAPTER ${CMAKE_CURRENT_SOURCE_DIR}/kernels/tflm/*.cc ${CMAKE_CURRENT_SOURCE_DIR}/kernels/tflm/*.c)
 add_executable(NETWORK main.cc samples.cc NETWORK_model.cc ${ADAPTER} ${KERNELS})
 target_include_directories(NETWORK PRIVATE ${CMAKE_CURRENT_SOURCE_DIR} kernels/include kernels/src kernels/tflm)
 target_include_directories(NETWORK SYSTEM PRIVATE
