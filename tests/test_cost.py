@@ -286,7 +286,7 @@ def test_arena_and_flash_are_what_tflite_micro_and_the_exporter_make(number, tmp
         report = tflm_export.export(model, images, tmp_path / "builtin")
         found = cost.estimate(spec, bits=8)
         assert found.sram_bytes == pytest.approx(report.arena_bytes, rel=0.05)
-        assert found.flash_bytes == pytest.approx(report.flash_bytes, rel=0.03)
+        assert found.flash_bytes == pytest.approx(report.flash_bytes, rel=0.05)
 
 
 def test_it_needs_no_keras_and_is_quick():
