@@ -741,7 +741,12 @@ static int prepare_division(saaug_bucket_scale *scale)
         }
     }
     scale->step = quotient;
-    scale->nudge = (scale->zero_point + 128) * (int32_t)quotient + (int32_t)(quotient >> 1);
+    scale->nudge = (int32_t)(quotient >> 1);
+    for (bit = 0; bit < 8; ++bit) {
+        if (((scale->zero_point + 128) >> bit & 1) != 0) {
+            scale->nudge += (int32_t)(quotient << bit);
+        }
+    }
     return 2 * margin_of(scale) < quotient;
 }
 

@@ -81,38 +81,57 @@ static void fill_row(const int8_t *low, int32_t low_step, const int8_t *high, in
     }
 }
 
-/* Fills the plane of a channel for the strip that begins with output row `first`. */
-static void fill(const layout *l, const saaug_options *options, const saaug_shape *shape, const int8_t *image,
-                 int32_t channel, int32_t first, uint32_t *plane)
+/* Where a strip is in the image; the same for all channels, since a product may be slow. Offsets are modulo 2^32. */
+typedef struct {
+    int32_t top, down;              /* input row of the strip's first one; rows from there to the lower half's */
+    int32_t column_step;            /* bytes from one column of a phase to the next */
+    uint32_t row_step, down_step;   /* bytes to the next row, to the lower half's row */
+    uint32_t corner;                /* of the first row and the first column, which is in the padding */
+} strip_place;
+
+static strip_place place_strip(const layout *l, const saaug_options *options, const saaug_shape *shape, int32_t first)
+{
+    strip_place place;
+    place.top = first * options->stride_h - options->pad_top;
+    place.down = l->rows * options->stride_h;
+    place.column_step = options->stride_w * shape->in_c;
+    place.row_step = (uint32_t)(shape->in_w * shape->in_c);
+    place.down_step = (uint32_t)place.down * place.row_step;
+    place.corner = (uint32_t)place.top * place.row_step - (uint32_t)(options->pad_left * shape->in_c);
+    return place;
+}
+
+/* Fills the plane of a channel; `image` points at its first value. */
+static void fill(const layout *l, const strip_place *place, const saaug_options *options, const saaug_shape *shape,
+                 const int8_t *image, uint32_t *plane)
 {
     const int8_t zero_point = (int8_t)options->input_zero_point;
     const uint32_t outside = saaug_pair(zero_point, zero_point);
-    const int32_t column_step = options->stride_w * shape->in_c;
-    const uint32_t row_step = (uint32_t)(shape->in_w * shape->in_c); /* offsets are modulo 2^32 */
-    const int32_t top = first * options->stride_h - options->pad_top;
-    const int32_t down = l->rows * options->stride_h;
-    const uint32_t down_step = (uint32_t)down * row_step;
+    uint32_t phase_offset = place->corner;
     int32_t phase, r, column;
     for (phase = 0; phase < l->phases; ++phase) {
-        uint32_t *words = plane + phase * l->width;
-        uint32_t offset = (uint32_t)top * row_step;
+        uint32_t *words = plane;
+        uint32_t offset = phase_offset;
         int32_t before = 0, inside = 0, start = phase - options->pad_left;
         for (; start < 0 && before < l->width; start += options->stride_w) {
             ++before;
+            offset += (uint32_t)place->column_step;
         }
         for (column = start; column < shape->in_w && before + inside < l->width; column += options->stride_w) {
             ++inside;
         }
-        offset += (uint32_t)(start * shape->in_c + channel);
-        for (r = top; r < top + l->height; ++r) {
-            const int low_inside = inside > 0 && (uint32_t)r < (uint32_t)shape->in_h;
-            const int high_inside = inside > 0 && (uint32_t)(r + down) < (uint32_t)shape->in_h;
-            fill_row(low_inside ? image + offset : &zero_point, low_inside ? column_step : 0,
-                     high_inside ? image + (offset + down_step) : &zero_point, high_inside ? column_step : 0, before,
-                     inside, l->width - before - inside, outside, words);
+        for (r = 0; r < l->height; ++r) {
+            const int32_t low = place->top + r, high = low + place->down;
+            const int low_inside = inside > 0 && (uint32_t)low < (uint32_t)shape->in_h;
+            const int high_inside = inside > 0 && (uint32_t)high < (uint32_t)shape->in_h;
+            fill_row(low_inside ? image + offset : &zero_point, low_inside ? place->column_step : 0,
+                     high_inside ? image + (offset + place->down_step) : &zero_point,
+                     high_inside ? place->column_step : 0, before, inside, l->width - before - inside, outside, words);
             words += l->pitch;
-            offset += row_step;
+            offset += place->row_step;
         }
+        plane += l->width;
+        phase_offset += (uint32_t)shape->in_c;
     }
 }
 
@@ -126,38 +145,41 @@ saaug_status saaug_planes_layer(const saaug_plane_operator *operator, const saau
     uint16_t *const offsets = (void *)((uint8_t *)scratch + l.offsets);
     const int32_t row_bytes = saaug_row_bytes(options, shape);
     const int32_t out_row = shape->out_w * shape->out_c;
-    const int32_t half_strip = l.rows * out_row;
+    const int32_t half_strip = l.rows * out_row, block_bytes = SAAUG_WORDS * shape->out_c;
+    const int32_t rest = shape->out_w - (l.blocks - 1) * SAAUG_WORDS; /* columns of a row's last block */
+    const int32_t words_of_row = options->stride_h * l.pitch;
     const int8_t *image = input;
     int8_t *strip = output;
     int32_t n, first, c, m, y, b;
     find_taps(&l, options, offsets);
     for (n = 0; n < shape->batches; ++n) {
         for (first = 0; first < shape->out_h; first += 2 * l.rows) {
+            const strip_place place = place_strip(&l, options, shape, first);
             const int32_t rows_left = shape->out_h - first;
             const uint8_t *row = weights;
             int32_t o = 0;
             for (c = 0; c < shape->in_c; ++c) {
-                fill(&l, options, shape, image, c, first, plane);
+                fill(&l, &place, options, shape, image + c, plane);
                 for (m = 0; m < options->depth_multiplier; ++m, ++o) {
-                    const uint32_t *words = plane;
-                    int8_t *block = strip + o;
-                    saaug_bucket_scale channel;
+                    int32_t word_of_row = 0, output_row = o;
+                    saaug_bucket_scale scale;
                     operator->prepare(options, row, offsets, taps);
-                    saaug_bucket_prepare(params + 3 * o, options, &channel);
+                    saaug_bucket_prepare(params + 3 * o, options, &scale);
                     for (y = 0; y < l.rows && y < rows_left; ++y) {
                         const int is_whole = y + l.rows < rows_left;
-                        int32_t columns = shape->out_w;
-                        for (b = 0; b < l.blocks; ++b) {
-                            const int32_t count = columns < SAAUG_WORDS ? columns : SAAUG_WORDS;
+                        const uint32_t *words = plane + word_of_row;
+                        int8_t *block = strip + output_row;
+                        for (b = l.blocks; b > 0; --b) {
+                            const int32_t count = b > 1 ? SAAUG_WORDS : rest;
                             int32_t acc[SAAUG_PIXELS];
                             operator->run(taps, words, acc);
-                            saaug_bucket_store(acc, count, is_whole ? count : 0, &channel, options, block,
+                            saaug_bucket_store(acc, count, is_whole ? count : 0, &scale, options, block,
                                                block + (is_whole ? half_strip : 0), shape->out_c);
                             words += SAAUG_WORDS;
-                            block += count * shape->out_c;
-                            columns -= SAAUG_WORDS;
+                            block += b > 1 ? block_bytes : 0;
                         }
-                        words += options->stride_h * l.pitch - l.blocks * SAAUG_WORDS;
+                        word_of_row += words_of_row;
+                        output_row += out_row;
                     }
                     row += row_bytes;
                 }
