@@ -787,9 +787,9 @@ SAAUG_APART static int32_t rescale_exactly(int32_t acc, const saaug_bucket_scale
 #define KEEP_BRANCH(value) ((void)0)
 #endif
 
-/* `negative` says whether the multiplier is. */
+/* `negative` says whether the multiplier is, `full` whether the range is that of int8. */
 static inline int32_t requantize(int32_t acc, const saaug_bucket_scale *scale, int32_t act_min, int32_t act_max,
-                                 int negative)
+                                 int negative, int full)
 {
     const int32_t value = negative ? -scale->bias - acc : acc + scale->bias;
     const int32_t reach = (int32_t)((uint32_t)512 << scale->shift);
@@ -819,9 +819,9 @@ static inline int32_t requantize(int32_t acc, const saaug_bucket_scale *scale, i
     DIGIT(0)
 #undef DIGIT
     if (rest - margin >= step - 2 * margin) {
-        result = rescale_exactly(acc + scale->bias, scale);
+        return saaug_clamp(rescale_exactly(acc + scale->bias, scale), act_min, act_max);
     }
-    return saaug_clamp(result, act_min, act_max);
+    return full ? result : saaug_clamp(result, act_min, act_max);
 }
 
 #else
@@ -875,10 +875,12 @@ void saaug_bucket_prepare(const int32_t *params, const saaug_options *options, s
     } else if (params[2] > LONGEST_SHORT_SHIFT) {
         channel->path = PATH_LONG;
     } else {
-        const int full = !SAAUG_NO_MULTIPLY && options->act_min == -128 && options->act_max == 127;
+        const int full = options->act_min == -128 && options->act_max == 127;
         channel->path = full ? PATH_FULL : PATH_CLAMP;
 #if SAAUG_NO_MULTIPLY
-        channel->path = prepare_division(channel) ? PATH_CLAMP : PATH_LONG;
+        if (!prepare_division(channel)) {
+            channel->path = PATH_LONG;
+        }
 #else
         channel->nudge = saaug_shift_left(options->output_zero_point, (uint32_t)params[2]) +
                          (int32_t)((uint32_t)1 << (params[2] - 1));
@@ -898,7 +900,7 @@ static int8_t requantize_plainly(int32_t acc, const saaug_bucket_scale *channel,
 /* One side after the other: all that an output needs then fits the registers. */
 static inline void store_sides(const int32_t *acc, int32_t lows, int32_t highs, const saaug_bucket_scale *shared,
                                const saaug_options *options, int8_t *low_output, int8_t *high_output, int32_t stride,
-                               int negative)
+                               int negative, int full)
 {
     const saaug_bucket_scale scale = *shared;
     const int32_t act_min = options->act_min, act_max = options->act_max;
@@ -907,7 +909,7 @@ static inline void store_sides(const int32_t *acc, int32_t lows, int32_t highs, 
     int32_t count = lows, side;
     for (side = 0; side < 2; ++side) {
         for (; count > 0; --count) {
-            *to = (int8_t)requantize(*from, &scale, act_min, act_max, negative);
+            *to = (int8_t)requantize(*from, &scale, act_min, act_max, negative, full);
             from += 2;
             to += stride;
         }
@@ -921,9 +923,11 @@ static void store(const int32_t *acc, int32_t lows, int32_t highs, const saaug_b
                   const saaug_options *options, int8_t *low_output, int8_t *high_output, int32_t stride)
 {
     if (scale->multiplier < 0) {
-        store_sides(acc, lows, highs, scale, options, low_output, high_output, stride, 1);
+        store_sides(acc, lows, highs, scale, options, low_output, high_output, stride, 1, 0);
+    } else if (scale->path == PATH_FULL) {
+        store_sides(acc, lows, highs, scale, options, low_output, high_output, stride, 0, 1);
     } else {
-        store_sides(acc, lows, highs, scale, options, low_output, high_output, stride, 0);
+        store_sides(acc, lows, highs, scale, options, low_output, high_output, stride, 0, 0);
     }
 }
 
