@@ -101,6 +101,12 @@ class Recipe:
             value = getattr(self, name)
             if value is not None:  # lists come from TOML
                 object.__setattr__(self, name, tuple(value) if isinstance(value, (list, tuple)) else (value,))
+        for name in ("depth_span", "mutation_span"):
+            if getattr(self, name) is not None and len(getattr(self, name)) != 2:
+                raise ValueError(
+                    f"{owner}: `{name}` must be two shares of training, start and end. Received: "
+                    f"{name}={getattr(self, name)}."
+                )
 
     @classmethod
     def from_dict(cls, data: dict) -> Recipe:
@@ -254,8 +260,7 @@ def train(
     from saaug_keras import datasets
 
     out = pathlib.Path(out)
-    _claim(out, recipe, resume)
-    if (out / "result.json").exists():
+    if _is_mine(out, recipe, resume) and (out / "result.json").exists():
         return json.loads((out / "result.json").read_text())
     training, held_out = (data.x_train, data.y_train), None
     if recipe.validation_fraction or data.x_validation is not None:
@@ -272,8 +277,6 @@ def train(
     if exclude:
         model.optimizer.exclude_from_weight_decay(var_list=exclude)
     model.optimizer.build(model.trainable_variables)
-    checkpoint = _make_checkpoint(out, recipe, steps)
-    first_epoch = checkpoint.restore(model)
     counter = datasets.EpochCounter()
     batch_size = min(recipe.batch_size, len(training[0]))
 
@@ -292,6 +295,9 @@ def train(
     method = make_callbacks(recipe, calibration)
     if recipe.ema is not None:
         method.insert(0, keras.callbacks.SwapEMAWeights())
+    _claim(out, recipe, resume)  # whatever is wrong with the recipe has been said by now
+    checkpoint = _make_checkpoint(out, recipe, steps)
+    first_epoch = checkpoint.restore(model)
     model.fit(
         batches,
         epochs=recipe.epochs,
@@ -343,20 +349,30 @@ def _make_loss(recipe, data, per_pixel):
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True), "accuracy"
 
 
+def _is_mine(out, recipe, resume):
+    """Whether the folder holds this recipe's run, to go on with.
+
+    Raises:
+        ValueError: it holds another one.
+    """
+    path = out / "recipe.json"
+    if not (resume and path.exists()):
+        return False
+    if path.read_text() != json.dumps(recipe.as_dict(), indent=1):
+        raise ValueError(
+            f"recipes.train: `out` must be a new folder or one of the same recipe. Received: {out}, which holds another "
+            "recipe's run. Choose another folder, or pass resume=False to replace it."
+        )
+    return True
+
+
 def _claim(out, recipe, resume):
-    """Makes the folder this recipe's, or says whose it is."""
-    mine, path = json.dumps(recipe.as_dict(), indent=1), out / "recipe.json"
-    if path.exists():
-        if path.read_text() == mine and resume:
-            return
-        if resume:
-            raise ValueError(
-                f"recipes.train: `out` must be a new folder or one of the same recipe. Received: {out}, which holds "
-                "another recipe's run. Choose another folder, or pass resume=False to replace it."
-            )
-        for name in ("result.json", "history.json", *(path.name for path in out.glob("checkpoint-*.weights.h5"))):
-            (out / name).unlink(missing_ok=True)
-    write_atomic(path, mine)
+    """Makes the folder this recipe's."""
+    if not _is_mine(out, recipe, resume):
+        for pattern in ("result.json", "history.*", "target.keras", "*.weights.h5"):
+            for old in out.glob(pattern):
+                old.unlink()
+        write_atomic(out / "recipe.json", json.dumps(recipe.as_dict(), indent=1))
 
 
 def _make_checkpoint(out, recipe, steps):

@@ -42,6 +42,10 @@ def test_version_and_missing_command():
     (["--operator", "xor"], "`operator` must be one of"),
     (["--strides", "1,2"], "`strides` must be"),
     (["--validation-fraction", "0.99"], "`validation_fraction` must"),
+    (["--blocks", "1", "--width", "0.5,1"], "`width` must"),
+    (["--blocks", "1", "--mutation-span", "0.5,0.1"], "`end` must be greater than `start`"),
+    (["--depth-span", "0.5"], "`depth_span` must be two shares"),
+    (["--drop-blocks", "1"], "cannot be depth augmentation"),
 ])  # fmt: skip
 def test_bad_input_is_one_line_and_writes_nothing(words, message, tmp_path, capsys):
     out = tmp_path / "out"
@@ -53,7 +57,7 @@ def test_bad_input_is_one_line_and_writes_nothing(words, message, tmp_path, caps
 
 def test_an_unwritable_folder_is_named(tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    assert cli.main([*TRAIN, "--out", str(tmp_path / "file" / "out")]) == 2
+    assert cli.main([*TRAIN, "--blocks", "1", "--out", str(tmp_path / "file" / "out")]) == 2
     assert str(tmp_path / "file") in capsys.readouterr().err
 
 

@@ -328,6 +328,7 @@ def test_accumulator_that_would_overflow_is_refused_with_numbers():
 
 
 def small_shift_model(operator="shift"):
+    keras.utils.set_random_seed(0)
     spec = backbones.spec("mobilenetv2-tiny", input_shape=(16, 16, 3), num_classes=5, operator=operator)
     spec = dataclasses.replace(spec, blocks=spec.blocks[:3], head=())
     images = images_like((16, 16, 3), 32)
@@ -354,8 +355,11 @@ def test_power_of_two_requantization_comes_close_to_the_float_network(operator):
         np.testing.assert_allclose(found.mean(axis=0), channels.mean(axis=0), atol=0.51)
         spread = channels.std(axis=0)
         ratio = (found.std(axis=0) / np.maximum(spread, 1e-9))[spread > 2]
-        # a gain beyond what the kernels take, of a channel that hardly varied, may have been cut
-        assert ratio.size == 0 or (0.4 < np.quantile(ratio, 0.1) and np.quantile(ratio, 0.9) < 2.5), (step.op.name, ratio)
+        # An add layer makes noise of what the layers before it lost, and the gains that suit the data best shrink with
+        # it: in a network of random weights its tail says nothing, its middle does.
+        assert ratio.size == 0 or 0.3 < np.median(ratio) < 1.6, (step.op.name, ratio)
+        if operator == "shift" and ratio.size:
+            assert np.quantile(ratio, 0.1) > 0.45 and np.quantile(ratio, 0.9) < 1.6, (step.op.name, ratio)
 
 
 def test_power_of_two_network_multiplies_nothing_and_equals_tflite_micro():

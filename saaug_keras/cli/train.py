@@ -64,6 +64,14 @@ def add_parser(subparsers):
     group.add_argument("--aug-loss-weight", type=float, default=1.0, help="of the augmented loss (default: 1)")
     group.add_argument("--normalize-loss", action="store_true", help="divide the sum of losses by 1 + aug-loss-weight")
     group.add_argument("--distill-weight", type=float, default=0.0, help="of the augmented network as a teacher")
+    group.add_argument("--width-until", type=float, default=1.0, metavar="F", help="share of training after which the "
+                       "width stays 1 (default: 1)")  # fmt: skip
+    group.add_argument("--drop-blocks", type=common.integers, default=(), metavar="I,I,...", help="residual blocks "
+                       "that are trained and then phased out: depth augmentation")  # fmt: skip
+    group.add_argument("--depth-span", type=common.numbers, default=(0.1, 0.5), metavar="F,F", help="shares of "
+                       "training between which they go (default: 0.1,0.5)")  # fmt: skip
+    group.add_argument("--mutation-span", type=common.numbers, metavar="F,F", help="shares of training between which "
+                       "blocks turn multiplication-free, one after another (default: they are so from the start)")
     group.add_argument("--no-remap", action="store_true", help="no Gaussian-to-Laplace remap of shared weights")
     group.add_argument("--no-reorder", action="store_true", help="no channel reorder after each epoch")
 
@@ -99,7 +107,8 @@ def run(args) -> int:
             "--overwrite to replace it."
         )
     data = datasets.load(args.dataset, data_dir=args.data, resolution=args.resolution)
-    recipe.spec(data.image_shape, data.num_classes)  # its errors come before anything is written
+    # Its errors come before anything is written.
+    recipe.spec(data.image_shape, data.num_classes, per_pixel=data.y_train.ndim == 3)
     callbacks = [make_reporter(recipe, args)]
     if args.tensorboard:
         callbacks.append(keras.callbacks.TensorBoard(args.tensorboard))
