@@ -4,12 +4,14 @@ Arrays in, arrays out; all images are channels-last. Sums of absolute difference
 `saaug_keras._adder`.
 """
 
+import functools
+
 import keras
 import numpy as np
 from keras import ops as K
 
 from saaug_keras import _adder, _validate
-from saaug_keras._compiled import subgraph
+from saaug_keras._compiled import island, subgraph
 
 # Exponents that are looked for: float32's end at -126 and 127.
 _LOWEST_EXPONENT, _FAR = -120, 120
@@ -206,8 +208,15 @@ def fake_quantize(x, low, high, bits=8):
     return quantize_to(x, *_never_empty(low, high), bits)
 
 
-def quantize_to(x, low, high, bits):
-    """`fake_quantize` for scalar float32 tensors `low` <= 0 < `high` as `observed_range` gives them."""
+def quantize_to(x, low, high, bits, *, channels=None):
+    """`fake_quantize` for scalar float32 tensors `low` <= 0 < `high` as `observed_range` gives them.
+
+    With `channels` only so many leading channels are rounded; the others pass.
+    """
+    if channels is not None:
+        if keras.backend.backend() == "tensorflow" and x.dtype == "float32":
+            return _quantize_head(bits, channels)(x, low, high)
+        return K.concatenate([quantize_to(x[..., :channels], low, high, bits), x[..., channels:]], axis=-1)
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -220,6 +229,45 @@ def quantize_to(x, low, high, bits):
     rounded = (K.floor((clipped - smallest) * (1 / scale) + 0.5) - zero) * scale
     inside = K.logical_and(value >= smallest, value <= largest)
     return K.cast(straight_through(rounded, K.where(inside, value, K.stop_gradient(value))), x.dtype)
+
+
+@functools.cache
+def _quantize_head(bits, channels):
+    """On TensorFlow one loop over memory each way, where slices and their gradients would copy everything thrice."""
+    import tensorflow as tf
+
+    def select(x, head, rest):
+        return tf.where(tf.range(tf.shape(x)[-1]) < channels, head, rest)
+
+    @island
+    def forward(x, low, high):
+        return select(x, tf.quantization.fake_quant_with_min_max_vars(x, low, high, num_bits=bits), x)
+
+    @island
+    def backward(x, low, high, g):
+        head, *_ = tf.quantization.fake_quant_with_min_max_vars_gradient(g, x, low, high, num_bits=bits)
+        return select(x, head, g)
+
+    @tf.custom_gradient
+    def quantize(x, low, high):
+        x, low, high = tf.stop_gradient(x), tf.stop_gradient(low), tf.stop_gradient(high)
+
+        def gradient(g):
+            return backward(x, low, high, g), None, None
+
+        return forward(x, low, high), gradient
+
+    return quantize
+
+
+def pad_channels(x, channels):
+    """`x` with zeros behind its channels, so that there are `channels`: an int or, on TensorFlow, a tensor."""
+    pads = [(0, 0)] * (len(x.shape) - 1) + [(0, channels - x.shape[-1])]
+    if isinstance(channels, int):
+        return K.pad(x, pads)
+    import tensorflow as tf
+
+    return tf.pad(x, pads)
 
 
 def round_to_step(kernel, step):

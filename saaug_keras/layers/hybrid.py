@@ -278,10 +278,9 @@ class Hybrid(ShiftWeights, AdderWeights, keras.layers.Layer):
         count = self.target_channels
         if not augmented or self.extra == "same":
             return self._quantize(inputs, training, variable)
-        head, step = self._quantize(inputs[..., :count], training, variable)
         if inputs.shape[-1] == count:
-            return head, step
-        return K.concatenate([head, inputs[..., count:]], axis=-1), step
+            return self._quantize(inputs, training, variable)
+        return self._quantize(inputs, training, variable, channels=count)
 
     def get_config(self):
         config = {
@@ -303,6 +302,13 @@ def _defaults(options):
     }  # fmt: skip
     layer_options = {key: options[key] for key in options if key not in defaults}
     return {**defaults, **{key: options[key] for key in options if key in defaults}}, layer_options
+
+
+def _add_to_head(outputs, target):
+    """`outputs` with `target` added to their leading channels; its gradient takes a slice and no copy of `outputs`."""
+    if outputs.shape[-1] == target.shape[-1]:
+        return outputs + target
+    return outputs + ops.pad_channels(target, _channels(outputs))
 
 
 def _channels(tensor):
@@ -390,7 +396,7 @@ class HybridConv2D(Hybrid):
         return out if self.gate is None else out + self._multiply(inputs, self._merged_kernel(n, m))
 
     def _augmented(self, inputs, filters, training):
-        n, m, c = self.target_channels, self.target_filters, _channels(inputs)
+        n, c = self.target_channels, _channels(inputs)
         # JAX has no sizes that depend on values.
         masked = not isinstance(filters, int) and keras.backend.backend() != "tensorflow"
         count = self.filters if masked else filters
@@ -404,7 +410,7 @@ class HybridConv2D(Hybrid):
             out = self._multiply(inputs, self._merged_kernel(c, count))
             if self.operator == "adder":
                 y = self._add(ops.adder_conv2d, inputs[..., :n], self.remapped_kernel(), step)
-                out = K.concatenate([out[..., :m] + y, out[..., m:]], axis=-1)
+                out = _add_to_head(out, y)
         bias = self.bias.value[:count] if self.use_bias else None
         if masked:
             mask = K.cast(K.arange(self.filters) < filters, out.dtype)
@@ -478,12 +484,9 @@ class HybridDepthwise(Hybrid):
             out = self._multiply(inputs, self._merged_kernel(c) if augmented else self._target_kernel())
         else:
             out = self._add(ops.adder_depthwise_conv2d, inputs[..., :n], self.remapped_kernel(), step)
-            if self.gate is not None:
-                out = out + self._multiply(inputs[..., :n], self._merged_kernel(n))
-            if augmented and inputs.shape[-1] != n:
-                # One channel more, dropped again: TensorFlow's kernel takes no empty rest.
-                rest = self._multiply(inputs[..., n - 1 :], latent[:, :, n - 1 : c])[..., 1:]
-                out = K.concatenate([out, rest], axis=-1)
+            if self.gate is not None or (augmented and inputs.shape[-1] != n):
+                # Zeros, or what still multiplies, in the place of the target's taps.
+                out = _add_to_head(self._multiply(inputs, self._merged_kernel(c)), out)
         return out + K.cast(self.bias.value[:c], out.dtype) if self.use_bias else out
 
     def _multiply(self, inputs, kernel):
