@@ -94,12 +94,17 @@ def _product(x, g):
 def _padded(x, window, strides, padding):
     if padding == "valid":
         return x
-    pads = [same_padding(x, axis, window[axis], strides[axis]) for axis in (0, 1)]
+    return _pad(x, *(same_padding(x, axis, window[axis], strides[axis]) for axis in (0, 1)))
+
+
+def _pad(x, rows, columns):
+    """(N, H, W, C) with (before, after) zeros, ints or tensors."""
+    pads = [(0, 0), rows, columns, (0, 0)]
     if all(isinstance(value, int) for pair in pads for value in pair):
-        return K.pad(x, [(0, 0), *pads, (0, 0)]) if any(map(any, pads)) else x
+        return K.pad(x, pads) if any(map(any, pads)) else x
     import tensorflow as tf
 
-    return tf.pad(x, [(0, 0), *pads, (0, 0)])
+    return tf.pad(x, pads)
 
 
 def _output_sizes(x, window, strides):
@@ -130,12 +135,60 @@ def conv2d(x, kernel, strides, padding, dilation_rate):
     window = _extent((kh, kw), dilation_rate)
     x = _padded(x, window, strides, padding)
     sizes = _output_sizes(x, window, strides)
+    if (kh, kw) != (1, 1) and kh * kw * channels > _BODY:
+        return K.cast(_convolution((kh, kw), strides, dilation_rate)(x, kernel), dtype)
     if (kh, kw) == (1, 1):
         x = x[:, :: strides[0], :: strides[1]] if strides != (1, 1) else x
     else:
         x = K.concatenate(list(_views(x, (kh, kw), strides, dilation_rate, sizes)), axis=-1)
     y = _matrix(K.reshape(x, (-1, kh * kw * channels)), K.reshape(kernel, (-1, filters)))
     return K.cast(K.reshape(y, (-1, sizes[0], sizes[1], filters)), dtype)
+
+
+@functools.cache
+def _convolution(kernel_size, strides, dilation_rate):
+    """The sum over a padded image tap by tap, for one geometry: all taps side by side would be kh * kw images."""
+
+    def rows_of(x, sizes):
+        for view in _views(x, kernel_size, strides, dilation_rate, sizes):
+            yield K.reshape(view, (-1, x.shape[3]))
+
+    @K.custom_gradient
+    def distance(x, f):
+        x, f = K.stop_gradient(x), K.stop_gradient(f)
+        channels, filters = f.shape[2:]
+        sizes = _output_sizes(x, _extent(kernel_size, dilation_rate), strides)
+        taps = K.reshape(f, (-1, channels, filters))
+        y = ()
+        for index, rows in enumerate(rows_of(x, sizes)):
+            for a, b in _blocks(channels):
+                y = (_distance_island(rows[:, a:b], taps[index, a:b], *y),)
+
+        def gradient(*args, upstream=None):
+            g = K.reshape(_upstream(args, upstream), (-1, filters))
+            total, dx, df = K.sum(g, axis=0), None, []
+            for index, rows in enumerate(rows_of(x, sizes)):
+                df.append(_product(rows, g) - taps[index] * total)
+                transposed, part = K.transpose(taps[index]), ()
+                for a, b in _blocks(filters):
+                    part = (_clip_island(rows, transposed[a:b], g[:, a:b], *part),)
+                part = K.reshape(part[0], (-1, *sizes, channels))
+                part = _placed(part, divmod(index, kernel_size[1]), x)
+                dx = part if dx is None else dx + part
+            return dx, K.reshape(K.stack(df), f.shape)
+
+        return K.reshape(y[0], (-1, *sizes, filters)), gradient
+
+    def _placed(part, tap, x):
+        """Where the tap's view lies in the padded image."""
+        part, pads = _spread(part, strides), []
+        for axis in (0, 1):
+            before = tap[axis] * dilation_rate[axis]
+            pads.append((before, _size(x, axis + 1) - before - _size(part, axis + 1) + strides[axis] - 1))
+        part = part[:, : _size(part, 1) - strides[0] + 1, : _size(part, 2) - strides[1] + 1]
+        return _pad(part, *pads)
+
+    return distance
 
 
 @functools.cache
