@@ -72,6 +72,18 @@ def test_any_number_of_channels_is_summed_whole(channels, filters):
     np.testing.assert_allclose(df, want_df, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("strides, padding, dilation", [
+    ((1, 1), "same", (1, 1)), ((2, 3), "same", (1, 1)), ((3, 2), "valid", (1, 1)), ((1, 1), "valid", (2, 1)),
+])  # fmt: skip
+def test_large_kernels_are_summed_tap_by_tap(strides, padding, dilation):
+    x, f = random_inputs((2, 8, 7, 51)), random_inputs((3, 2, 51, 4), 2)
+    output, (dx, df), upstream = gradients(lambda *args: ops.adder_conv2d(*args, strides, padding, dilation), x, f)
+    want, want_dx, want_df = reference.convolution(x, f, strides, padding, dilation, upstream, adder=True)
+    np.testing.assert_allclose(output, want, rtol=1e-5)
+    np.testing.assert_allclose(dx, want_dx, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(df, want_df, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="sizes unknown in a graph are TensorFlow's")
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("function", ["conv", "depthwise"])
