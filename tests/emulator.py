@@ -39,7 +39,7 @@ class Core:
     flags: tuple
     emulator: str
     machine: tuple
-    memory: tuple  # address of code, address of RAM, bytes of RAM
+    memory: tuple  # address of code, of constants, of RAM, and bytes of RAM
     clock_mhz: int | None  # of SysTick; None where ticks are instructions
 
     def instructions(self, ticks):
@@ -65,20 +65,20 @@ def _arm(name, cpu, machine, memory, clock_mhz, extra=()):
 
 def _riscv(name, march, mabi, cpu):
     return Core(name, "riscv64-unknown-elf-gcc", (f"-march={march}", f"-mabi={mabi}"), "qemu-system-riscv32",
-                ("-machine", "virt", "-bios", "none", "-cpu", cpu), (0x80000000, 0x80800000, 0x2000000), None)
+                ("-machine", "virt", "-bios", "none", "-cpu", cpu), (0x80000000, None, 0x80800000, 0x2000000), None)
 
 
-_MPS2 = (0, 0x20000000, 0x400000)
+_MPS2 = (0, 0x80000, 0x20000000, 0x400000)
 CORES = {
     core.name: core
     for core in (
         # The microbit's chip with the memory that our layers need: a real Cortex-M0, which faults on Thumb-2.
-        _arm("m0", "cortex-m0", ("-machine", "microbit", "-global", "nrf51-soc.flash-size=0x200000", "-global",
+        _arm("m0", "cortex-m0", ("-machine", "microbit", "-global", "nrf51-soc.flash-size=0x400000", "-global",
                                  "nrf51-soc.sram-size=0x400000"), _MPS2, 16, ("-mfloat-abi=soft",)),
         _arm("m3", "cortex-m3", ("-machine", "mps2-an385"), _MPS2, 25, ("-mfloat-abi=soft",)),
         _arm("m4", "cortex-m4", ("-machine", "mps2-an386"), _MPS2, 25, ("-mfloat-abi=soft",)),
         _arm("m7", "cortex-m7", ("-machine", "mps2-an500"), _MPS2, 25, ("-mfloat-abi=soft",)),
-        _arm("m55", "cortex-m55", ("-machine", "mps3-an547"), (0, 0x31000000, 0x200000), 32, ("-mfloat-abi=hard",)),
+        _arm("m55", "cortex-m55", ("-machine", "mps3-an547"), (0, 0x01000000, 0x31000000, 0x200000), 32, ("-mfloat-abi=hard",)),
         _riscv("rv32", "rv32imac", "ilp32", "rv32,f=off,d=off"),
         _riscv("rv32-no-m", "rv32iac", "ilp32", "rv32,m=off,f=off,d=off"),
     )
@@ -117,13 +117,13 @@ def build(core, sources, directory, *, include=(), flags=(), name="program", opt
     """Compiles C files, or takes object files, and links them for a core; returns the path of the image."""
     directory = pathlib.Path(directory).resolve()
     image = directory / f"{name}-{core.name}.elf"
-    code, ram, ram_bytes = core.memory
+    code, constants, ram, ram_bytes = core.memory
     command = [*optimize, *(f"-I{pathlib.Path(path).resolve()}" for path in (HERE, *include)), *flags]
     if core.is_arm:
         # newlib's own start-up file stays out: it knows no vector table.
         command += ["-nostartfiles", "-Wl,--gc-sections", f"-T{HERE / 'arm.ld'}",
                     str(HERE / "start_arm.c")]
-        symbols = {"CODE": code, "RAM": ram, "RAM_SIZE": ram_bytes}
+        symbols = {"CODE": code, "CONSTANTS": constants, "RAM": ram, "RAM_SIZE": ram_bytes}
     else:
         command += ["--crt0=semihost", "--oslib=semihost"]
         symbols = {"__flash": code, "__flash_size": ram - code, "__ram": ram, "__ram_size": ram_bytes,
