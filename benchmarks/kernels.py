@@ -7,6 +7,7 @@ July 2026, counted the same way. RV32 without the M extension has three baseline
 library, an unrolled shift-and-add, a table of quarter squares.
 
     --cores m0,m3     some cores only            --json    rows, as JSON
+    --markdown        the table of tflm_export/kernels/README.md
     --store           writes kernels/budget.json, which tests/test_kernel_budget.py holds the kernels to
 """
 
@@ -247,15 +248,33 @@ def print_table(rows):
 
 def verdict(row):
     """The target and whether it was met."""
+    return "".join(f"  {target:g}x {name}{'met' if met else 'missed'}" for name, _, target, met in targets_of(row))
+
+
+def targets_of(row):
+    """(what it is to be compared with, ratio, target, whether it was met) of each target of a row."""
     if row["target"] is None:
-        return ""
+        return []
     reference = row["cmsis_nn"] if row["cmsis_nn"] is not None else row["multiplying_baseline"]
-    met = reference / row["instructions_per_mac"] >= row["target"]
-    text = f"  {row['target']:g}x {'met' if met else 'missed'}"
+    found = [("", reference, row["target"])]
     if "hand_tuned_baseline" in row:
-        met = row["hand_tuned_baseline"] / row["instructions_per_mac"] >= TARGET_OF_HAND_TUNED
-        text += f", {TARGET_OF_HAND_TUNED:g}x by hand {'met' if met else 'missed'}"
-    return text
+        found.append(("by hand ", row["hand_tuned_baseline"], TARGET_OF_HAND_TUNED))
+    ours = row["instructions_per_mac"]
+    return [(name, value / ours, target, value / ours >= target) for name, value, target in found]
+
+
+def print_markdown(rows):
+    print("| core | operator | layer | ours | int8, multiplying | CMSIS-NN | times fewer | target |")
+    print("|---|---|---|---|---|---|---|---|")
+    for row in rows:
+        multiplying = [f"{row[f'{name}_baseline']:.2f}" for name in ("multiplying", "hand_tuned", "quarter_squares")
+                       if f"{name}_baseline" in row]
+        cmsis_nn = "" if row["cmsis_nn"] is None else f"{row['cmsis_nn']:.2f}"
+        reached = targets_of(row)
+        ratios = " / ".join(f"{ratio:.2f}" for _, ratio, _, _ in reached)
+        targets = " / ".join(f"{target:g}{'' if met else ' **missed**'}" for _, _, target, met in reached)
+        print(f"| {row['core']} | {row['operator']} | {row['shape']} | {row['instructions_per_mac']:.2f} | "
+              f"{' / '.join(multiplying)} | {cmsis_nn} | {ratios} | {targets} |")
 
 
 def compiler_version(core):
@@ -272,6 +291,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cores", default=",".join(emulator.CORES), help="comma-separated; default: all")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--markdown", action="store_true")
     parser.add_argument("--store", action="store_true", help="store the counts of our kernels as the budget")
     arguments = parser.parse_args()
     names = arguments.cores.split(",")
@@ -291,6 +311,8 @@ def main():
         BUDGET.write_text(json.dumps(budget, indent=1) + "\n")
     elif arguments.json:
         print(json.dumps(rows, indent=1))
+    elif arguments.markdown:
+        print_markdown(rows)
     else:
         print_table(rows)
 
