@@ -28,6 +28,7 @@ _HOME = {
     "remap": "",
     "search": "",
     "training": "",
+    "zoo": "",
 }
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "remap",
     "search",
     "training",
+    "zoo",
 ]
 
 

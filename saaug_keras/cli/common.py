@@ -11,10 +11,13 @@ import sys
 import time
 
 
-def add_common_options(parser: argparse.ArgumentParser):
-    """Options that every command has."""
-    parser.add_argument("--json", action="store_true", help="print the result as one JSON object and nothing else")
-    parser.add_argument("--traceback", action="store_true", help="on an error print where it happened, too")
+def add_common_options(parser: argparse.ArgumentParser, *, inner: bool = False):
+    """Options that every command has; `inner` for the parser of a command's action, which has them, too."""
+    default = argparse.SUPPRESS if inner else False  # what stands before the action is not forgotten behind it
+    text = "print the result as one JSON object and nothing else"
+    parser.add_argument("--json", action="store_true", default=default, help=text)
+    parser.add_argument("--traceback", action="store_true", default=default,
+                        help="on an error print where it happened, too")  # fmt: skip
 
 
 def run_plainly(run, args) -> int:

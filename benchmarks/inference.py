@@ -1,0 +1,63 @@
+"""Instructions of one inference of a zoo entry on emulated cores: `python benchmarks/inference.py NAME [--record]`.
+
+The entry is exported as a project of plain C, built for each core and run in QEMU on one calibration image, whose output
+must be the exporter's. Exact and repeatable for one compiler.
+
+    --cores m4,m0     some cores only           --data DIR    folder with the data set's files
+    --record          also write the counts into the entry's measured.toml
+"""
+
+import argparse
+import os
+import pathlib
+import sys
+import tempfile
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import emulator  # noqa: E402
+
+import tflm_export  # noqa: E402
+from saaug_keras import datasets, zoo  # noqa: E402
+from saaug_keras.zoo import making  # noqa: E402
+
+
+def count(core, folder):
+    """Instructions of one inference of a project of plain C."""
+    include = (folder, folder / "kernels/include", folder / "kernels/src")
+    kernels = (*sorted(folder.glob("kernels/src/*.c")), *sorted(folder.glob("kernels/src/*/*.c")))
+    sources = [path for path in sorted(folder.glob("*.c")) if path.name != "main.c"]
+    main = ROOT / "benchmarks" / "kernels" / "inference.c"
+    image = emulator.build(core, [main, *sources, *kernels], folder, include=include)
+    result = emulator.run(core, image)
+    ticks, right = result.output.split()
+    if result.status or right != "1" or ticks == "0":
+        raise RuntimeError(f"{core.name}: status {result.status}, output {result.output!r}")
+    return core.instructions(int(ticks))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("name")
+    parser.add_argument("--cores", default="m4,m0")
+    parser.add_argument("--data")
+    parser.add_argument("--record", action="store_true")
+    arguments = parser.parse_args()
+    entry = zoo.Entry.read(arguments.name)
+    data = datasets.load(entry.dataset, data_dir=arguments.data)
+    images = datasets.resize(making.calibration_images(data), entry.spec().input_shape[:2])
+    counts = {}
+    with tempfile.TemporaryDirectory() as directory:
+        folder = pathlib.Path(directory) / "net"
+        tflm_export.export(zoo.load(arguments.name), images, folder, target="c", name="net", samples=1)
+        for name in arguments.cores.split(","):
+            counts[name] = count(emulator.CORES[name], folder)
+            print(f"{arguments.name} {name}: {counts[name]:,} instructions", flush=True)
+    if arguments.record:
+        making.record_instructions(arguments.name, counts)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""`saaug zoo`: the pretrained networks, from a list to a board."""
+
+from __future__ import annotations
+
+import pathlib
+
+from saaug_keras.cli import common
+
+
+def add_parser(subparsers):
+    """The parser of `saaug zoo`."""
+    parser = subparsers.add_parser(
+        "zoo", help="pretrained networks", description="Lists, shows, evaluates, exports, trains and checks the "
+        "pretrained networks.",
+    )  # fmt: skip
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True, dest="action")
+
+    def action(name, text, *, several=False):
+        made = actions.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        if several:
+            made.add_argument("names", nargs="*", metavar="NAME", help="entries (default: all that are trained)")
+        else:
+            made.add_argument("name", metavar="NAME", help="an entry, as `saaug zoo list` shows it")
+        return made
+
+    listing = actions.add_parser("list", help="the entries", description="The entries.")
+    listing.add_argument("pattern", nargs="?", default="*", help="shell pattern of the names, '*shift*' say")
+    action("card", "what an entry is for, how it was trained and how well it does")
+    evaluate = action("eval", "the accuracy of an entry on test images, in Keras and on TFLite Micro")
+    evaluate.add_argument("--limit", type=int, metavar="N", help="only the first N images")
+    export = action("export", "write an entry for TFLite Micro, as `saaug export` does")
+    export.add_argument("--out", required=True, metavar="DIR", help="folder to write")
+    export.add_argument("--flavour", choices=("builtin", "custom"))
+    export.add_argument("--target", default="tflite", choices=("tflite", "tflm", "c"))
+    train = action("train", "train an entry by its recipe, measure it and put all that into its folder")
+    train.add_argument("--run", dest="folder", metavar="DIR", help="folder of the run, where a killed one "
+                       "goes on (default: zoo-runs/NAME)")  # fmt: skip
+    verify = action("verify", "recompute every figure that this machine can", several=True)
+    verify.add_argument("--write-table", metavar="FILE", help="also write the table of all entries, zoo/README.md")
+    for made in (evaluate, export, train, verify):
+        made.add_argument("--data", metavar="DIR", help="folder with the data set's files")
+    for made in actions.choices.values():
+        common.add_common_options(made, inner=True)
+    return parser
+
+
+def run(args) -> int:
+    """Runs the action."""
+    return {"list": _list, "card": _card, "eval": _evaluate, "export": _export, "train": _train, "verify": _verify}[
+        args.action
+    ](args)
+
+
+def _list(args) -> int:
+    from saaug_keras import zoo
+
+    entries = [zoo.Entry.read(name) for name in zoo.list(args.pattern)]
+    result = {entry.name: entry.measured.get("tflm_accuracy") for entry in entries}
+    rows = [(entry.name, entry.title, entry.measured.get("tflm_accuracy")) for entry in entries]
+    common.show(args, result, rows=rows, columns=("entry", "", "int8 accuracy"))
+    return 0
+
+
+def _card(args) -> int:
+    from saaug_keras import zoo
+
+    text = zoo.card(args.name)
+    if args.json:
+        common.show(args, {"name": args.name, "card": text, **zoo.Entry.read(args.name).measured})
+    else:
+        print(text)
+    return 0
+
+
+def _prepared(args):
+    """(entry, its data set) with Keras loaded."""
+    from saaug_keras import zoo
+
+    entry = zoo.Entry.read(args.name)
+    common.load_keras()
+    from saaug_keras import datasets
+
+    return entry, datasets.load(entry.dataset, data_dir=args.data)
+
+
+def _evaluate(args) -> int:
+    from saaug_keras import _validate, zoo
+
+    if args.limit is not None:
+        _validate.int_in("zoo eval", "--limit", args.limit, 1, 1 << 31, " images")
+    entry, data = _prepared(args)
+    import tflm_export
+    from saaug_keras import datasets
+    from saaug_keras.cli.run import classify, score
+    from saaug_keras.zoo import making
+
+    model = zoo.load(args.name)
+    images, labels = data.x_test[: args.limit], data.y_test[: args.limit]
+    images = datasets.resize(images, entry.spec().input_shape[:2])
+    found = model.predict(datasets.pipeline(images, batch_size=64), verbose=0).argmax(axis=-1)
+    result = {"entry": args.name, "images": len(images)}
+    result |= {f"keras_{key}": value for key, value in score(found, labels, data).items()}
+    for flavour in making.flavours_of(entry):
+        interpreter = tflm_export.Interpreter(entry.file(f"{flavour}.tflite"))
+        classes, _ = classify(interpreter, images)
+        result |= {f"tflm_{flavour}_{key}": value for key, value in score(classes, labels, data).items()}
+    common.show(args, result, title=f"{args.name} on {entry.dataset}'s test images")
+    return 0
+
+
+def _export(args) -> int:
+    from saaug_keras import zoo
+
+    entry, data = _prepared(args)
+    import tflm_export
+    from saaug_keras import datasets
+    from saaug_keras.zoo import making
+
+    images = datasets.resize(making.calibration_images(data), entry.spec().input_shape[:2])
+    flavours = making.flavours_of(entry)
+    flavour = args.flavour or (flavours[-1] if args.target == "tflite" else flavours[0])
+    report = tflm_export.export(
+        zoo.load(args.name), images, args.out, flavour=flavour, target=args.target, name=args.name
+    )
+    if args.json:
+        common.show(args, report.as_dict())
+    else:
+        print(report)
+        common.say(args, f"wrote {', '.join(report.files)} into {args.out}")
+    return 0
+
+
+def _train(args) -> int:
+    entry, _ = _prepared(args)
+    from saaug_keras.cli.train import make_reporter
+    from saaug_keras.zoo import making
+
+    out = pathlib.Path(args.folder or f"zoo-runs/{args.name}")
+    measured = making.train(
+        args.name, out, data_dir=args.data, callbacks=[make_reporter(entry.recipe, args)]
+    )
+    common.show(args, {"entry": args.name, "run": str(out), **measured})
+    return 0
+
+
+def _verify(args) -> int:
+    from saaug_keras import zoo
+    from saaug_keras._files import write_atomic
+
+    common.load_keras()
+    from saaug_keras.zoo import cards, making
+
+    names = args.names or [name for name in zoo.list() if zoo.Entry.read(name).measured]
+    result, rows = {}, []
+    for name in names:
+        checks = making.verify(name, data_dir=args.data)
+        result[name] = all(agrees for *_, agrees in checks)
+        for figure, recorded, found, agrees in checks:
+            shown = [str(value) if isinstance(value, dict) else value for value in (recorded, found)]
+            rows.append((f"{name}: {figure}", *shown, "yes" if agrees else "NO"))
+    common.show(args, result, rows=rows, columns=("figure", "recorded", "found", "agrees"))
+    if args.write_table:
+        write_atomic(args.write_table, cards.table())
+    return 0 if all(result.values()) else 1

@@ -1,0 +1,196 @@
+"""Pretrained multiplication-free networks: `zoo.load("digits-shift")`.
+
+An entry is a folder of data: `entry.toml` says what the network is for and how it is trained, `measured.toml` what came
+out and the SHA-256 of every other file: `weights.npz`, `custom.tflite`, `builtin.tflite`, `history.json`.
+Nothing here uses the network, and nothing that is read is run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import fnmatch
+import hashlib
+import pathlib
+import tomllib
+from dataclasses import dataclass
+
+from saaug_keras import _validate
+from saaug_keras.recipes import Recipe
+
+FORMAT = 1  # of entry.toml and measured.toml
+_TEXTS = ("title", "purpose", "limits", "licence")
+
+
+def list(pattern: str = "*") -> tuple[str, ...]:
+    """The names of the entries that match a shell pattern, sorted; `"*shift*"`, say."""
+    names = sorted(path.parent.name for path in _root().glob("*/entry.toml"))
+    return tuple(name for name in names if fnmatch.fnmatchcase(name, pattern))
+
+
+def path(name: str) -> pathlib.Path:
+    """The folder of an entry.
+
+    Raises:
+        ValueError: no such entry; names the nearest.
+    """
+    if name not in list():
+        near = difflib.get_close_matches(str(name), list(), n=3, cutoff=0.4) or list()
+        raise ValueError(f"zoo: `name` must be an entry, perhaps {', '.join(near)}. Received: name={name!r}.")
+    return _root() / name
+
+
+def load(name: str, *, weights="default", verify: bool = True):
+    """A network of the zoo as a Keras model: images in [0, 1] (N, H, W, C) -> logits (N, classes).
+
+    Args:
+        name: one of `list()`.
+        weights: "default" for the trained ones, None for fresh ones, or the path of a file like `weights.npz`.
+        verify: compare the file's SHA-256 with the entry's, for the default weights.
+    Raises:
+        ValueError: an unknown name, or a weight file that is damaged or of another network.
+        FileNotFoundError: no such weight file, or an entry that is not trained yet.
+    """
+    from saaug_keras import backbones
+    from saaug_keras.zoo import weights as files
+
+    entry = Entry.read(name)
+    model = backbones.build(entry.spec())
+    if weights is None:
+        return model
+    if isinstance(weights, str) and weights == "default":
+        file = entry.file("weights.npz", verify=verify)
+    else:
+        file = pathlib.Path(weights)
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"zoo.load: `weights` must be 'default', None or a file like weights.npz. Received: weights={weights!r}."
+            )
+    files.read_into(model, file)
+    return model
+
+
+def card(name: str) -> str:
+    """What a person wants to know of an entry, as Markdown."""
+    from saaug_keras.zoo import cards
+
+    return cards.card(Entry.read(name))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An entry's two files as data.
+
+    Args:
+        name, folder: of the entry.
+        title, purpose, limits, licence: for the card.
+        dataset: as `datasets.load`; input_shape, classes: of its images.
+        recipe: the `Recipe` that trains it.
+        direct, twin: names of the entries of the same network trained alone, and of its multiplicative twin; None.
+        files: {file: SHA-256}; measured: {figure: value}; both empty until the entry is trained.
+    """
+
+    name: str
+    folder: pathlib.Path
+    title: str
+    purpose: str
+    limits: str
+    licence: str
+    dataset: str
+    input_shape: tuple[int, ...]
+    classes: int
+    recipe: Recipe
+    direct: str | None = None
+    twin: str | None = None
+    files: dict = dataclasses.field(default_factory=dict)
+    measured: dict = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def read(cls, name: str) -> Entry:
+        """Reads an entry of the zoo.
+
+        Raises:
+            ValueError: an unknown name or key, a value out of range, or a version from the future; names the file.
+        """
+        return cls.read_folder(path(name))
+
+    @classmethod
+    def read_folder(cls, folder) -> Entry:
+        """Reads the entry in a folder."""
+        folder = pathlib.Path(folder)
+        data = _read(folder / "entry.toml")
+        file = folder / "entry.toml"
+        known = {field.name for field in dataclasses.fields(cls)} - {"name", "folder", "files", "measured"}
+        for key in data:
+            _validate.one_of(str(file), "key", key, sorted(known))
+        for key in (*_TEXTS, "dataset", "input_shape", "classes", "recipe"):
+            if key not in data:
+                raise ValueError(f"{file}: `{key}` must be given.")
+        try:
+            recipe = Recipe.from_dict(data.pop("recipe"))
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{file}: [recipe] {error}") from error
+        shape = tuple(_validate.int_in(str(file), "input_shape", size, 1, 4096) for size in data.pop("input_shape"))
+        classes = _validate.int_in(str(file), "classes", data.pop("classes"), 2, 100_000)
+        results = _read(folder / "measured.toml") if (folder / "measured.toml").exists() else {}
+        return cls(
+            name=folder.name, folder=folder, input_shape=shape, classes=classes, recipe=recipe,
+            files=results.get("files", {}), measured=results.get("measured", {}), **data,
+        )  # fmt: skip
+
+    def spec(self):
+        """The `NetSpec` of the network that is deployed."""
+        from saaug_keras import backbones
+
+        per_pixel = self.dataset == "camvid"
+        spec = self.recipe.spec(self.input_shape, self.classes, per_pixel=per_pixel)
+        kept = tuple(block for block in spec.blocks if block.kept)
+        return dataclasses.replace(spec, blocks=kept) if len(kept) < len(spec.blocks) else backbones.NetSpec.from_dict(
+            spec.as_dict()
+        )
+
+    def file(self, file: str, *, verify: bool = True) -> pathlib.Path:
+        """The path of one of the entry's files.
+
+        Raises:
+            FileNotFoundError: the entry is not trained yet, or the file is missing.
+            ValueError: its SHA-256 is not the recorded one.
+        """
+        found = self.folder / file
+        if file not in self.files or not found.is_file():
+            raise FileNotFoundError(
+                f"zoo: {self.name} has no {file}. Train it: saaug zoo train {self.name}; or install the package again."
+            )
+        if verify and (digest := sha256(found)) != self.files[file]:
+            raise ValueError(
+                f"zoo: {found} is damaged: its SHA-256 must be {self.files[file]}. Received: {digest}. Install the "
+                "package again, or pass verify=False to use it all the same."
+            )
+        return found
+
+
+def sha256(file) -> str:
+    """The SHA-256 of a file, in hex."""
+    return hashlib.sha256(pathlib.Path(file).read_bytes()).hexdigest()
+
+
+def _read(file) -> dict:
+    """A TOML file of a known version."""
+    try:
+        data = tomllib.loads(file.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file}: not a TOML file: {error}.") from error
+    version = data.pop("version", None)
+    if version != FORMAT:
+        newer = isinstance(version, int) and version > FORMAT
+        raise ValueError(
+            f"{file}: `version` must be {FORMAT}. Received: version={version!r}."
+            + (" It was written by a later saaug_keras: update the package." if newer else "")
+        )
+    return data
+
+
+def _root() -> pathlib.Path:
+    """The folder of all entries: beside this file in an installation, at the top of a checkout."""
+    installed = pathlib.Path(__file__).parent / "_data"
+    return installed if installed.is_dir() else pathlib.Path(__file__).parents[2] / "zoo"

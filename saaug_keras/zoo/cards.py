@@ -1,0 +1,90 @@
+"""What a person reads of the zoo: an entry's card, and the table of all entries."""
+
+from __future__ import annotations
+
+from saaug_keras import zoo
+
+
+def card(entry) -> str:
+    """An entry's card, as Markdown."""
+    measured, recipe = entry.measured, entry.recipe
+    spec = entry.spec()
+    height, width, channels = spec.input_shape
+    lines = [
+        f"# {entry.name}", "", entry.title, "", entry.purpose.strip(), "",
+        f"- Network: {recipe.backbone}, operator `{recipe.operator}`, {len(spec.blocks)} blocks, images {height}x{width}x"
+        f"{channels}, {entry.classes} classes" + (f", strides {list_of(recipe.strides)}" if recipe.strides else "") + ".",
+        f"- Training: {training_of(recipe)}",
+        f"- Data: {entry.licence.strip()}",
+        f"- Limits: {entry.limits.strip()}",
+    ]  # fmt: skip
+    if not measured:
+        return "\n".join([*lines, "", f"Not trained yet: `saaug zoo train {entry.name}`.", ""])
+    lines += ["", "| | |", "|---|---|"]
+    lines += [f"| {label} | {value} |" for label, value in figures(measured)]
+    for title, other in (("trained alone", entry.direct), ("its multiplicative twin", entry.twin)):
+        if other in zoo.list() and (its := zoo.Entry.read(other).measured):
+            lines.append(f"| int8 accuracy, {title} | {percent(its['tflm_accuracy'])} ({other}) |")
+    return "\n".join([*lines, ""])
+
+
+def figures(measured):
+    """(label, text) of the measured figures, those of other units in groups."""
+    yield "accuracy, float", percent(measured["float_accuracy"])
+    yield "accuracy, int8 on TFLite Micro", f"{percent(measured['tflm_accuracy'])} of {measured['test_images']:,} images"
+    yield "same class in both", percent(measured["agreement"])
+    yield "parameters", f"{measured['parameters']:,}"
+    for flavour in ("custom", "builtin"):
+        if f"{flavour}_flash_bytes" in measured:
+            yield f"flash, {flavour} operators", f"{measured[f'{flavour}_flash_bytes']:,} bytes"
+            yield f"arena, {flavour} operators", f"{measured[f'{flavour}_arena_bytes']:,} bytes"
+    for core in ("m4", "m0"):
+        if f"instructions_{core}" in measured:
+            yield f"instructions per inference, Cortex-{core.upper()}", f"{measured[f'instructions_{core}']:,}"
+    for column, energy in measured.get("energy_mj", {}).items():
+        yield f"energy, Eyeriss model, {column}", f"{energy:.4f} mJ"
+
+
+def training_of(recipe) -> str:
+    """How a recipe trains, in a sentence."""
+    way = "alone" if recipe.is_direct else (
+        f"inside a larger multiplicative network (width {list_of(recipe.width)}, expand {list_of(recipe.expand)}"
+        f"{', remap' if recipe.remap else ''}{', reorder' if recipe.reorder else ''})"
+    )  # fmt: skip
+    return (
+        f"{way}, {recipe.epochs} epochs, batches of {recipe.batch_size}, {recipe.optimizer} at {recipe.learning_rate:g}, "
+        f"seed {recipe.seed}."
+    )
+
+
+def table() -> str:
+    """The table of all entries, as Markdown: what `zoo/README.md` holds."""
+    lines = [
+        "# The zoo", "", "Written by `saaug zoo verify --write-table`; accuracies on the test images, int8 on TFLite Micro.",
+        "", "| entry | images | parameters | float | int8 | flash, bytes | arena, bytes | M4 instructions | M0 instructions |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for name in zoo.list():
+        entry = zoo.Entry.read(name)
+        measured = entry.measured
+        if not measured:
+            continue
+        height, width, channels = entry.spec().input_shape
+        flavour = "custom" if "custom_flash_bytes" in measured else "builtin"
+        instructions = [f"{measured[f'instructions_{core}']:,}" if f"instructions_{core}" in measured else "-"
+                        for core in ("m4", "m0")]  # fmt: skip
+        lines.append(
+            f"| `{name}` | {height}x{width}x{channels} | {measured['parameters']:,} | "
+            f"{percent(measured['float_accuracy'])} | {percent(measured['tflm_accuracy'])} | "
+            f"{measured[f'{flavour}_flash_bytes']:,} | {measured[f'{flavour}_arena_bytes']:,} | "
+            f"{' | '.join(instructions)} |"
+        )
+    return "\n".join([*lines, ""])
+
+
+def percent(fraction) -> str:
+    return f"{100 * fraction:.2f} %"
+
+
+def list_of(values) -> str:
+    return ", ".join(f"{value:g}" for value in values)

@@ -1,0 +1,149 @@
+"""Weight files: a network's deployed weights in a NumPy .npz of a few hundred kilobytes.
+
+Shift kernels are powers of two and add kernels multiples of their grid's step, which is what the network computes with;
+they come back exactly. Multiplicative kernels keep 8 significant bits (bfloat16), everything else is float32.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import tokenize
+import zipfile
+import zlib
+
+import numpy as np
+
+from saaug_keras._files import write_atomic
+
+# What damaged archives, streams and array headers end in.
+_DAMAGED = (
+    AttributeError, EOFError, IndexError, KeyError, MemoryError, NotImplementedError, OSError, OverflowError,
+    RuntimeError, SyntaxError, TypeError, ValueError, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+_LARGEST = 64 << 20  # bytes of one array; more is not a tiny network
+
+
+def deploy(model):
+    """Rounds a model's kernels to what a weight file holds, in place; its outputs change by rounding alone."""
+    for layer, kernel in _kernels(model):
+        step = _step(layer)
+        if hasattr(layer, "quantized_kernel"):
+            value = np.asarray(layer.quantized_kernel(), "float32")
+            kernel.assign(np.round(value / step).astype("float32") * step if step is not None else value)
+        else:
+            kernel.assign(_from_bfloat16(_to_bfloat16(np.asarray(kernel, "float32"))))
+
+
+def write(model, file):
+    """Writes the weights of a model that `deploy` has rounded."""
+    arrays, kernels = {}, {id(kernel): layer for layer, kernel in _kernels(model)}
+    for variable in model.weights:
+        value, layer = np.asarray(variable, "float32"), kernels.get(id(variable))
+        if layer is None:
+            arrays[f"{variable.path}:float32"] = value
+        elif (step := _step(layer)) is not None:
+            arrays[f"{variable.path}:grid"] = _planes(np.round(value / step).astype("<i2"))
+        else:
+            arrays[f"{variable.path}:bfloat16"] = _planes(_to_bfloat16(value))
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for key, value in arrays.items():
+            entry = zipfile.ZipInfo(key.replace("/", "|") + ".npy")  # a fixed date: the same weights, the same bytes
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            part = io.BytesIO()
+            np.lib.format.write_array(part, np.ascontiguousarray(value), allow_pickle=False)
+            archive.writestr(entry, part.getvalue())
+    write_atomic(file, buffer.getvalue())
+
+
+def read_into(model, file):
+    """Gives a model the weights of a file: all of them or, if anything is wrong, none.
+
+    Raises:
+        ValueError: the file is damaged, or of another network.
+    """
+    arrays = _read(file)
+    kernels = {id(kernel): layer for layer, kernel in _kernels(model)}
+    # A kernel on a grid needs the grid, an input range: plain arrays first.
+    values = {}
+    for variable in model.weights:
+        found = [key for key in arrays if key.rpartition(":")[0] == variable.path]
+        if len(found) != 1:
+            raise ValueError(f"zoo.load: {file} holds another network: it must hold the weight {variable.path} once.")
+        codec, array = found[0].rpartition(":")[2], arrays.pop(found[0])
+        if codec != "float32":
+            array = _joined(array, variable.path, file)
+        if tuple(array.shape) != tuple(variable.shape):
+            raise ValueError(
+                f"zoo.load: {file} holds another network: {variable.path} must have the shape {tuple(variable.shape)}. "
+                f"Received: {tuple(array.shape)}."
+            )
+        values[id(variable)] = (variable, codec, array)
+    if arrays:
+        raise ValueError(f"zoo.load: {file} holds another network: it has the weight {next(iter(arrays))}, too.")
+    for variable, codec, array in values.values():
+        if codec == "bfloat16":
+            array = _from_bfloat16(array)
+        if not np.isfinite(array).all():
+            raise ValueError(f"zoo.load: {file} is damaged: {variable.path} must hold finite numbers.")
+        if codec != "grid":
+            variable.assign(array)
+    for variable, codec, array in values.values():
+        if codec == "grid":
+            variable.assign(array.view("<i2").astype("float32") * _step(kernels[id(variable)]))
+
+
+def _read(file):
+    try:
+        with zipfile.ZipFile(file) as archive:
+            arrays = {}
+            for info in archive.infolist():
+                if info.file_size > _LARGEST:
+                    raise ValueError(f"{info.filename} takes {info.file_size:,} bytes")
+                # Arrays alone: a pickled object would be code.
+                value = np.lib.format.read_array(io.BytesIO(archive.read(info)), allow_pickle=False)
+                arrays[info.filename.removesuffix(".npy").replace("|", "/")] = value
+            return arrays
+    except _DAMAGED as error:
+        raise ValueError(f"zoo.load: {file} must be a weight file of the zoo; it is damaged: {error}.") from error
+
+
+def _kernels(model):
+    """(layer, its kernel) of every layer that has one; DeepShift-PS's signs and exponents stay as they are."""
+    for layer in model.layers:
+        if getattr(layer, "variant", "q") == "ps":
+            continue
+        kernel = getattr(layer, "kernel", None)
+        if kernel is None:
+            kernel = getattr(layer, "depthwise_kernel", None)
+        if kernel is not None:
+            yield layer, kernel
+
+
+def _step(layer):
+    """The step of an add layer's grid, else None."""
+    if not type(layer).__name__.startswith("Adder"):
+        return None
+    return np.float32(layer._grid_step())
+
+
+def _to_bfloat16(value):
+    """float32 -> uint16, to nearest, ties to even."""
+    bits = np.ascontiguousarray(value, "<f4").view("<u4")
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
+
+
+def _from_bfloat16(value):
+    return (value.astype("<u4") << 16).view("<f4").astype("float32")
+
+
+def _planes(value):
+    """16-bit numbers as (2, ...) bytes, low ones first: each plane packs better alone."""
+    return np.stack([(value.view("<u2") & 0xFF), value.view("<u2") >> 8]).astype("uint8")
+
+
+def _joined(planes, path, file):
+    if planes.dtype != np.uint8 or planes.ndim < 1 or len(planes) != 2:
+        raise ValueError(f"zoo.load: {file} is damaged: {path} must be two planes of bytes.")
+    return planes[0].astype("<u2") | (planes[1].astype("<u2") << 8)

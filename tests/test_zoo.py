@@ -1,0 +1,227 @@
+"""The zoo: entries that load, hold what they say, and refuse what is damaged."""
+
+import io
+import json
+import shutil
+import zipfile
+
+import numpy as np
+import pytest
+from export_models import small_backbone
+
+from saaug_keras import cli, datasets, zoo
+from saaug_keras.zoo import cards, making, weights
+
+NAMES = zoo.list()
+TRAINED = [name for name in NAMES if zoo.Entry.read(name).measured]
+
+
+def test_entries_are_listed_by_pattern():
+    assert "digits-shift" in NAMES and zoo.list("*shift*") == tuple(name for name in NAMES if "shift" in name)
+    assert zoo.list("nothing*") == ()
+
+
+def test_unknown_names_get_the_nearest():
+    with pytest.raises(ValueError, match=r"`name` must be an entry, perhaps .*digits-shift.*name='digit-shift'"):
+        zoo.load("digit-shift")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_cards_are_for_people(name):
+    text = zoo.card(name)
+    assert text.startswith(f"# {name}\n") and "Training: " in text and "Limits: " in text
+    if name in TRAINED:
+        assert "accuracy, int8 on TFLite Micro" in text
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_files_are_the_recorded_ones_and_small(name):
+    entry = zoo.Entry.read(name)
+    assert {"weights.npz", "history.json"} < set(entry.files)
+    for file, digest in entry.files.items():
+        assert zoo.sha256(entry.folder / file) == digest
+        assert (entry.folder / file).stat().st_size < 1 << 20
+    assert len(json.loads(entry.file("history.json").read_text())) == entry.recipe.epochs
+
+
+def test_digits_are_what_was_measured_on_this_machine():
+    rows = making.verify("digits-shift")
+    assert len(rows) > 12 and all(agrees for *_, agrees in rows), [row for row in rows if not row[-1]]
+
+
+def test_verify_finds_another_figure(monkeypatch):
+    measured = {"float_accuracy": 0.5, "parameters": 5}
+    monkeypatch.setattr(making, "write_models", lambda *_: measured)
+    found = {figure: agrees for figure, _, _, agrees in making.verify("digits-shift")}
+    assert found["float_accuracy"] is False and found["parameters"] is False and found["sha256 of weights.npz"] is True
+
+
+def test_default_weights_fresh_ones_and_a_file(tmp_path):
+    data = datasets.load("digits")
+    images = datasets.pipeline(data.x_test[:64], batch_size=64)
+    trained, fresh = zoo.load("digits-shift"), zoo.load("digits-shift", weights=None)
+    assert (trained.predict(images, verbose=0).argmax(-1) == data.y_test[:64]).mean() > 0.9
+    assert (fresh.predict(images, verbose=0).argmax(-1) == data.y_test[:64]).mean() < 0.5
+    weights.write(trained, tmp_path / "mine.npz")
+    again = zoo.load("digits-shift", weights=tmp_path / "mine.npz")
+    np.testing.assert_array_equal(again.predict(images, verbose=0), trained.predict(images, verbose=0))
+    assert (tmp_path / "mine.npz").read_bytes() == zoo.Entry.read("digits-shift").file("weights.npz").read_bytes()
+    with pytest.raises(FileNotFoundError, match="`weights` must be"):
+        zoo.load("digits-shift", weights=tmp_path / "no.npz")
+
+
+def computing(layer, kernel):
+    """The kernel that a layer computes with."""
+    return layer.quantized_kernel() if hasattr(layer, "quantized_kernel") else kernel
+
+
+@pytest.mark.parametrize("operator", ["conv", "shift", "shift5", "shift-ps", "adder", "shiftadd"])
+def test_weight_files_give_back_what_a_network_computes(operator, tmp_path):
+    model, images = small_backbone("mobilenetv2-tiny", operator, blocks=2, shape=(12, 9, 3))
+    before = {layer.name: np.array(computing(layer, kernel)) for layer, kernel in weights._kernels(model)}
+    weights.deploy(model)
+    deployed = model.predict(images, verbose=0)
+    for layer, kernel in weights._kernels(model):
+        # Shift and add layers compute with the same kernel as before; multiplicative ones lose digits.
+        rtol = 1e-6 if hasattr(layer, "quantized_kernel") else 2.0**-8
+        np.testing.assert_allclose(computing(layer, kernel), before[layer.name], rtol=rtol)
+    weights.write(model, tmp_path / "weights.npz")
+    other, _ = small_backbone("mobilenetv2-tiny", operator, blocks=2, shape=(12, 9, 3), seed=1)
+    weights.read_into(other, tmp_path / "weights.npz")
+    np.testing.assert_array_equal(other.predict(images, verbose=0), deployed)
+
+
+def rewritten(source, target, change):
+    """A weight file whose arrays {key: array} went through `change`."""
+    arrays = {}
+    with zipfile.ZipFile(source) as archive:
+        for key in archive.namelist():
+            arrays[key] = np.lib.format.read_array(io.BytesIO(archive.read(key)))
+    change(arrays)
+    with zipfile.ZipFile(target, "w") as archive:
+        for key, value in arrays.items():
+            part = io.BytesIO()
+            np.lib.format.write_array(part, np.asarray(value), allow_pickle=True)
+            archive.writestr(key, part.getvalue())
+
+
+def _first(arrays, codec):
+    return next(key for key in arrays if key.endswith(f":{codec}.npy"))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda a: a.pop(_first(a, "bfloat16")), "must hold the weight .* once"),
+        (lambda a: a.update({"extra:float32.npy": np.zeros(3)}), "has the weight extra"),
+        (lambda a: a.update({_first(a, "float32"): np.zeros(3)}), "must have the shape"),
+        (lambda a: a.update({_first(a, "float32"): a[_first(a, "float32")] * np.nan}), "finite numbers"),
+        (lambda a: a.update({_first(a, "bfloat16"): np.zeros(3)}), "two planes of bytes"),
+        (lambda a: a.update({_first(a, "float32"): np.array([print], dtype=object)}), "damaged: .*allow_pickle"),
+    ],
+    ids=["missing", "extra", "shape", "nan", "planes", "pickle"],
+)
+def test_weight_files_from_outside_are_data_and_are_checked(change, message, tmp_path):
+    rewritten(zoo.Entry.read("digits-shift").file("weights.npz"), tmp_path / "bad.npz", change)
+    with pytest.raises(ValueError, match=message):
+        zoo.load("digits-shift", weights=tmp_path / "bad.npz")
+
+
+def test_flipped_bits_and_cut_files_are_refused(tmp_path):
+    data = bytearray(zoo.Entry.read("digits-shift").file("weights.npz").read_bytes())
+    rng = np.random.default_rng(5)
+    model = zoo.load("digits-shift", weights=None)
+    kept = [np.array(w) for w in model.get_weights()]
+    refused = 0
+    for index in range(40):
+        damaged = bytearray(data)
+        if index % 2:
+            damaged = damaged[: rng.integers(0, len(data))]
+        else:
+            damaged[rng.integers(len(data))] ^= 1 << rng.integers(8)
+        (tmp_path / "bad.npz").write_bytes(damaged)
+        try:
+            weights.read_into(model, tmp_path / "bad.npz")
+        except ValueError as error:
+            assert "bad.npz" in str(error)
+            refused += 1
+            for now, before in zip(model.get_weights(), kept, strict=True):
+                np.testing.assert_array_equal(now, before)
+        else:  # a byte that the archive does not check, a time stamp say
+            kept = [np.array(w) for w in model.get_weights()]
+    assert refused >= 35
+
+
+@pytest.fixture
+def entry(tmp_path):
+    """A copy of an entry's folder."""
+    return shutil.copytree(zoo.path("digits-shift"), tmp_path / "digits-shift")
+
+
+@pytest.mark.parametrize(
+    "file, old, new, message",
+    [
+        ("entry.toml", "version = 1", "version = 9", "entry.toml: `version` must be 1.*later saaug_keras"),
+        ("entry.toml", "epochs = 40", "epoks = 40", r"entry.toml: \[recipe\] Recipe: `key` must be one of"),
+        ("entry.toml", "classes = 10", "classes = 1", r"entry.toml: `classes` must be an int in \[2"),
+        ("entry.toml", "title = ", "titel = ", "entry.toml: `key` must be one of"),
+        ("entry.toml", "[recipe]", "[recipe", "entry.toml: not a TOML file"),
+        ("measured.toml", "version = 1", "", "measured.toml: `version` must be 1"),
+    ],
+)
+def test_entries_that_cannot_be_are_named(entry, file, old, new, message):
+    text = (entry / file).read_text()
+    assert old in text
+    (entry / file).write_text(text.replace(old, new, 1))
+    with pytest.raises(ValueError, match=message):
+        zoo.Entry.read_folder(entry)
+
+
+def test_a_flipped_bit_is_found_by_its_hash(entry):
+    data = bytearray((entry / "weights.npz").read_bytes())
+    data[1000] ^= 4
+    (entry / "weights.npz").write_bytes(data)
+    read = zoo.Entry.read_folder(entry)
+    with pytest.raises(ValueError, match=r"weights.npz is damaged: its SHA-256 must be .* Install the package again"):
+        read.file("weights.npz")
+    assert read.file("weights.npz", verify=False).is_file()
+    (entry / "custom.tflite").unlink()
+    with pytest.raises(FileNotFoundError, match="saaug zoo train digits-shift"):
+        read.file("custom.tflite")
+
+
+def test_training_an_entry_measures_it(entry, monkeypatch, tmp_path):
+    text = (entry / "entry.toml").read_text().replace("epochs = 40", "epochs = 1").replace("blocks = 3", "blocks = 1")
+    (entry / "entry.toml").write_text(text)
+    monkeypatch.setattr(zoo, "_root", lambda: entry.parent)
+    measured = making.train("digits-shift", tmp_path / "run")
+    again = zoo.Entry.read("digits-shift")
+    assert again.measured == measured and set(again.files) == {
+        "weights.npz", "custom.tflite", "builtin.tflite", "history.json",
+    }  # fmt: skip
+    rows = making.verify("digits-shift")
+    assert all(agrees for *_, agrees in rows), rows
+    making.record_instructions("digits-shift", {"m4": 12345})
+    assert "12,345" in zoo.card("digits-shift") and "12,345" in cards.table()
+
+
+def test_commands(tmp_path, capsys):
+    assert cli.main(["zoo", "list", "digits*", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["digits-shift"] > 0.9
+    assert cli.main(["zoo", "card", "digits-shift"]) == 0
+    assert "16 KB of flash" in capsys.readouterr().out
+    assert cli.main(["zoo", "eval", "digits-shift", "--limit", "50", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["images"] == 50 and result["tflm_custom_accuracy"] == result["tflm_builtin_accuracy"] > 0.9
+    assert cli.main(["zoo", "export", "digits-shift", "--flavour", "custom", "--out", str(tmp_path / "out")]) == 0
+    bundled = zoo.Entry.read("digits-shift").file("custom.tflite").read_bytes()
+    written = (tmp_path / "out" / "digits-shift.tflite").read_bytes()
+    assert written == bundled
+    capsys.readouterr()
+    assert cli.main(["zoo", "card", "digit"]) == 2
+    assert "perhaps digits-shift" in capsys.readouterr().err
+
+
+def test_the_table_is_what_the_entries_say():
+    assert (zoo._root() / "README.md").read_text() == cards.table()
+
