@@ -38,7 +38,8 @@ def network_of(name, operator):
     if operator == "mixed":
         count = len(backbones.spec(name, input_shape=shape, num_classes=10).blocks)
         policy = [("shift", "adder", "conv", "shiftadd")[index % 4] for index in range(count)]
-    return small_backbone(name, policy, shape=shape, blocks=None, classes=10, segmentation=segmentation)
+    return small_backbone(name, policy, shape=shape, blocks=None, classes=10, count=2,
+                          segmentation=segmentation)
 
 
 def check_on_wheel(model, images, has_builtin):
