@@ -12,11 +12,15 @@ import sys
 import tempfile
 from types import SimpleNamespace
 
-import kernel_cases
 import numpy as np
-from kernel_cases import BYTE, KERNELS, NIBBLE, OFFSET
 
 HERE = pathlib.Path(__file__).resolve().parent
+if __name__ == "__main__":
+    sys.path.insert(0, str(HERE.parent))  # the checkout's package, installed or not
+
+import kernel_cases  # noqa: E402
+from kernel_cases import BYTE, KERNELS, NIBBLE, OFFSET  # noqa: E402
+
 STRICT = ("-Wall", "-Wextra", "-Werror")
 SANITIZERS = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
