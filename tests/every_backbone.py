@@ -88,7 +88,9 @@ def main():
             checks = {"tflite-micro": lambda m=model, x=images, o=operator: check_on_wheel(m, x, o in BUILTIN)}
             with tempfile.TemporaryDirectory() as directory:
                 folder = pathlib.Path(directory) / "net"
-                tflm_export.export(model, images, folder, target="c", name="net", samples=1)
+                checks["c"] = lambda m=model, x=images, f=folder: tflm_export.export(
+                    m, x, f, target="c", name="net", samples=1
+                )
                 checks |= {core.name: lambda core=core, f=folder: check_on_core(core, f) for core in cores}
                 for what, check in checks.items():
                     try:

@@ -61,6 +61,29 @@ def test_segmentation_network_equals_tflite_micro():
     assert tensors[network.output.name].shape == (2, 24, 32, 7)
 
 
+def test_h_swish_of_channels_that_are_dead_is_exported():
+    """Its output's steps would be finer than TFLite Micro can make them."""
+    image = keras.Input((6, 5, 3))
+    x = L.Activation("hard_swish")(L.BatchNormalization()(L.Conv2D(4, 1)(image)))
+    model = keras.Model(image, L.Dense(3)(L.GlobalAveragePooling2D()(x)))
+    images = images_like((6, 5, 3), 4)
+    settle(model, images)
+    model.layers[2].beta.assign([-90.0] * 4)
+    network, tensors = compile_and_compare(model, images)
+    step = next(step for step in network.steps if step.op.kind == "hard_swish")
+    assert step.output.scale > step.inputs[0].scale / 128 and (tensors[step.output.name] == step.output.zero_point).all()
+
+
+def test_h_swish_spends_no_steps_where_it_is_zero():
+    image = keras.Input((6, 5, 3))
+    x = L.Activation("hard_swish")(L.Conv2D(4, 1, kernel_initializer="ones")(image))
+    model = keras.Model(image, x)
+    model.layers[1].bias.assign([-20.0, 0.0, 1.0, 2.0])
+    network, _ = compile_and_compare(model, images_like((6, 5, 3), 4))
+    grid = next(step for step in network.steps if step.op.kind == "hard_swish").inputs[0]
+    assert -3.1 < (-128 - grid.zero_point) * grid.scale < -2.9
+
+
 @pytest.mark.parametrize("name", ["mobilenetv2-tiny", "mobilenetv3-w0.35"])
 def test_both_flavours_of_a_shift_network_are_bit_identical(name):
     model, images = small_backbone(name, "shift", blocks=5)

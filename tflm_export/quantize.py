@@ -195,6 +195,12 @@ def choose_tensors(
             scale, zero_point = _power_of_two_grid(float(scale), zero_point)
         for name in names:
             tensors[name] = Tensor(name, graph.shapes[name], np.float32(scale), int(zero_point))
+    for op in graph.ops:
+        # TFLite Micro's h-swish cannot make steps finer than a 128th of its input's. Only a dead output asks for that.
+        if op.kind == "hard_swish" and tensors[op.output].scale <= (least := tensors[op.inputs[0]].scale / 127):
+            scale = math.ldexp(1.0, math.ceil(math.log2(least))) if power_of_two else least
+            for name in members[root(op.output)]:
+                tensors[name] = dataclasses.replace(tensors[name], scale=np.float32(scale))
     return tensors
 
 
@@ -220,6 +226,9 @@ def _choose_grid(graph, names, ranges, input_range):
             return np.float32(1 / 255), -128
     low = min(ranges[name][0] for name in names)
     high = max(ranges[name][1] for name in names)
+    readers = {op.kind for op in graph.ops if set(op.inputs) & set(names)}
+    if readers == {"hard_swish"}:
+        low = max(low, -3.0)  # below, h-swish is 0: the steps are better spent on the rest
     return saaug_ops.nudged_range(low, high, 8)[2:]
 
 
