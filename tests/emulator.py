@@ -78,7 +78,7 @@ CORES = {
         _arm("m3", "cortex-m3", ("-machine", "mps2-an385"), _MPS2, 25, ("-mfloat-abi=soft",)),
         _arm("m4", "cortex-m4", ("-machine", "mps2-an386"), _MPS2, 25, ("-mfloat-abi=soft",)),
         _arm("m7", "cortex-m7", ("-machine", "mps2-an500"), _MPS2, 25, ("-mfloat-abi=soft",)),
-        _arm("m55", "cortex-m55", ("-machine", "mps3-an547"), (0, 0x01000000, 0x31000000, 0x200000), 32, ("-mfloat-abi=hard",)),
+        _arm("m55", "cortex-m55", ("-machine", "mps3-an547"), (0, 0x60000000, 0x31000000, 0x200000), 32, ("-mfloat-abi=hard",)),
         _riscv("rv32", "rv32imac", "ilp32", "rv32,f=off,d=off"),
         _riscv("rv32-no-m", "rv32iac", "ilp32", "rv32,m=off,f=off,d=off"),
     )
