@@ -10,6 +10,7 @@ import pytest
 import saaug_keras
 import saaug_keras.search
 import tflm_export
+from saaug_keras import devices
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "api.md").read_text()
@@ -40,5 +41,16 @@ def test_the_api_page_says_what_each_name_is():
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.name)
-def test_lines_have_at_most_120_characters(path):
-    assert [line for line in path.read_text().splitlines() if len(line) > 120] == []
+def test_lines_are_no_longer_than_those_of_the_code(path):
+    assert [line for line in path.read_text().splitlines() if len(line) > 128] == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.name)
+def test_named_tests_exist(path):
+    for name in re.findall(r"`(?:tests/)?((?:test_\w+|contract)\.py)", path.read_text()):
+        assert (ROOT / "tests" / name).exists(), name
+
+
+def test_the_guide_to_searching_names_every_device():
+    text = (ROOT / "docs" / "search-for-a-device.md").read_text()
+    assert [device.name for device in devices.DEVICES if device.name not in text] == []
