@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 MODULES = (
     "saaug_keras.layers", "saaug_keras.training", "saaug_keras.callbacks", "saaug_keras.backbones",
     "saaug_keras.datasets", "saaug_keras.recipes", "saaug_keras.cost", "saaug_keras.devices", "saaug_keras.search",
-    "saaug_keras.study", "saaug_keras.baselines", "saaug_keras.ops", "saaug_keras.remap", "tflm_export",
+    "saaug_keras.study", "saaug_keras.zoo", "saaug_keras.baselines", "saaug_keras.ops", "saaug_keras.remap", "tflm_export",
 )  # fmt: skip
 HOOKS = ("build", "call", "compute_loss", "compute_metrics", "train_step")  # that Keras calls
 DEFINITIONS = (ast.FunctionDef, ast.ClassDef)

@@ -100,7 +100,10 @@ class Recipe:
         for name in ("strides", "width", "expand", "drop_blocks", "depth_span", "mutation_span"):
             value = getattr(self, name)
             if value is not None:  # lists come from TOML
-                object.__setattr__(self, name, tuple(value) if isinstance(value, (list, tuple)) else (value,))
+                kind = int if name in ("strides", "drop_blocks") else float  # 1 and 1.0 are the same recipe
+                values = value if isinstance(value, (list, tuple)) else (value,)
+                same = all(isinstance(each, (int, float)) and each == kind(each) for each in values)
+                object.__setattr__(self, name, tuple(map(kind, values)) if same else tuple(values))
         for name in ("depth_span", "mutation_span"):
             if getattr(self, name) is not None and len(getattr(self, name)) != 2:
                 raise ValueError(

@@ -32,6 +32,9 @@ def digits():
 def test_a_recipe_survives_json_and_refuses_unknown_keys():
     recipe = Recipe(**SMALL, drop_blocks=(2,), mutation_span=(0.1, 0.6))
     assert Recipe.from_dict(json.loads(json.dumps(recipe.as_dict()))) == recipe
+    # What is equal is one run, however its numbers were written.
+    whole, floats = (Recipe("mobilenetv2-tiny", width=width, strides=[1, 2]) for width in ((1, 2), (1.0, 2.0)))
+    assert json.dumps(whole.as_dict()) == json.dumps(floats.as_dict()) and whole.strides == (1, 2)
     with pytest.raises(ValueError, match="Recipe: `key` must be one of 'aug_loss_weight'.*Received: key='epoch'"):
         recipe.replace(epoch=3)
 
