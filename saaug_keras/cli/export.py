@@ -62,12 +62,17 @@ def run(args) -> int:
         requantization=args.requantization, evaluation_data=evaluation, sram_bytes=args.sram_bytes,
         flash_bytes=args.flash_bytes, name=args.name,
     )  # fmt: skip
+    show_report(args, report)
+    return 0
+
+
+def show_report(args, report):
+    """Prints what an export reports, and where its files are."""
     if args.json:
         common.show(args, report.as_dict())
     else:
         print(report)
         common.say(args, f"wrote {', '.join(report.files)} into {args.out}")
-    return 0
 
 
 def load_model(keras, path):

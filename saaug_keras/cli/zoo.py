@@ -114,6 +114,7 @@ def _export(args) -> int:
     entry, data = _prepared(args)
     import tflm_export
     from saaug_keras import datasets
+    from saaug_keras.cli.export import show_report
     from saaug_keras.zoo import making
 
     images = datasets.resize(making.calibration_images(data), entry.spec().input_shape[:2])
@@ -122,11 +123,7 @@ def _export(args) -> int:
     report = tflm_export.export(
         zoo.load(args.name), images, args.out, flavour=flavour, target=args.target, name=args.name
     )
-    if args.json:
-        common.show(args, report.as_dict())
-    else:
-        print(report)
-        common.say(args, f"wrote {', '.join(report.files)} into {args.out}")
+    show_report(args, report)
     return 0
 
 

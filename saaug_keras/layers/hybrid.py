@@ -76,16 +76,19 @@ class View:
 
 @subgraph
 def target_kernel(latent, *frozen, view):
+    """`View.target`, traced once for layers alike."""
     return view.target(latent, *frozen)
 
 
 @subgraph
 def divergence(latent, *frozen, view):
+    """`View.divergence`, traced once for layers alike."""
     return view.divergence(latent, *frozen)
 
 
 @subgraph
 def merged_kernel(latent, *frozen, view):
+    """`View.merged`, traced once for layers alike."""
     return view.merged(latent, *frozen)
 
 
@@ -651,6 +654,7 @@ def _fused_training(inputs, gamma, beta, epsilon):
 
 @subgraph(any_shape=True)
 def biased_variance(unbiased, shape):
+    """The variance of a batch divided by its count, from the one divided by its count - 1."""
     import tensorflow as tf
 
     count = tf.cast(tf.reduce_prod(shape[:-1]), tf.float32)

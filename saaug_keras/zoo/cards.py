@@ -83,8 +83,10 @@ def table() -> str:
 
 
 def percent(fraction) -> str:
+    """0.98765 -> "98.77 %"."""
     return f"{100 * fraction:.2f} %"
 
 
 def list_of(values) -> str:
+    """Numbers with commas."""
     return ", ".join(f"{value:g}" for value in values)
