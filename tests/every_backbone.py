@@ -5,7 +5,7 @@
 Networks of 32x32 images and 10 classes (segmentation: 32x48) with random weights and lively batch norms. Each is
 exported in the custom flavour and every tensor compared with TFLite Micro's; where the built-in flavour exists, its
 outputs must be the same bytes. Then the plain C project is built for each core and run in QEMU on one image, whose
-output must be the reference's. Takes about an hour; the test suite runs beginnings of the networks.
+output must be the reference's. Takes about half an hour; the test suite runs beginnings of the networks.
 """
 
 import argparse

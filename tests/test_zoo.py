@@ -111,6 +111,11 @@ def _first(arrays, codec):
     return next(key for key in arrays if key.endswith(f":{codec}.npy"))
 
 
+def recoded(arrays, old, new):
+    key = _first(arrays, old)
+    arrays[key.replace(f":{old}", f":{new}")] = arrays.pop(key)
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -119,9 +124,11 @@ def _first(arrays, codec):
         (lambda a: a.update({_first(a, "float32"): np.zeros(3)}), "must have the shape"),
         (lambda a: a.update({_first(a, "float32"): a[_first(a, "float32")] * np.nan}), "finite numbers"),
         (lambda a: a.update({_first(a, "bfloat16"): np.zeros(3)}), "two planes of bytes"),
+        (lambda a: recoded(a, "bfloat16", "grid"), "must be stored as bfloat16. Received: 'grid'"),
+        (lambda a: recoded(a, "float32", "bfloat16"), "must be stored as float32. Received: 'bfloat16'"),
         (lambda a: a.update({_first(a, "float32"): np.array([print], dtype=object)}), "damaged: .*allow_pickle"),
     ],
-    ids=["missing", "extra", "shape", "nan", "planes", "pickle"],
+    ids=["missing", "extra", "shape", "nan", "planes", "codec", "codec-of-others", "pickle"],
 )
 def test_weight_files_from_outside_are_data_and_are_checked(change, message, tmp_path):
     rewritten(zoo.Entry.read("digits-shift").file("weights.npz"), tmp_path / "bad.npz", change)

@@ -140,14 +140,8 @@ class Entry:
 
     def spec(self):
         """The `NetSpec` of the network that is deployed."""
-        from saaug_keras import backbones
-
-        per_pixel = self.dataset == "camvid"
-        spec = self.recipe.spec(self.input_shape, self.classes, per_pixel=per_pixel)
-        kept = tuple(block for block in spec.blocks if block.kept)
-        return dataclasses.replace(spec, blocks=kept) if len(kept) < len(spec.blocks) else backbones.NetSpec.from_dict(
-            spec.as_dict()
-        )
+        spec = self.recipe.spec(self.input_shape, self.classes, per_pixel=self.dataset == "camvid")
+        return dataclasses.replace(spec, blocks=tuple(block for block in spec.blocks if block.kept))
 
     def file(self, file: str, *, verify: bool = True) -> pathlib.Path:
         """The path of one of the entry's files.

@@ -40,12 +40,12 @@ def write(model, file):
     arrays, kernels = {}, {id(kernel): layer for layer, kernel in _kernels(model)}
     for variable in model.weights:
         value, layer = np.asarray(variable, "float32"), kernels.get(id(variable))
-        if layer is None:
-            arrays[f"{variable.path}:float32"] = value
-        elif (step := _step(layer)) is not None:
-            arrays[f"{variable.path}:grid"] = _planes(np.round(value / step).astype("<i2"))
-        else:
-            arrays[f"{variable.path}:bfloat16"] = _planes(_to_bfloat16(value))
+        codec = _codec(layer)
+        if codec == "grid":
+            value = _planes(np.round(value / _step(layer)).astype("<i2"))
+        elif codec == "bfloat16":
+            value = _planes(_to_bfloat16(value))
+        arrays[f"{variable.path}:{codec}"] = value
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for key, value in arrays.items():
@@ -72,6 +72,10 @@ def read_into(model, file):
         if len(found) != 1:
             raise ValueError(f"zoo.load: {file} holds another network: it must hold the weight {variable.path} once.")
         codec, array = found[0].rpartition(":")[2], arrays.pop(found[0])
+        if codec != (wanted := _codec(kernels.get(id(variable)))):
+            raise ValueError(
+                f"zoo.load: {file} holds another network: {variable.path} must be stored as {wanted}. Received: {codec!r}."
+            )
         if codec != "float32":
             array = _joined(array, variable.path, file)
         if tuple(array.shape) != tuple(variable.shape):
@@ -119,6 +123,13 @@ def _kernels(model):
             kernel = getattr(layer, "depthwise_kernel", None)
         if kernel is not None:
             yield layer, kernel
+
+
+def _codec(layer):
+    """How the kernel of a layer is stored; of None, any other weight."""
+    if layer is None:
+        return "float32"
+    return "grid" if _step(layer) is not None else "bfloat16"
 
 
 def _step(layer):
