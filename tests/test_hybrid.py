@@ -181,11 +181,16 @@ def test_layer_contract(cls, kwargs, call, operator, tmp_path):
 @pytest.mark.parametrize("operator", ["shift", "adder", "conv"])
 @pytest.mark.parametrize("kernel_size, remap", [(1, True), (3, False)])
 def test_a_width_given_as_tensor_computes_what_the_number_computes(operator, kernel_size, remap):
-    """In one compiled step; on JAX, the outputs that are left out are zeros."""
+    """In one compiled step; on JAX, the outputs that are left out are zeros.
+
+    Compiled and eager sums differ in the last digit. Only the first layer rounds its inputs, which are the same for both:
+    in the others a last digit would become a step of an int8 grid.
+    """
     options = {**CONV, "kernel_size": kernel_size, "operator": operator, "remap": remap, "use_bias": True}
+    inner = {"operator": operator, "target_channels": 4, "activation_bits": None}
     first = built(HybridConv2D, options)
-    depthwise = built(HybridDepthwise, {**DEPTHWISE, "target_channels": 4, "operator": operator}, (2, 3, 5, 7))
-    second = built(HybridConv2D, {**options, "target_channels": 4}, (2, 2, 2, 7))
+    depthwise = built(HybridDepthwise, {**DEPTHWISE, **inner}, (2, 3, 5, 7))
+    second = built(HybridConv2D, {**options, **inner}, (2, 2, 2, 7))
     x = random_inputs(SHAPE)
 
     def run(filters, last):
@@ -224,8 +229,7 @@ def test_a_width_given_as_tensor_computes_what_the_number_computes(operator, ker
         for filters in (5, 7, 4):
             out = step(jax.numpy.int32(filters))
             assert not out[..., filters:].any()
-            # Compiled and eager sums differ in the last digit, and with it a step of an int8 grid here and there.
-            np.testing.assert_allclose(out[..., :filters], run(filters, filters), atol=1e-2)
+            np.testing.assert_allclose(out[..., :filters], run(filters, filters), rtol=1e-4, atol=1e-4)
     assert len(traces) == 1
 
 
