@@ -1,4 +1,4 @@
-# `make demo` runs the main job, `make test` the tests. Both set up what they need in .venv on a machine that has
+# `make demo` runs a pretrained network, `make test` the tests. Both set up what they need in .venv on a machine that has
 # Python 3.11-3.13, a C compiler and make. Another interpreter: make test PYTHON=/path/to/python3.12
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
@@ -18,15 +18,19 @@ TOOLS := arm-none-eabi-gcc:gcc-arm-none-eabi riscv64-unknown-elf-gcc:gcc-riscv64
 	qemu-system-arm:qemu-system-arm qemu-system-riscv32:qemu-system-misc clang:clang
 LIBRARIES := libnewlib-arm-none-eabi picolibc-riscv64-unknown-elf
 
-.PHONY: help demo test lint tools clean
+.PHONY: help demo demo-train test lint tools clean
 
 help:
-	@echo 'make demo   train a small shift network, export it, run it on TFLite Micro; writes build/demo/report.json'
-	@echo 'make test   lint, then every test against the installed wheel'
-	@echo 'make clean  remove .venv and build'
+	@echo 'make demo        a pretrained shift network classifies images on TFLite Micro; writes build/demo/sheet.png'
+	@echo 'make demo-train  train a small shift network, export it, run it; writes build/demo-train/report.json'
+	@echo 'make test        lint, then every test against the installed wheel'
+	@echo 'make clean       remove .venv and build'
 
 demo: $(VENV)/.demo
 	cd build && $(BIN)/python -m saaug_keras.demo --out demo
+
+demo-train: $(VENV)/.demo
+	cd build && $(BIN)/python -m saaug_keras.demo_train --out demo-train
 
 test: tools lint
 	@mkdir -p build/test
@@ -54,12 +58,15 @@ $(VENV)/bin/python:
 	@[ -n "$(PYTHON)" ] || { echo 'No Python 3.11, 3.12 or 3.13 with venv was found. Set PYTHON=/path/to/python.'; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
+.demo-extras := run,plot
+.test-extras := test
+
 # A built wheel, not an editable install: what is tested is what a user gets. It is built from a fresh copy, so that no
 # module deleted since lives on in it.
 $(VENV)/.demo $(VENV)/.test: $(VENV)/bin/python $(SOURCES)
 	@rm -rf build/source && mkdir -p build/source && cp -R $(PARTS) build/source
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		'./build/source[$(if $(filter %.demo,$@),run,test)]'
+		'./build/source[$($(@F)-extras)]'
 	@touch $@
 
 clean:

@@ -85,6 +85,18 @@ class Dataset:
             )
         return (self.x_train[~held], self.y_train[~held]), (self.x_train[held], self.y_train[held])
 
+    def score(self, classes, labels) -> dict[str, float]:
+        """How right predicted classes are: "accuracy"; of labels per pixel, "pixel_accuracy" over the pixels that have
+        a class and "mean_iou" over the classes that are there."""
+        if np.ndim(labels) == 1:
+            return {"accuracy": float((classes == labels).mean())}
+        known = labels != self.ignore_class
+        found, wanted = classes[known], labels[known]
+        unions = [np.sum((found == k) | (wanted == k)) for k in range(self.num_classes)]
+        overlaps = [np.sum((found == k) & (wanted == k)) for k in range(self.num_classes)]
+        ious = [float(overlap / union) for overlap, union in zip(overlaps, unions, strict=True) if union]
+        return {"pixel_accuracy": float((found == wanted).mean()), "mean_iou": float(np.mean(ious))}
+
 
 def _stratified(groups, fraction, generator):
     """A bool mask that is True for `fraction` of every group."""
@@ -536,6 +548,19 @@ def resize(x, resolution) -> np.ndarray:
     if tuple(size) == tuple(x.shape[1:3]):
         return x
     return np.concatenate([_resize(tf.constant(x[start : start + 256]), size) for start in range(0, len(x), 256)])
+
+
+def resize_labels(y, resolution) -> np.ndarray:
+    """Labels per pixel at another size, as `pipeline(resolution=...)` makes them.
+
+    Args:
+        y: uint8 (N, H, W).
+        resolution: int or (H, W).
+    Returns:
+        uint8 (N, *resolution).
+    """
+    size = _validate.pair_of("datasets.resize_labels", "resolution", resolution)
+    return tf.image.resize(y[..., None], size, method="nearest")[..., 0].numpy()
 
 
 def load_folder(path, *, resolution=None, channels: int = 3) -> tuple[np.ndarray, list[str]]:

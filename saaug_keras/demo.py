@@ -1,7 +1,7 @@
-"""`make demo`: the main job, end to end, in minutes.
+"""`make demo`: a pretrained network from the zoo to TFLite Micro, in a minute.
 
-A small shift network learns 8x8 digits, once alone and once inside a larger multiplicative network; both are exported
-and classify the held-out digits on TFLite Micro.
+A shift network of the zoo classifies a sheet of bundled test images, once in Keras and once, exported, in the real
+interpreter of TFLite Micro; the sheet is written as a picture, the model as a file for a board.
 """
 
 from __future__ import annotations
@@ -14,75 +14,101 @@ import time
 
 from saaug_keras.cli import common
 
-
-def make_recipe(direct: bool, epochs: int, seed: int):
-    """The run of one arm; both arms differ in nothing else."""
-    from saaug_keras.recipes import Recipe
-
-    return Recipe(
-        backbone="mobilenetv2-tiny", operator="shift", strides=(1, 2, 2, 1, 1), blocks=3, epochs=epochs, batch_size=64,
-        learning_rate=0.1, aug_loss_weight=0.0 if direct else 1.0, remap=not direct, width=(1.0, 1.6),
-        expand=(1.0, 1.6, 2.2), augment_data=False, evaluate_every=epochs, seed=seed,
-    )  # fmt: skip
+ENTRY = "mcunet-shift-cifar100"
+LARGEST_SHEET = 100  # images
 
 
 def main(argv=None) -> int:
-    """Runs both arms, prints the table, writes OUT/report.json."""
+    """Runs the demo; writes OUT/sheet.png, OUT/report.json and OUT/model/."""
     parser = argparse.ArgumentParser(prog="python -m saaug_keras.demo", description=__doc__)
+    parser.add_argument("--entry", default=ENTRY, metavar="NAME", help=f"of the zoo (default: {ENTRY})")
     parser.add_argument("--out", default="demo", metavar="DIR", help="folder to write (default: demo)")
-    parser.add_argument("--epochs", type=int, default=15, help="of each arm (default: 15)")
-    parser.add_argument("--seed", type=int, default=0, help="default: 0")
     common.add_common_options(parser)
     return common.run_plainly(run, parser.parse_args(argv))
-
-
-def run_arm(recipe, data, out: pathlib.Path) -> dict:
-    """Trains, exports and runs one network; returns its part of the report."""
-    import tflm_export
-    from saaug_keras import layers, recipes  # noqa: F401  the layers are registered for load_model
-    from saaug_keras.cli.export import load_model
-
-    recipes.train(recipe, data, out, resume=False)
-    model = load_model(common.load_keras(), out)
-    report = tflm_export.export(
-        model, data.x_train[:256], out / "export", evaluation_data=(data.x_test, data.y_test), name="digits"
-    )
-    keys = ("float_accuracy", "tflm_accuracy", "agreement", "parameters", "flash_bytes", "arena_bytes")
-    return {key: getattr(report, key) for key in keys}
 
 
 def run(args) -> int:
     """The demo itself."""
     started = time.perf_counter()
+    from saaug_keras import zoo
+
+    entry = zoo.Entry.read(args.entry)
     common.load_keras()
-    import tflm_export.runner
+    import tflm_export
     from saaug_keras import datasets
     from saaug_keras._files import write_atomic
+    from saaug_keras.zoo import making
 
-    tflm_export.runner.require_wheel()  # before minutes of training
-    data = datasets.load("digits")
+    model = zoo.load(args.entry)
+    samples = zoo.samples(args.entry)
+    images, labels = samples.x_test[:LARGEST_SHEET], samples.y_test[:LARGEST_SHEET]
+    if labels.ndim != 1:
+        raise ValueError(f"demo: `--entry` must be a network that classifies images. Received: {args.entry}.")
+    sized = datasets.resize(images, entry.spec().input_shape[:2])
     out = pathlib.Path(args.out)
-    report = {}
-    for arm in ("direct", "augmented"):
-        common.say(args, f"training, {arm}: {args.epochs} epochs")
-        report[arm] = run_arm(make_recipe(arm == "direct", args.epochs, args.seed), data, out / arm)
-    report["seconds"] = time.perf_counter() - started
+    flavour = making.flavours_of(entry)[0]
+    exported = tflm_export.export(
+        model, sized[:4], out / "model", flavour=flavour, name=args.entry, observation=entry.observation()
+    )
+    in_keras = model.predict(datasets.pipeline(sized, batch_size=64), verbose=0).argmax(axis=-1)
+    on_board = tflm_export.Interpreter(out / "model" / exported.files[0]).classify(sized)
+    draw_sheet(images, labels, on_board, samples.class_names, out / "sheet.png")
+    right = int((on_board == labels).sum())
+    measured = entry.measured
+    report = {
+        "entry": args.entry, "images": len(images), "right_in_keras": int((in_keras == labels).sum()),
+        "right_on_tflm": right, "same_class": int((in_keras == on_board).sum()),
+        "test_accuracy_float": measured["float_accuracy"], "test_accuracy_tflm": measured["tflm_accuracy"],
+        "parameters": exported.parameters, "flash_bytes": exported.flash_bytes, "arena_bytes": exported.arena_bytes,
+        "seconds": time.perf_counter() - started,
+    }  # fmt: skip
     write_atomic(out / "report.json", json.dumps(report, indent=1) + "\n")
     rows = [
-        (label, *(report[arm][key] for arm in ("direct", "augmented")))
-        for label, key in (
-            ("accuracy, float", "float_accuracy"),
-            ("accuracy, int8 on TFLite Micro", "tflm_accuracy"),
-            ("same class in both", "agreement"),
-            ("parameters", "parameters"),
-            ("flash, bytes", "flash_bytes"),
-            ("arena, bytes", "arena_bytes"),
-        )
+        (f"the {len(images)} bundled images, right in Keras, float", report["right_in_keras"]),
+        (f"the {len(images)} bundled images, right on TFLite Micro, int8", right),
+        ("same class in both", report["same_class"]),
+        (f"all {measured['test_images']:,} test images, float, as recorded", measured["float_accuracy"]),
+        (f"all {measured['test_images']:,} test images, int8 on TFLite Micro, as recorded", measured["tflm_accuracy"]),
+        ("parameters", exported.parameters),
+        (f"flash of the model, {flavour} operators, bytes", exported.flash_bytes),
+        ("arena, bytes", exported.arena_bytes),
     ]
-    title = f"{len(data.x_test)} held-out digits, shift network of {report['direct']['parameters']:,} parameters"
-    common.show(args, report, title=title, rows=rows, columns=("", "direct", "augmented"))
-    common.say(args, f"{report['seconds']:.0f} s; wrote {out / 'report.json'}")
+    common.show(args, report, title=f"{args.entry}: {entry.title}", rows=rows, columns=("", ""))
+    common.say(args, f"{report['seconds']:.0f} s; wrote {out / 'sheet.png'}, {out / 'model'}/, {out / 'report.json'}")
     return 0
+
+
+def draw_sheet(images, labels, found, names, file):
+    """Writes the images as one picture, each under the class that was found: green if right, else red.
+
+    Args:
+        images: uint8 (N, H, W, C); labels, found: (N,) classes.
+        names: of the classes.
+        file: .png to write.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    from saaug_keras._files import atomic_file
+
+    columns = min(10, len(images))
+    lines = -(-len(images) // columns)
+    figure, axes = pyplot.subplots(lines, columns, figsize=(1.25 * columns, 1.4 * lines), squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, image, label, answer in zip(axes.flat, images, labels, found, strict=False):
+        axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
+        right = answer == label
+        name = names[answer].replace("_", " ")
+        axis.set_title(name, fontsize=8, color="#00734f" if right else "#b3261e", pad=3)
+    count = int((found == labels).sum())
+    figure.suptitle(f"{count} of {len(images)} right; the class found on TFLite Micro stands above its image", fontsize=11)
+    figure.tight_layout(rect=(0, 0, 1, 0.985))
+    with atomic_file(file) as path:
+        figure.savefig(path, dpi=100, format="png")
+    pyplot.close(figure)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,10 @@ import json
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 from saaug_keras import cli, datasets, demo
 from saaug_keras.cli import common
-from saaug_keras.cli import run as run_command
 
 TRAIN = ["train", "--backbone", "mobilenetv2-tiny", "--dataset", "digits"]
 
@@ -173,14 +171,6 @@ def test_run_names_the_class_of_image_files(exported, tmp_path, capsys):
     expected = tflm_export.Interpreter(model).classify(data.x_test[:3])
     found = json.loads(capsys.readouterr().out)["classes"]
     assert found == {f"{index}.png": f"digit {digit}" for index, digit in enumerate(expected)}
-
-
-def test_score_of_labels_per_pixel():
-    data = datasets.Dataset("toy", *(np.zeros((1, 2, 3, 3), np.uint8),) * 4, ("a", "b", "c"), ignore_class=9)
-    wanted = np.array([[[0, 0, 1], [1, 9, 9]]])
-    found = np.array([[[0, 1, 1], [1, 2, 0]]])
-    # Four pixels count, three are right; IoU of a is 1 / 2, of b 2 / 3, and c is nowhere.
-    assert run_command.score(found, wanted, data) == {"pixel_accuracy": 3 / 4, "mean_iou": (1 / 2 + 2 / 3) / 2}
 
 
 def test_export_and_run_refuse_bad_input_and_write_nothing(exported, tmp_path, capsys):

@@ -397,3 +397,11 @@ def test_a_folder_of_labels_per_pixel(tmp_path):
     (tmp_path / "classes.txt").write_text("road\nsky\n")
     with pytest.raises(ValueError, match="has class 2, classes.txt names 2"):
         datasets.load("folder", data_dir=tmp_path)
+
+
+def test_score_of_labels_per_pixel():
+    data = datasets.Dataset("toy", *(np.zeros((1, 2, 3, 3), np.uint8),) * 4, ("a", "b", "c"), ignore_class=9)
+    wanted = np.array([[[0, 0, 1], [1, 9, 9]]])
+    found = np.array([[[0, 1, 1], [1, 2, 0]]])
+    # Four pixels count, three are right; IoU of a is 1 / 2, of b 2 / 3, and c is nowhere.
+    assert data.score(found, wanted) == {"pixel_accuracy": 3 / 4, "mean_iou": (1 / 2 + 2 / 3) / 2}

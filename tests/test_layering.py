@@ -33,6 +33,7 @@ ORDER = [
     "saaug_keras.zoo",
     "saaug_keras.cli",
     "saaug_keras.demo",
+    "saaug_keras.demo_train",
 ]
 
 # Libraries that only these modules import.
@@ -43,7 +44,7 @@ ONLY_IN = {
     "tf_keras": {"saaug_keras.baselines"},
 }
 # tflm_export stands on saaug_keras; nothing in saaug_keras imports it but those that use both.
-MAY_EXPORT = {"saaug_keras.cli", "saaug_keras.demo", "saaug_keras.zoo", "tflm_export"}
+MAY_EXPORT = {"saaug_keras.cli", "saaug_keras.demo", "saaug_keras.demo_train", "saaug_keras.zoo", "tflm_export"}
 
 
 def place(module):

@@ -12,9 +12,12 @@ import pathlib
 
 KERNELS = pathlib.Path(__file__).resolve().parent / "kernels"
 
-_HOMES = {"export": "exporting", "compile_network": "exporting", "Report": "report", "Interpreter": "runner"}
+_HOMES = {
+    "compile_network": "exporting", "export": "exporting", "observe": "exporting",
+    "Interpreter": "runner", "Report": "report",
+}  # fmt: skip
 
-__all__ = ["KERNELS", "Interpreter", "Report", "compile_network", "export"]
+__all__ = ["KERNELS", "Interpreter", "Report", "compile_network", "export", "observe"]
 
 
 def __getattr__(name):

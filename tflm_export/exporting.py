@@ -21,7 +21,18 @@ TARGETS = ("tflite", "tflm", "c")
 REQUANTIZATIONS = ("power-of-two", "q31")
 
 
-def compile_network(model, representative_data, *, flavour="builtin", requantization="q31", input_range=None):
+def observe(model, representative_data, *, input_range=None) -> quantize.Observation:
+    """What export needs to know of representative images: kept, it gives the same export again without them.
+
+    Args: as `export`.
+    """
+    graph = ir.lower(model)
+    return quantize.observe(graph, _images(representative_data, graph.shapes[graph.input], input_range))
+
+
+def compile_network(
+    model, representative_data, *, flavour="builtin", requantization="q31", input_range=None, observation=None
+):
     """Keras model -> integer `quantize.Network`, without writing anything.
 
     Args: as `export`.
@@ -39,7 +50,10 @@ def compile_network(model, representative_data, *, flavour="builtin", requantiza
         if op.weights is not None:
             quantize.check_flavour(op, flavour)
     images = _images(representative_data, graph.shapes[graph.input], input_range)
-    observation = quantize.observe(graph, images)
+    if observation is None:
+        observation = quantize.observe(graph, images)
+    else:
+        quantize.check_observation(observation, graph)
     tensors = quantize.choose_tensors(graph, observation, input_range, power_of_two=power_of_two)
     network = quantize.quantize(graph, tensors, observation, flavour=flavour)
     return requantize_by_shifts(network, graph, images) if power_of_two else network
@@ -77,7 +91,7 @@ def _images(data, shape, input_range):
 
 def export(
     model, representative_data, out_dir, *, flavour=None, target="tflite", requantization="q31",
-    evaluation_data=None, input_range=None, sram_bytes=None, flash_bytes=None, name=None, samples=4,
+    evaluation_data=None, input_range=None, sram_bytes=None, flash_bytes=None, name=None, samples=4, observation=None,
 ) -> Report:  # fmt: skip
     """Writes a Keras model as an int8 model for TFLite Micro, and measures it.
 
@@ -98,6 +112,7 @@ def export(
         sram_bytes, flash_bytes: limits of the device; an export beyond them is refused.
         name: of the files; default: the model's.
         samples: how many of the representative images a firmware project carries, with their outputs.
+        observation: what `observe` gave of this model, in place of observing `representative_data` anew.
     Returns:
         `Report`.
     Raises:
@@ -116,8 +131,8 @@ def export(
         raise ValueError(f"{_OWNER}: `flavour` must be 'custom' for target 'c'. Received: flavour={flavour!r}.")
     _check_writable(out_dir)
     representative_data = _array(representative_data)
-    options = {"requantization": requantization, "input_range": input_range}
-    network = compile_network(model, representative_data, flavour=flavour, **options)
+    options = {"flavour": flavour, "input_range": input_range, "observation": observation}
+    network = compile_network(model, representative_data, requantization=requantization, **options)
     evaluation = None if evaluation_data is None else _evaluation(evaluation_data, network)
     name = _file_name(model.name if name is None else name)
     data = flatbuffer.write(network)
@@ -129,7 +144,7 @@ def export(
     if evaluation is not None:
         accuracy = _evaluate(model, network, data, evaluation)
         if requantization == "power-of-two":
-            plain = compile_network(model, representative_data, flavour=flavour, input_range=input_range)
+            plain = compile_network(model, representative_data, **options)
             plain_accuracy = _evaluate(model, plain, flatbuffer.write(plain), evaluation)
             accuracy["int8_accuracy_q31"] = plain_accuracy["tflm_accuracy"]
     weight_bytes, constant_bytes = _constant_bytes(network)

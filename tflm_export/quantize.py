@@ -165,6 +165,18 @@ def observe(graph: ir.Graph, images, *, batch_size=32) -> Observation:
     return Observation(ranges, channels)
 
 
+def check_observation(observation: Observation, graph: ir.Graph):
+    """Refuses an observation of another network."""
+    wanted = {op.name: (3, graph.shapes[op.output][-1]) for op in graph.ops if op.weights is not None}
+    found = {name: values.shape for name, values in observation.channels.items()}
+    values = [*observation.ranges.values(), *observation.channels.values()]
+    if set(observation.ranges) != set(graph.shapes) or found != wanted or not all(np.isfinite(v).all() for v in values):
+        raise ValueError(
+            "tflm_export: `observation` must be what `tflm_export.observe` gave of this model. Received: one of "
+            f"{len(observation.ranges)} tensors and {len(found)} layers; the model has {len(graph.shapes)} and {len(wanted)}."
+        )
+
+
 def choose_tensors(
     graph: ir.Graph, observation: Observation, input_range=None, *, power_of_two=False
 ) -> dict[str, Tensor]:

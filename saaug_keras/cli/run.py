@@ -64,7 +64,7 @@ def run(args) -> int:
     classes, seconds = classify(interpreter, images)
     result = {"model": str(path), "images": len(images), "seconds": seconds, "images_per_second": len(images) / seconds}
     if args.dataset:
-        result |= score(classes, labels, data)
+        result |= data.score(classes, labels)
         common.show(args, result, title=f"{path.name} on TFLite Micro, {args.dataset} {args.part}")
         return 0
     result["classes"] = {file: describe(found, names) for file, found in zip(files, classes, strict=False)}
@@ -86,20 +86,6 @@ def classify(interpreter, images, every: int = 32):
                         f"{common.format_seconds((len(images) - done) / speed)} left")  # fmt: skip
     progress.clear()
     return np.concatenate(parts), time.perf_counter() - start
-
-
-def score(classes, labels, data) -> dict:
-    """Accuracy; of labels per pixel the accuracy over pixels that have a class, and the mean IoU over classes."""
-    import numpy as np
-
-    if labels.ndim == 1:
-        return {"accuracy": float((classes == labels).mean())}
-    known = labels != data.ignore_class
-    found, wanted = classes[known], labels[known]
-    unions = [np.sum((found == k) | (wanted == k)) for k in range(data.num_classes)]
-    overlaps = [np.sum((found == k) & (wanted == k)) for k in range(data.num_classes)]
-    ious = [float(overlap / union) for overlap, union in zip(overlaps, unions, strict=True) if union]
-    return {"pixel_accuracy": float((found == wanted).mean()), "mean_iou": float(np.mean(ious))}
 
 
 def describe(found, names):

@@ -37,7 +37,7 @@ def add_parser(subparsers):
                        "goes on (default: zoo-runs/NAME)")  # fmt: skip
     verify = action("verify", "recompute every figure that this machine can", several=True)
     verify.add_argument("--write-table", metavar="FILE", help="also write the table of all entries, zoo/README.md")
-    for made in (evaluate, export, train, verify):
+    for made in (evaluate, train, verify):
         made.add_argument("--data", metavar="DIR", help="folder with the data set's files")
     for made in actions.choices.values():
         common.add_common_options(made, inner=True)
@@ -73,14 +73,19 @@ def _card(args) -> int:
 
 
 def _prepared(args):
-    """(entry, its data set) with Keras loaded."""
+    """(entry, its data set or None where it is in no place) with Keras loaded."""
     from saaug_keras import zoo
 
     entry = zoo.Entry.read(args.name)
     common.load_keras()
     from saaug_keras import datasets
 
-    return entry, datasets.load(entry.dataset, data_dir=args.data)
+    try:
+        return entry, datasets.load(entry.dataset, data_dir=args.data)
+    except FileNotFoundError as error:
+        if args.data is not None:
+            raise
+        return entry, error
 
 
 def _evaluate(args) -> int:
@@ -89,46 +94,46 @@ def _evaluate(args) -> int:
     if args.limit is not None:
         _validate.int_in("zoo eval", "--limit", args.limit, 1, 1 << 31, " images")
     entry, data = _prepared(args)
-    import tflm_export
-    from saaug_keras import datasets
-    from saaug_keras.cli.run import classify, score
+    from saaug_keras.cli.run import classify
     from saaug_keras.zoo import making
 
-    model = zoo.load(args.name)
-    images, labels = data.x_test[: args.limit], data.y_test[: args.limit]
-    images = datasets.resize(images, entry.spec().input_shape[:2])
-    found = model.predict(datasets.pipeline(images, batch_size=64), verbose=0).argmax(axis=-1)
-    result = {"entry": args.name, "images": len(images)}
-    result |= {f"keras_{key}": value for key, value in score(found, labels, data).items()}
-    for flavour in making.flavours_of(entry):
-        interpreter = tflm_export.Interpreter(entry.file(f"{flavour}.tflite"))
-        classes, _ = classify(interpreter, images)
-        result |= {f"tflm_{flavour}_{key}": value for key, value in score(classes, labels, data).items()}
-    common.show(args, result, title=f"{args.name} on {entry.dataset}'s test images")
+    which = f"{entry.dataset}'s test images"
+    if isinstance(data, FileNotFoundError):
+        common.say(args, f"{entry.dataset} is not here: only the bundled samples are classified. --data names its folder.")
+        data, which = zoo.samples(args.name), f"bundled test images of {entry.dataset}"
+    result = making.evaluate(
+        entry, zoo.load(args.name), data, entry.folder, limit=args.limit, classify=lambda *of: classify(*of)[0]
+    )
+    common.show(args, {"entry": args.name, "images": which, **result}, title=f"{args.name} on {which}")
     return 0
 
 
 def _export(args) -> int:
     from saaug_keras import zoo
 
-    entry, data = _prepared(args)
+    entry = zoo.Entry.read(args.name)
+    common.load_keras()
     import tflm_export
     from saaug_keras import datasets
     from saaug_keras.cli.export import show_report
     from saaug_keras.zoo import making
 
-    images = datasets.resize(making.calibration_images(data), entry.spec().input_shape[:2])
+    images = datasets.resize(zoo.samples(args.name).x_test[:4], entry.spec().input_shape[:2])
     flavours = making.flavours_of(entry)
     flavour = args.flavour or (flavours[-1] if args.target == "tflite" else flavours[0])
     report = tflm_export.export(
-        zoo.load(args.name), images, args.out, flavour=flavour, target=args.target, name=args.name
-    )
+        zoo.load(args.name), images, args.out, flavour=flavour, target=args.target, name=args.name,
+        observation=entry.observation(),
+    )  # fmt: skip
     show_report(args, report)
     return 0
 
 
 def _train(args) -> int:
-    entry, _ = _prepared(args)
+    from saaug_keras import zoo
+
+    entry = zoo.Entry.read(args.name)
+    common.load_keras()
     from saaug_keras.cli.train import make_reporter
     from saaug_keras.zoo import making
 
@@ -151,10 +156,10 @@ def _verify(args) -> int:
     result, rows = {}, []
     for name in names:
         checks = making.verify(name, data_dir=args.data)
-        result[name] = all(agrees for *_, agrees in checks)
+        result[name] = all(agrees is not False for *_, agrees in checks)
         for figure, recorded, found, agrees in checks:
             shown = [str(value) if isinstance(value, dict) else value for value in (recorded, found)]
-            rows.append((f"{name}: {figure}", *shown, "yes" if agrees else "NO"))
+            rows.append((f"{name}: {figure}", *shown, {True: "yes", False: "NO", None: "not checked"}[agrees]))
     common.show(args, result, rows=rows, columns=("figure", "recorded", "found", "agrees"))
     if args.write_table:
         write_atomic(args.write_table, cards.table())

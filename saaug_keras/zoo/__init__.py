@@ -1,7 +1,8 @@
 """Pretrained multiplication-free networks: `zoo.load("digits-shift")`.
 
 An entry is a folder of data: `entry.toml` says what the network is for and how it is trained, `measured.toml` what came
-out and the SHA-256 of every other file: `weights.npz`, `custom.tflite`, `builtin.tflite`, `history.json`.
+out and the SHA-256 of every other file: `weights.npz`, `calibration.npz` (the ranges of the export), `custom.tflite`,
+`builtin.tflite`, `history.json`. `samples/` holds a few test images of the data sets.
 Nothing here uses the network, and nothing that is read is run.
 """
 
@@ -77,6 +78,41 @@ def card(name: str) -> str:
     return cards.card(Entry.read(name))
 
 
+def samples(name: str):
+    """A few bundled test images: an entry's, one of every class.
+
+    Returns:
+        `datasets.Dataset` without training images; its test images are the samples.
+    Raises:
+        ValueError: an unknown name, or a damaged file.
+    """
+    import numpy as np
+
+    from saaug_keras import datasets
+    from saaug_keras.zoo import weights
+
+    entry = Entry.read(name)
+    file = samples_file(entry.dataset)
+    if file is None:
+        return datasets.load(entry.dataset)
+    if not file.is_file():
+        raise FileNotFoundError(f"zoo: there are no sample images {file}. Install the package again.")
+    arrays = weights.read_arrays(file)
+    if set(arrays) != {"images", "labels", "class_names"} or arrays["images"].shape[1:] != entry.input_shape:
+        raise ValueError(f"zoo: {file} must hold images, labels and class_names of {entry.dataset}.")
+    images, labels = arrays["images"], arrays["labels"]
+    names = tuple(map(str, arrays["class_names"]))
+    none = np.zeros((0, *images.shape[1:]), np.uint8), labels[:0]
+    return datasets.Dataset(
+        entry.dataset, *none, images, labels, names, ignore_class=len(names) if labels.ndim == 3 else None
+    )
+
+
+def samples_file(dataset: str) -> pathlib.Path | None:
+    """Where the bundled test images of a data set are; None of one that is bundled as a whole."""
+    return None if dataset == "digits" else _root() / "samples" / f"{dataset}.npz"
+
+
 @dataclass(frozen=True)
 class Entry:
     """An entry's two files as data.
@@ -142,6 +178,12 @@ class Entry:
         """The `NetSpec` of the network that is deployed."""
         spec = self.recipe.spec(self.input_shape, self.classes, per_pixel=self.dataset == "camvid")
         return dataclasses.replace(spec, blocks=tuple(block for block in spec.blocks if block.kept))
+
+    def observation(self):
+        """The ranges that the entry's export is calibrated with; see `tflm_export.observe`."""
+        from saaug_keras.zoo import weights
+
+        return weights.read_observation(self.file("calibration.npz"))
 
     def file(self, file: str, *, verify: bool = True) -> pathlib.Path:
         """The path of one of the entry's files.

@@ -46,15 +46,7 @@ def write(model, file):
         elif codec == "bfloat16":
             value = _planes(_to_bfloat16(value))
         arrays[f"{variable.path}:{codec}"] = value
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        for key, value in arrays.items():
-            entry = zipfile.ZipInfo(key.replace("/", "|") + ".npy")  # a fixed date: the same weights, the same bytes
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            part = io.BytesIO()
-            np.lib.format.write_array(part, np.ascontiguousarray(value), allow_pickle=False)
-            archive.writestr(entry, part.getvalue())
-    write_atomic(file, buffer.getvalue())
+    write_arrays(arrays, file)
 
 
 def read_into(model, file):
@@ -63,7 +55,7 @@ def read_into(model, file):
     Raises:
         ValueError: the file is damaged, or of another network.
     """
-    arrays = _read(file)
+    arrays = read_arrays(file)
     kernels = {id(kernel): layer for layer, kernel in _kernels(model)}
     # A kernel on a grid needs the grid, an input range: plain arrays first.
     values = {}
@@ -98,7 +90,25 @@ def read_into(model, file):
             variable.assign(array.view("<i2").astype("float32") * _step(kernels[id(variable)]))
 
 
-def _read(file):
+def write_arrays(arrays, file):
+    """Writes {key: array} as .npz; the same arrays give the same bytes."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for key, value in arrays.items():
+            entry = zipfile.ZipInfo(key.replace("/", "|") + ".npy")  # of a fixed date
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            part = io.BytesIO()
+            np.lib.format.write_array(part, np.ascontiguousarray(value), allow_pickle=False)
+            archive.writestr(entry, part.getvalue())
+    write_atomic(file, buffer.getvalue())
+
+
+def read_arrays(file) -> dict:
+    """The arrays of a file of the zoo.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
     try:
         with zipfile.ZipFile(file) as archive:
             arrays = {}
@@ -110,7 +120,27 @@ def _read(file):
                 arrays[info.filename.removesuffix(".npy").replace("|", "/")] = value
             return arrays
     except _DAMAGED as error:
-        raise ValueError(f"zoo.load: {file} must be a weight file of the zoo; it is damaged: {error}.") from error
+        raise ValueError(f"zoo: {file} must be an .npz file of the zoo; it is damaged: {error}.") from error
+
+
+def write_observation(observation, file):
+    """Writes a `tflm_export` observation: the calibration of an entry's export."""
+    arrays = {f"range:{name}": np.array(values, "float64") for name, values in observation.ranges.items()}
+    write_arrays(arrays | {f"channels:{name}": values for name, values in observation.channels.items()}, file)
+
+
+def read_observation(file):
+    """The observation in a file of `write_observation`; whether it fits a network is for the export to say."""
+    from tflm_export.quantize import Observation
+
+    parts = {"range": {}, "channels": {}}
+    for key, values in read_arrays(file).items():
+        kind, _, name = key.partition(":")
+        if kind not in parts or values.dtype != np.float64 or (kind == "range" and values.shape != (2,)):
+            raise ValueError(f"zoo: {file} must be a calibration file of the zoo. Received: the array {key!r}.")
+        parts[kind][name] = values
+    return Observation({name: (float(low), float(high)) for name, (low, high) in parts["range"].items()},
+                       parts["channels"])  # fmt: skip
 
 
 def _kernels(model):
