@@ -23,6 +23,19 @@ import tensorflow as tf
 from saaug_keras import _validate
 from saaug_keras._files import atomic_file
 
+# The names of classes, in the order of their numbers.
+CAMVID_CLASSES = (
+    "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist",
+)  # fmt: skip
+CIFAR100_CLASSES = tuple("""
+    apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
+    castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin
+    elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard
+    lobster man maple motorcycle mountain mouse mushroom oak orange orchid otter palm pear pickup_truck pine
+    plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper
+    snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor
+    train trout tulip turtle wardrobe whale willow wolf woman worm
+""".split())
 _DIGITS = pathlib.Path(__file__).resolve().parent / "_data" / "digits.npz"
 
 
@@ -319,11 +332,6 @@ def _unpickle(files, data, where):
         raise _damaged(files, where, error) from error
 
 
-_CAMVID_CLASSES = (
-    "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist",
-)  # fmt: skip
-
-
 def _load_camvid(data_dir):
     wanted = ".npz with x_train, y_train, x_val, y_val, x_test, y_test: images (N, H, W, 3), labels (N, H, W), uint8"
     files = []
@@ -340,7 +348,7 @@ def _load_camvid(data_dir):
             arrays = {key: stored[key] for key in keys}
     except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"datasets.load: {files[0]} is damaged or not an {wanted}: {error}.") from error
-    ignored = len(_CAMVID_CLASSES)
+    ignored = len(CAMVID_CLASSES)
     for part in ("train", "val", "test"):
         images, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
         if images.shape != (*labels.shape, 3) or images.dtype != np.uint8 or labels.dtype != np.uint8:
@@ -348,7 +356,7 @@ def _load_camvid(data_dir):
         if labels.max() > ignored:
             raise ValueError(f"datasets.load: {files[0]}, part {part}: label {labels.max()} is above {ignored}.")
     return Dataset(
-        "camvid", *(arrays[key] for key in keys[:4]), _CAMVID_CLASSES, ignore_class=ignored,
+        "camvid", *(arrays[key] for key in keys[:4]), CAMVID_CLASSES, ignore_class=ignored,
         x_validation=arrays["x_val"], y_validation=arrays["y_val"],
     )  # fmt: skip
 

@@ -1,7 +1,8 @@
 """`make demo`: a pretrained network from the zoo to TFLite Micro, in a minute.
 
-A shift network of the zoo classifies a sheet of bundled test images, once in Keras and once, exported, in the real
-interpreter of TFLite Micro; the sheet is written as a picture, the model as a file for a board.
+A shift network of the zoo classifies a sheet of images, once in Keras and once, exported, in the real interpreter of
+TFLite Micro; the sheet is written as a picture, the model as a file for a board. The images are bundled drawings or,
+where the data set is at hand, one test image of every class.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ def main(argv=None) -> int:
     """Runs the demo; writes OUT/sheet.png, OUT/report.json and OUT/model/."""
     parser = argparse.ArgumentParser(prog="python -m saaug_keras.demo", description=__doc__)
     parser.add_argument("--entry", default=ENTRY, metavar="NAME", help=f"of the zoo (default: {ENTRY})")
+    parser.add_argument("--data", metavar="DIR", help="folder with the data set's files: its test images in place of "
+                        "the bundled ones")  # fmt: skip
     parser.add_argument("--out", default="demo", metavar="DIR", help="folder to write (default: demo)")
     common.add_common_options(parser)
     return common.run_plainly(run, parser.parse_args(argv))
@@ -40,10 +43,7 @@ def run(args) -> int:
     from saaug_keras.zoo import making
 
     model = zoo.load(args.entry)
-    samples = zoo.samples(args.entry)
-    images, labels = samples.x_test[:LARGEST_SHEET], samples.y_test[:LARGEST_SHEET]
-    if labels.ndim != 1:
-        raise ValueError(f"demo: `--entry` must be a network that classifies images. Received: {args.entry}.")
+    images, labels, names, kind = choose_images(entry, args.data)
     sized = datasets.resize(images, entry.spec().input_shape[:2])
     out = pathlib.Path(args.out)
     flavour = making.flavours_of(entry)[0]
@@ -52,11 +52,11 @@ def run(args) -> int:
     )
     in_keras = model.predict(datasets.pipeline(sized, batch_size=64), verbose=0).argmax(axis=-1)
     on_board = tflm_export.Interpreter(out / "model" / exported.files[0]).classify(sized)
-    draw_sheet(images, labels, on_board, samples.class_names, out / "sheet.png")
+    draw_sheet(images, labels, on_board, names, out / "sheet.png")
     right = int((on_board == labels).sum())
     measured = entry.measured
     report = {
-        "entry": args.entry, "images": len(images), "right_in_keras": int((in_keras == labels).sum()),
+        "entry": args.entry, "images": len(images), "kind": kind, "right_in_keras": int((in_keras == labels).sum()),
         "right_on_tflm": right, "same_class": int((in_keras == on_board).sum()),
         "test_accuracy_float": measured["float_accuracy"], "test_accuracy_tflm": measured["tflm_accuracy"],
         "parameters": exported.parameters, "flash_bytes": exported.flash_bytes, "arena_bytes": exported.arena_bytes,
@@ -64,8 +64,8 @@ def run(args) -> int:
     }  # fmt: skip
     write_atomic(out / "report.json", json.dumps(report, indent=1) + "\n")
     rows = [
-        (f"the {len(images)} bundled images, right in Keras, float", report["right_in_keras"]),
-        (f"the {len(images)} bundled images, right on TFLite Micro, int8", right),
+        (f"{len(images)} {kind}, right in Keras, float", report["right_in_keras"]),
+        (f"{len(images)} {kind}, right on TFLite Micro, int8", right),
         ("same class in both", report["same_class"]),
         (f"all {measured['test_images']:,} test images, float, as recorded", measured["float_accuracy"]),
         (f"all {measured['test_images']:,} test images, int8 on TFLite Micro, as recorded", measured["tflm_accuracy"]),
@@ -76,6 +76,23 @@ def run(args) -> int:
     common.show(args, report, title=f"{args.entry}: {entry.title}", rows=rows, columns=("", ""))
     common.say(args, f"{report['seconds']:.0f} s; wrote {out / 'sheet.png'}, {out / 'model'}/, {out / 'report.json'}")
     return 0
+
+
+def choose_images(entry, data_dir):
+    """(images, labels, class names, what they are): bundled ones, or the data set's, one of every class."""
+    import numpy as np
+
+    from saaug_keras import datasets, zoo
+
+    if data_dir is None:
+        data, kind = zoo.samples(entry.name), "bundled digits" if entry.dataset == "digits" else "bundled drawings"
+        rows = np.arange(min(LARGEST_SHEET, len(data.x_test)))
+    else:
+        data, kind = datasets.load(entry.dataset, data_dir=data_dir), "test images"
+        rows = np.unique(data.y_test, return_index=True)[1][:LARGEST_SHEET] if data.y_test.ndim == 1 else ()
+    if data.y_test.ndim != 1:
+        raise ValueError(f"demo: `--entry` must be a network that classifies images. Received: {entry.name}.")
+    return data.x_test[rows], data.y_test[rows], data.class_names, kind
 
 
 def draw_sheet(images, labels, found, names, file):

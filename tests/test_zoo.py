@@ -13,7 +13,7 @@ from export_models import small_backbone
 
 import tflm_export
 from saaug_keras import cli, datasets, demo, zoo
-from saaug_keras.zoo import cards, making, weights
+from saaug_keras.zoo import cards, drawings, making, weights
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 NAMES = zoo.list()
@@ -226,7 +226,7 @@ def test_commands(tmp_path, capsys):
     assert "16 KB of flash" in capsys.readouterr().out
     assert cli.main(["zoo", "eval", "digits-shift", "--limit", "50", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert result["test_images"] == 50 and result["tflm_accuracy"] > 0.9 and result["images"] == "digits's test images"
+    assert result["test_images"] == 50 and result["tflm_accuracy"] > 0.9
     assert cli.main(["zoo", "export", "digits-shift", "--flavour", "custom", "--out", str(tmp_path / "out")]) == 0
     bundled = zoo.Entry.read("digits-shift").file("custom.tflite").read_bytes()
     written = (tmp_path / "out" / "digits-shift.tflite").read_bytes()
@@ -253,57 +253,43 @@ def test_calibration_comes_back_and_is_checked(tmp_path):
         weights.read_observation(tmp_path / "bad.npz")
 
 
-def toy(per_pixel):
-    """Five test images of three classes."""
-    rng = np.random.default_rng(3)
-    images = rng.integers(0, 256, (5, 4, 6, 3), dtype=np.uint8)
-    labels = rng.integers(0, 4, (5, 4, 6)).astype(np.uint8) if per_pixel else np.array([2, 0, 2, 1, 0], np.int32)
-    return datasets.Dataset("toy", images[:0], labels[:0], images, labels, ("a", "b", "c"), ignore_class=3)
-
-
-def test_samples_are_one_of_every_class_or_scenes(tmp_path):
-    data = toy(per_pixel=False)
-    making.write_samples(data, tmp_path / "samples" / "toy.npz")
-    found = weights.read_arrays(tmp_path / "samples" / "toy.npz")
-    np.testing.assert_array_equal(found["labels"], [0, 1, 2])
-    np.testing.assert_array_equal(found["images"], data.x_test[[1, 3, 0]])
-    assert list(found["class_names"]) == ["a", "b", "c"]
-    data = toy(per_pixel=True)
-    making.write_samples(data, tmp_path / "scenes.npz")
-    np.testing.assert_array_equal(weights.read_arrays(tmp_path / "scenes.npz")["labels"], data.y_test[[0, 1, 2, 4]])
+@pytest.mark.parametrize("dataset", ["camvid", "cifar100"])
+def test_drawings_are_of_classes_and_the_same_everywhere(dataset):
+    data = drawings.dataset(dataset)
+    again = drawings.dataset(dataset)
+    np.testing.assert_array_equal(data.x_test, again.x_test)
+    assert data.x_test.dtype == np.uint8 and len(data.x_test) == len(data.y_test) and data.x_test.std() > 20
+    assert len(data.x_train) == 0 and data.y_test.max() < data.num_classes == {"camvid": 11, "cifar100": 100}[dataset]
+    if dataset == "camvid":
+        assert data.y_test.shape == data.x_test.shape[:3]
+        sky, road = (data.x_test[data.y_test == label].mean(axis=0) for label in (0, 3))
+        assert sky.min() > 150 > road.max()  # the labels lie where the drawing is
+    else:
+        assert len(set(data.y_test)) == len(data.y_test) and data.class_names[data.y_test[0]] == "apple"
 
 
 @pytest.fixture
-def without_data(entry, monkeypatch):
-    """The digits' entry where the data set is in no place, with bundled samples of it."""
-    data = datasets.load("digits")
-    samples = entry.parent / "samples" / "digits.npz"
-    making.write_samples(data, samples)
-    monkeypatch.setattr(zoo, "_root", lambda: entry.parent)
-    monkeypatch.setattr(zoo, "samples_file", lambda dataset: samples)
+def without_data(monkeypatch):
+    """The data set is in no place."""
+    load = datasets.load
 
     def missing(name, data_dir=None):
-        raise FileNotFoundError("datasets.load: digits is in none of three places.")
+        if data_dir is None:
+            raise FileNotFoundError("datasets.load: digits is in none of three places.")
+        return load(name, data_dir=data_dir)
 
     monkeypatch.setattr(datasets, "load", missing)
-    return samples
 
 
-def test_an_entry_works_without_its_data_set(without_data, tmp_path, capsys):
-    assert cli.main(["zoo", "eval", "digits-shift", "--json"]) == 0
-    out, err = capsys.readouterr()
-    assert json.loads(out)["test_images"] == 10 and "only the bundled samples" in err
+def test_export_and_verify_do_without_the_data_set(without_data, monkeypatch, tmp_path, capsys):
+    grey = datasets.Dataset("grey", *(np.full((4, 9, 9, 1), 70, np.uint8), np.zeros(4, np.int32)) * 2, ("a", "b"))
+    monkeypatch.setattr(zoo, "samples", lambda name: grey)
     assert cli.main(["zoo", "export", "digits-shift", "--target", "c", "--out", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out" / "main.c").is_file()
     rows = {figure: agrees for figure, *_, agrees in making.verify("digits-shift")}
     assert rows["float_accuracy"] is None and rows["custom.tflite, exported anew"] is True
-    assert cli.main(["zoo", "eval", "digits-shift", "--data", str(tmp_path)]) == 2
-    without_data.write_bytes(without_data.read_bytes()[:99])
-    with pytest.raises(ValueError, match="digits.npz must be an .npz file of the zoo; it is damaged"):
-        zoo.samples("digits-shift")
-    without_data.unlink()
-    with pytest.raises(FileNotFoundError, match="no sample images .*Install the package again"):
-        zoo.samples("digits-shift")
+    assert cli.main(["zoo", "eval", "digits-shift"]) == 2
+    assert "none of three places" in capsys.readouterr().err
 
 
 def test_the_demo_draws_and_counts(tmp_path, capsys):

@@ -72,39 +72,22 @@ def _card(args) -> int:
     return 0
 
 
-def _prepared(args):
-    """(entry, its data set or None where it is in no place) with Keras loaded."""
-    from saaug_keras import zoo
-
-    entry = zoo.Entry.read(args.name)
-    common.load_keras()
-    from saaug_keras import datasets
-
-    try:
-        return entry, datasets.load(entry.dataset, data_dir=args.data)
-    except FileNotFoundError as error:
-        if args.data is not None:
-            raise
-        return entry, error
-
-
 def _evaluate(args) -> int:
     from saaug_keras import _validate, zoo
 
     if args.limit is not None:
         _validate.int_in("zoo eval", "--limit", args.limit, 1, 1 << 31, " images")
-    entry, data = _prepared(args)
+    entry = zoo.Entry.read(args.name)
+    common.load_keras()
+    from saaug_keras import datasets
     from saaug_keras.cli.run import classify
     from saaug_keras.zoo import making
 
-    which = f"{entry.dataset}'s test images"
-    if isinstance(data, FileNotFoundError):
-        common.say(args, f"{entry.dataset} is not here: only the bundled samples are classified. --data names its folder.")
-        data, which = zoo.samples(args.name), f"bundled test images of {entry.dataset}"
+    data = datasets.load(entry.dataset, data_dir=args.data)
     result = making.evaluate(
         entry, zoo.load(args.name), data, entry.folder, limit=args.limit, classify=lambda *of: classify(*of)[0]
     )
-    common.show(args, {"entry": args.name, "images": which, **result}, title=f"{args.name} on {which}")
+    common.show(args, {"entry": args.name, **result}, title=f"{args.name} on {entry.dataset}'s test images")
     return 0
 
 

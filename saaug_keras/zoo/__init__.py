@@ -2,7 +2,7 @@
 
 An entry is a folder of data: `entry.toml` says what the network is for and how it is trained, `measured.toml` what came
 out and the SHA-256 of every other file: `weights.npz`, `calibration.npz` (the ranges of the export), `custom.tflite`,
-`builtin.tflite`, `history.json`. `samples/` holds a few test images of the data sets.
+`builtin.tflite`, `history.json`.
 Nothing here uses the network, and nothing that is read is run.
 """
 
@@ -79,38 +79,17 @@ def card(name: str) -> str:
 
 
 def samples(name: str):
-    """A few bundled test images: an entry's, one of every class.
+    """A few bundled images for an entry to classify: the digits' test images, or drawings of what others know.
 
     Returns:
-        `datasets.Dataset` without training images; its test images are the samples.
-    Raises:
-        ValueError: an unknown name, or a damaged file.
+        `datasets.Dataset` without training images; its test images are the samples. Drawings are no photographs: they
+        show that an entry runs, not how well.
     """
-    import numpy as np
-
     from saaug_keras import datasets
-    from saaug_keras.zoo import weights
+    from saaug_keras.zoo import drawings
 
     entry = Entry.read(name)
-    file = samples_file(entry.dataset)
-    if file is None:
-        return datasets.load(entry.dataset)
-    if not file.is_file():
-        raise FileNotFoundError(f"zoo: there are no sample images {file}. Install the package again.")
-    arrays = weights.read_arrays(file)
-    if set(arrays) != {"images", "labels", "class_names"} or arrays["images"].shape[1:] != entry.input_shape:
-        raise ValueError(f"zoo: {file} must hold images, labels and class_names of {entry.dataset}.")
-    images, labels = arrays["images"], arrays["labels"]
-    names = tuple(map(str, arrays["class_names"]))
-    none = np.zeros((0, *images.shape[1:]), np.uint8), labels[:0]
-    return datasets.Dataset(
-        entry.dataset, *none, images, labels, names, ignore_class=len(names) if labels.ndim == 3 else None
-    )
-
-
-def samples_file(dataset: str) -> pathlib.Path | None:
-    """Where the bundled test images of a data set are; None of one that is bundled as a whole."""
-    return None if dataset == "digits" else _root() / "samples" / f"{dataset}.npz"
+    return datasets.load("digits") if entry.dataset == "digits" else drawings.dataset(entry.dataset)
 
 
 @dataclass(frozen=True)

@@ -50,9 +50,6 @@ def train(name: str, out, *, data_dir=None, callbacks=(), resume: bool = True) -
         measured |= {f"val_{metric}": round(result[f"val_{metric}"], 6), "epochs": result["epochs"],
                      "train_seconds": round(result["train_seconds"])}  # fmt: skip
         files = {path.name: zoo.sha256(path) for path in sorted(aside.iterdir())}
-        samples = zoo.samples_file(entry.dataset)
-        if samples is not None and not samples.exists():
-            write_samples(data, samples)
         with atomic_folder(entry.folder) as folder:
             for path in aside.iterdir():
                 (folder / path.name).write_bytes(path.read_bytes())
@@ -114,18 +111,6 @@ def evaluate(entry, model, data, folder, *, limit=None, classify=None) -> dict:
     result |= {f"tflm_{key}": round(value, 6) for key, value in data.score(first, labels).items()}
     agreement = round(float((first == expected)[known].mean()), 6)
     return result | {"agreement": agreement, "test_images": len(images)}
-
-
-def write_samples(data, file):
-    """Writes a few test images: one of every class, or of scenes with a class per pixel four, evenly spread."""
-    if data.y_test.ndim == 3:
-        rows = np.linspace(0, len(data.x_test) - 1, 4).astype(int)
-    else:
-        rows = np.array([np.flatnonzero(data.y_test == label)[0] for label in range(data.num_classes)])
-    file.parent.mkdir(exist_ok=True)
-    weights.write_arrays(
-        {"images": data.x_test[rows], "labels": data.y_test[rows], "class_names": np.array(data.class_names)}, file
-    )
 
 
 def flavours_of(entry) -> tuple[str, ...]:
