@@ -1,10 +1,9 @@
 """Instructions of one inference of a zoo entry on emulated cores: `python benchmarks/inference.py NAME [--record]`.
 
-The entry is exported as a project of plain C, built for each core and run in QEMU on one calibration image, whose output
+The entry is exported as a project of plain C, built for each core and run in QEMU on one bundled image, whose output
 must be the exporter's. Exact and repeatable for one compiler.
 
-    --cores m4,m0     some cores only           --data DIR    folder with the data set's files
-    --record          also write the counts into the entry's measured.toml
+    --cores m4,m0     some cores only           --record      also write the counts into the entry's measured.toml
 """
 
 import argparse
@@ -42,16 +41,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name")
     parser.add_argument("--cores", default="m4,m0")
-    parser.add_argument("--data")
     parser.add_argument("--record", action="store_true")
     arguments = parser.parse_args()
     entry = zoo.Entry.read(arguments.name)
-    data = datasets.load(entry.dataset, data_dir=arguments.data)
-    images = datasets.resize(making.calibration_images(data), entry.spec().input_shape[:2])
+    images = datasets.resize(zoo.samples(arguments.name).x_test[:1], entry.spec().input_shape[:2])
     counts = {}
     with tempfile.TemporaryDirectory() as directory:
         folder = pathlib.Path(directory) / "net"
-        tflm_export.export(zoo.load(arguments.name), images, folder, target="c", name="net", samples=1)
+        tflm_export.export(
+            zoo.load(arguments.name), images, folder, target="c", name="net", observation=entry.observation()
+        )
         for name in arguments.cores.split(","):
             counts[name] = count(emulator.CORES[name], folder)
             print(f"{arguments.name} {name}: {counts[name]:,} instructions", flush=True)

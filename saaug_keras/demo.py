@@ -15,7 +15,7 @@ import time
 
 from saaug_keras.cli import common
 
-ENTRY = "mcunet-shift-cifar100"
+ENTRY = "digits-shift"
 LARGEST_SHEET = 100  # images
 
 

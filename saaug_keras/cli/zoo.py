@@ -53,11 +53,12 @@ def run(args) -> int:
 
 def _list(args) -> int:
     from saaug_keras import zoo
+    from saaug_keras.zoo import cards
 
     entries = [zoo.Entry.read(name) for name in zoo.list(args.pattern)]
-    result = {entry.name: entry.measured.get("tflm_accuracy") for entry in entries}
-    rows = [(entry.name, entry.title, entry.measured.get("tflm_accuracy")) for entry in entries]
-    common.show(args, result, rows=rows, columns=("entry", "", "int8 accuracy"))
+    result = {entry.name: cards.score(entry.measured, "tflm") for entry in entries}
+    rows = [(entry.name, entry.title, result[entry.name]) for entry in entries]
+    common.show(args, result, rows=rows, columns=("entry", "", "int8 accuracy or mean IoU"))
     return 0
 
 
@@ -145,5 +146,5 @@ def _verify(args) -> int:
             rows.append((f"{name}: {figure}", *shown, {True: "yes", False: "NO", None: "not checked"}[agrees]))
     common.show(args, result, rows=rows, columns=("figure", "recorded", "found", "agrees"))
     if args.write_table:
-        write_atomic(args.write_table, cards.table())
+        write_atomic(args.write_table, cards.readme())
     return 0 if all(result.values()) else 1

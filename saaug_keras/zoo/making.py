@@ -10,6 +10,7 @@ import numpy as np
 
 from saaug_keras import cost, zoo
 from saaug_keras._files import atomic_folder, write_atomic
+from saaug_keras.study import charts
 from saaug_keras.zoo import weights
 
 CALIBRATION = 256  # training images that set the ranges which training did not
@@ -44,6 +45,8 @@ def train(name: str, out, *, data_dir=None, callbacks=(), resume: bool = True) -
         weights.write_observation(tflm_export.observe(model, images), aside / "calibration.npz")
         history = json.loads((pathlib.Path(out) / "history.json").read_text())
         (aside / "history.json").write_text(json.dumps(history, indent=1) + "\n")
+        if charts.can_plot():
+            draw_curves(history, aside / "curves.png")
         measured = write_models(entry, model, weights.read_observation(aside / "calibration.npz"), aside)
         measured |= evaluate(entry, model, data, aside)
         metric = "mean_iou" if data.y_train.ndim == 3 else "accuracy"
@@ -55,6 +58,25 @@ def train(name: str, out, *, data_dir=None, callbacks=(), resume: bool = True) -
                 (folder / path.name).write_bytes(path.read_bytes())
             (folder / "measured.toml").write_text(toml_of(files, measured))
     return measured
+
+
+def draw_curves(history, file):
+    """Writes the learning curves of a run as a PNG: its metric on training and validation images, by epoch."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    metric = "mean_iou" if "mean_iou" in history[0] else "accuracy"
+    for key, label, colour in ((metric, "training", "#6b7280"), (f"val_{metric}", "validation", "#0072b2")):
+        points = [(row["epoch"], 100 * row[key]) for row in history if key in row]
+        axes.plot(*zip(*points, strict=True), color=colour, label=label, linewidth=1.6, marker="o", markersize=2.5)
+    axes.set(xlabel="epoch", ylabel=f"{metric.replace('_', ' ')}, %")
+    axes.grid(color="#e8ebf0")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.savefig(file, dpi=100)
 
 
 def write_models(entry, model, observation, folder) -> dict:
