@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from saaug_keras import cli, datasets, demo
+from saaug_keras import cli, datasets, demo_train
 from saaug_keras.cli import common
 
 TRAIN = ["train", "--backbone", "mobilenetv2-tiny", "--dataset", "digits"]
@@ -196,8 +196,8 @@ def test_export_and_run_refuse_bad_input_and_write_nothing(exported, tmp_path, c
     assert not (tmp_path / "out").exists()
 
 
-def test_demo_writes_its_report(tmp_path, capsys):
-    assert demo.main(["--out", str(tmp_path / "demo"), "--epochs", "3"]) == 0
+def test_demo_train_writes_its_report(tmp_path, capsys):
+    assert demo_train.main(["--out", str(tmp_path / "demo"), "--epochs", "3"]) == 0
     report = json.loads((tmp_path / "demo" / "report.json").read_text())
     keys = {"float_accuracy", "tflm_accuracy", "agreement", "flash_bytes", "arena_bytes"}
     assert set(report) == {"direct", "augmented", "seconds"} and report["seconds"] > 0

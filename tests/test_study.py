@@ -109,9 +109,12 @@ def test_a_file_that_is_not_toml_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("path", sorted(STUDIES.glob("*.toml")), ids=lambda path: path.stem)
-def test_a_shipped_grid_loads_and_tunes_every_arm(path):
+def test_a_shipped_grid_loads_and_tunes_its_arms(path):
+    """Ablations may take the rate of the arm that they vary."""
     study = Study.load(path)
-    assert all(len(study.candidates_of(cell)) >= (2 if "smallest" in path.stem else 3) for cell in study.cells())
+    ablations = {"augmented-mf", "remap-off", "reorder-off"} if path.stem == "cifar100-small" else set()
+    tuned = [study.candidates_of(cell) for cell in study.cells() if cell.arm not in ablations]
+    assert tuned and all(len(candidates) >= (2 if "smallest" in path.stem else 3) for candidates in tuned)
     assert study.comparisons[0].arm == "augmented" and study.comparisons[0].against == "direct"
 
 

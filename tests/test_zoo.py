@@ -211,7 +211,7 @@ def test_training_an_entry_measures_it(entry, monkeypatch, tmp_path):
     measured = making.train("digits-shift", tmp_path / "run")
     again = zoo.Entry.read("digits-shift")
     assert again.measured == measured and set(again.files) == {
-        "weights.npz", "calibration.npz", "custom.tflite", "builtin.tflite", "history.json",
+        "weights.npz", "calibration.npz", "curves.png", "custom.tflite", "builtin.tflite", "history.json",
     }  # fmt: skip
     rows = making.verify("digits-shift")
     assert all(agrees is not False for *_, agrees in rows), rows
