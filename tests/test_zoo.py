@@ -204,6 +204,15 @@ def test_a_flipped_bit_is_found_by_its_hash(entry):
         read.file("custom.tflite")
 
 
+def test_eval_refuses_a_damaged_model(entry, monkeypatch, capsys):
+    data = bytearray((entry / "custom.tflite").read_bytes())
+    data[5000] ^= 1
+    (entry / "custom.tflite").write_bytes(data)
+    monkeypatch.setattr(zoo, "_root", lambda: entry.parent)
+    assert cli.main(["zoo", "eval", "digits-shift", "--limit", "5"]) == 2
+    assert "custom.tflite is damaged: its SHA-256 must be" in capsys.readouterr().err
+
+
 def test_training_an_entry_measures_it(entry, monkeypatch, tmp_path):
     text = (entry / "entry.toml").read_text().replace("epochs = 40", "epochs = 1").replace("blocks = 3", "blocks = 1")
     (entry / "entry.toml").write_text(text)

@@ -64,13 +64,13 @@ def _mix(first, second, share):
     return np.array(first) * (1 - share) + np.array(second) * share
 
 
-_WHITE, _GREY, _BLACK = (245, 245, 245), (120, 120, 125), (20, 20, 25)
+_WHITE, _BLACK = (245, 245, 245), (20, 20, 25)
 _SKY, _HAZE, _LEAF, _GRASS = (80, 140, 215), (190, 215, 235), (50, 120, 45), (90, 150, 60)
 
 
-def _fruit(colour, rx=0.36, ry=0.36, shade=0.6):
+def _fruit(colour):
     canvas = _Canvas(32, 32, _WHITE, (225, 225, 225)).ellipse(0.52, 0.86, 0.36, 0.06, (190, 190, 190), 0)
-    canvas.ellipse(0.5, 0.54, rx, ry, colour, shade).ellipse(0.38, 0.4, 0.06, 0.05, (255, 235, 225), 0)
+    canvas.ellipse(0.5, 0.54, 0.36, 0.36, colour, 0.6).ellipse(0.38, 0.4, 0.06, 0.05, (255, 235, 225), 0)
     return canvas.box(0.485, 0.1, 0.525, 0.24, (90, 60, 30)).ellipse(0.6, 0.15, 0.1, 0.045, _LEAF)
 
 
