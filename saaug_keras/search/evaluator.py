@@ -87,6 +87,7 @@ class SuperNetEvaluator:
             weight_decay=decay or None,
         )  # fmt: skip
         net = self.supernet
+        optimizer.exclude_from_weight_decay(var_names=["adder_kernel"])
         net.compile(optimizer)
         optimizer.build(net.trainable_variables)
         checkpoint = _Checkpoint(self.directory / f"{name}.checkpoint.npz")

@@ -11,8 +11,7 @@ from saaug_keras.layers.hybrid import LAPLACE_SCALE
 from saaug_keras.search.space import OPERATORS, SearchSpace
 
 _ROWS = 4096  # drawn candidates; training goes round them
-# A quarter of AdderNet's eta: add blocks share their weights with others, which a larger one spoils (seen on digits).
-GRADIENT_SCALE = 0.05
+GRADIENT_SCALE = 0.2  # AdderNet's eta
 _PER_SLOT = 5  # active, kernel, expanded, filters, operator
 
 
@@ -48,7 +47,9 @@ class SuperNet(keras.Model):
 
     `fit` is sandwich training: each step sums the gradients of the largest, the smallest and some random candidates.
     It is multiplicative. After `adapt_to(values)` the network is that SubNet, in which every step draws the blocks that
-    stay and the operator of each: the weights learn to serve multiplication-free blocks.
+    stay and the operator of each: the weights learn to serve multiplication-free blocks. An add layer then has a kernel
+    of its own, which starts as the remap of the shared one: its gradient is of a fixed norm, which would soon wreck
+    weights that others multiply by.
 
     Calling the model computes the candidate that `select` chose last. Which candidate it is, is data, not graph: no
     candidate costs a retrace. Statistics of batch normalisation belong to no candidate: `recalibrate` measures them.
@@ -121,6 +122,10 @@ class SuperNet(keras.Model):
         weight = self.add_weight(name=name + "_kernel", shape=shape, initializer="zeros")
         weight.assign(keras.ops.reshape(self._initializer(fan), shape))
         self._parameters[name + "_kernel"] = weight
+        if "adder" in self.space.operators:
+            self._parameters[name + "_adder_kernel"] = self.add_weight(
+                name=name + "_adder_kernel", shape=shape, initializer="zeros", trainable=False
+            )
         self._parameters[name + "_gamma"] = self.add_weight(name=name + "_gamma", shape=(channels,), initializer="ones")
         self._parameters[name + "_beta"] = self.add_weight(name=name + "_beta", shape=(channels,), initializer="zeros")
         for moment, start in (("mean", "zeros"), ("variance", "ones")):
@@ -160,6 +165,10 @@ class SuperNet(keras.Model):
         """Fixes the SubNet of a second stage (its values in the first), or with None frees the network again."""
         self.subnet = None if values is None else dict(values)
         self._static = None if values is None else self.encode({**values, "stage": 1})
+        for name, own in self._parameters.items():
+            if name.endswith("_adder_kernel"):
+                own.trainable = values is not None
+                own.assign(adder_kernel(self._parameters[name.replace("_adder_kernel", "_kernel")].value))
         self._functions.clear()
         self._draw_rows()
         self.train_function = None  # `fit` traces anew
@@ -221,54 +230,57 @@ class SuperNet(keras.Model):
         if options["head"]:
             x = self._conv("head0", x, choice.head, choice.head_operator, norm, names=around, activate=True)
         x = tf.reduce_mean(x, axis=[1, 2])
-        kernel = self._parameters["classifier_kernel"].value[: tf.shape(x)[1]]
-        logits = self._operate(x, kernel, choice.classifier_operator, around - {"adder"}, (-1,), tf.matmul, None)
+        kernels = self._kernels("classifier", np.s_[: tf.shape(x)[1]])
+        logits = self._operate(x, kernels, choice.classifier_operator, around - {"adder"}, (-1,), tf.matmul, None)
         return logits + self._parameters["classifier_bias"].value
 
     def _conv(self, name, x, filters, operator, norm, *, names=(), strides=1, activate=False):
         import tensorflow as tf
 
-        kernel = self._parameters[name + "_kernel"].value
-        kernel = kernel[:, :, : tf.shape(x)[-1] if x.shape[-1] is None else x.shape[-1], :filters]
+        inputs = tf.shape(x)[-1] if x.shape[-1] is None else x.shape[-1]
         y = self._operate(
-            x, kernel, operator, names or self.space.operators, (-1,),
+            x, self._kernels(name, np.s_[:, :, :inputs, :filters]), operator, names or self.space.operators, (-1,),
             multiply=lambda x, k: ops.conv2d(x, k, strides=(strides, strides)),
             add=lambda x, k: ops.adder_conv2d(x, k, strides),
         )  # fmt: skip
         return norm(name, y, filters, self.space.options["activation"] if activate else None)
 
     def _depthwise(self, slot, x, place, norm):
-        kernel = self._parameters[slot.name + "_depthwise_kernel"].value
         border = (slot.max_kernel - place.kernel) // 2
         inside = slice(border, slot.max_kernel - border)
-        kernel = kernel[inside, inside, : place.expanded]
+        kernels = self._kernels(slot.name + "_depthwise", np.s_[inside, inside, : place.expanded])
         y = self._operate(
-            x, kernel, place.operator, self.space.operators, (-2, -1),
+            x, kernels, place.operator, self.space.operators, (-2, -1),
             multiply=lambda x, k: ops.depthwise_conv2d(x, k, strides=(slot.strides,) * 2),
             add=lambda x, k: ops.adder_depthwise_conv2d(x, k, slot.strides),
         )  # fmt: skip
         return norm(slot.name + "_depthwise", y, place.expanded, self.space.options["activation"])
 
-    def _operate(self, x, kernel, operator, names, channel_axes, multiply, add):
+    def _kernels(self, name, part):
+        """A part of a layer's kernel, and of that of its own as an add layer where the space has any."""
+        keys = (name + "_kernel", name + "_adder_kernel")
+        return tuple(self._parameters[key].value[part] for key in keys if key in self._parameters)
+
+    def _operate(self, x, kernels, operator, names, channel_axes, multiply, add):
         """A layer under one of the operators `names`; in the first stage all multiply, and the graph has no other."""
         import tensorflow as tf
 
         if self._static is None:
-            return multiply(x, kernel)
+            return multiply(x, kernels[0])
 
         def layer(name):
             if name == "conv":
-                return multiply
+                return lambda x, shared, *_: multiply(x, shared)
             if operator_kind(name) == "adder":
-                return lambda x, k: add(x, _adaptive(adder_kernel(k)))
-            bits = operator_options(name)["weight_bits"]
-            return lambda x, k: multiply(x, ops.round_to_power_of_two(k, bits=bits, channel_axes=channel_axes))
+                return lambda x, _, own: add(x, _adaptive(own))
+            options = {"bits": operator_options(name)["weight_bits"], "channel_axes": channel_axes}
+            return lambda x, shared, *_: multiply(x, ops.round_to_power_of_two(shared, **options))
 
         names = [name for name in OPERATORS if name in names]
         if len(names) == 1:
-            return layer(names[0])(x, kernel)
+            return layer(names[0])(x, *kernels)
         place = tf.reduce_sum(tf.cast(np.array([OPERATORS.index(n) for n in names]) < operator, tf.int32))
-        return _switch(place, [layer(name) for name in names], x, kernel)
+        return _switch(place, [layer(name) for name in names], x, *kernels)
 
     def call(self, inputs, training=None):
         """Logits of the selected candidate: by the batch's statistics in training, else by those recalibrated."""
@@ -377,7 +389,7 @@ class SuperNet(keras.Model):
     def build_model(self, values: dict) -> keras.Model:
         """A candidate by itself: the model of `backbones.build` with the weights and statistics that it has here.
 
-        Recalibrate it first. Shift layers get the float weights, which they round; add layers the remapped ones.
+        Recalibrate it first. Shift layers get the float weights, which they round; add layers those of their own.
         """
         spec = self.space.candidate_spec(values)
         if values.get("stage", 1) == 1:
@@ -400,15 +412,14 @@ class SuperNet(keras.Model):
         return model
 
     def _copy(self, source, layer, size, model):
-        kernel = keras.ops.convert_to_numpy(self._parameters[source + "_kernel"])
+        own = "_adder" if operator_kind(layer.operator) == "adder" else ""
+        kernel = keras.ops.convert_to_numpy(self._parameters[f"{source}{own}_kernel"])
         inputs, outputs = layer.input_shape[2], layer.output_shape[2]
         if layer.kind == "depthwise":
             border = (kernel.shape[0] - size) // 2
             kernel = kernel[border : border + size, border : border + size, :outputs]
         else:
             kernel = kernel[:, :, :inputs, :outputs]
-        if operator_kind(layer.operator) == "adder":
-            kernel = np.array(adder_kernel(kernel))
         model.get_layer(layer.name).kernel.assign(kernel)
         norm = model.get_layer(layer.name + "_bn")
         norm.gamma.assign(self._parameters[source + "_gamma"][:outputs])
@@ -432,25 +443,25 @@ def _adaptive(kernel):
     return identity(kernel)
 
 
-def _switch(place, layers, x, kernel):
-    """`layers[place](x, kernel)`, computing no other. The chosen layer is computed again for its gradient, because
+def _switch(place, layers, *inputs):
+    """`layers[place](*inputs)`, computing no other. The chosen layer is computed again for its gradient, because
     TensorFlow's own gradient of a switch cannot reach into the custom gradients of add layers."""
     import tensorflow as tf
 
     @tf.custom_gradient
-    def switched(x, kernel):
+    def switched(*inputs):
         def gradient(upstream):
             def of(layer):
                 with tf.GradientTape() as tape:
-                    tape.watch((x, kernel))
-                    y = layer(x, kernel)
-                return tape.gradient(y, (x, kernel), output_gradients=upstream)
+                    tape.watch(inputs)
+                    y = layer(*inputs)
+                return tape.gradient(y, inputs, output_gradients=upstream, unconnected_gradients="zero")
 
             return tf.switch_case(place, [lambda layer=layer: of(layer) for layer in layers])
 
-        return tf.switch_case(place, [lambda layer=layer: layer(x, kernel) for layer in layers]), gradient
+        return tf.switch_case(place, [lambda layer=layer: layer(*inputs) for layer in layers]), gradient
 
-    return switched(x, kernel)
+    return switched(*inputs)
 
 
 class _Normalizer:
