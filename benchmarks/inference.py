@@ -44,6 +44,8 @@ def main():
     parser.add_argument("--record", action="store_true")
     arguments = parser.parse_args()
     entry = zoo.Entry.read(arguments.name)
+    if "custom" not in making.flavours_of(entry):
+        parser.error(f"{arguments.name} multiplies: what it costs on a board depends on kernels that are not ours.")
     images = datasets.resize(zoo.samples(arguments.name).x_test[:1], entry.spec().input_shape[:2])
     counts = {}
     with tempfile.TemporaryDirectory() as directory:

@@ -52,7 +52,8 @@ def training_of(recipe) -> str:
     """How a recipe trains, in a sentence."""
     way = "alone" if recipe.is_direct else (
         f"inside a larger multiplicative network (width {list_of(recipe.width)}, expand {list_of(recipe.expand)}"
-        f"{', remap' if recipe.remap else ''}{', reorder' if recipe.reorder else ''})"
+        f"{', remap' if recipe.remap else ''}{', reorder' if recipe.reorder else ''}"
+        f"{', which also is its teacher' if recipe.distill_weight else ''})"
     )  # fmt: skip
     return (
         f"{way}, {recipe.epochs} epochs, batches of {recipe.batch_size}, {recipe.optimizer} at {recipe.learning_rate:g}, "
@@ -69,7 +70,8 @@ def readme() -> str:
 Written by `saaug zoo verify --write-table zoo/README.md`. Accuracy (of scenes with a class per pixel: mean IoU) on the
 whole test set; int8 on TFLite Micro. "direct" is the int8 accuracy of the same network trained alone for the same epochs,
 "twin" that of its multiplicative twin. Flash: the model file with packed weights, where the operators are ours. Arena: the
-activations, as TFLite Micro places them. Instructions per inference with our kernels.
+activations, as TFLite Micro places them. Instructions per inference with our kernels; what a
+multiplicative twin takes depends on kernels that are not ours.
 """
 
 
