@@ -153,6 +153,37 @@ def test_the_second_stages_shift_and_kept_blocks_are_those_of_the_model_cut_out(
     np.testing.assert_allclose(exponents, np.round(exponents), atol=1e-6)
 
 
+def test_add_blocks_learn_their_own_kernels_and_leave_the_shared_ones(digits):
+    import tensorflow as tf
+
+    net = SuperNet(make_space(), seed=1)
+    net.compile()
+    subnet = net.space.canonical({"width": 1.0, "stage0_depth": 2, "stage1_depth": 2})
+    assert not any(v.name.endswith("_adder_kernel") for v in net.trainable_variables)  # of the first stage
+    net.adapt_to(subnet)
+    targets = net.space.second_stage(subnet)
+    genes = {name: 1 if name.endswith("keep") else "shift" for name in targets.genes}
+    x, y = digits[0][:32].astype("float32") / 255, digits[1][:32]
+    norms = {}
+    for operator in ("shift", "adder"):
+        values = {"stage": 2, **subnet, **targets.canonical({**genes, "block1_operator": operator})}
+        _, _, gradients = net._step(x, y, None, tf.constant(net.encode(values)), None)
+        norms[operator] = {
+            v.name: float(np.linalg.norm(g)) for v, g in zip(net.trainable_variables, gradients, strict=True)
+        }
+    before, block = net.space.candidate_spec(values).blocks[:2]
+    sizes = {
+        "expand": before.filters * block.expanded, "depthwise": block.kernel_size**2 * block.expanded,
+        "project": block.expanded * block.filters,
+    }  # fmt: skip
+    place = net.slots[net.space.occupied(values)[1]].name
+    for part, size in sizes.items():
+        shared, own = f"{place}_{part}_kernel", f"{place}_{part}_adder_kernel"
+        assert norms["shift"][shared] > 0 and norms["shift"][own] == 0
+        assert norms["adder"][shared] == 0
+        np.testing.assert_allclose(norms["adder"][own], 0.2 * size**0.5, rtol=1e-3)  # AdderNet's rate
+
+
 def prepare(evaluator, digits, **options):
     x, y, held_out = digits
     options = {"epochs": 2, "adapt_epochs": 1, "batch_size": 64, "learning_rate": 0.05, "augment": False} | options

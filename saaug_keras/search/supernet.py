@@ -123,9 +123,9 @@ class SuperNet(keras.Model):
         weight.assign(keras.ops.reshape(self._initializer(fan), shape))
         self._parameters[name + "_kernel"] = weight
         if "adder" in self.space.operators:
-            self._parameters[name + "_adder_kernel"] = self.add_weight(
-                name=name + "_adder_kernel", shape=shape, initializer="zeros", trainable=False
-            )
+            own = self.add_weight(name=name + "_adder_kernel", shape=shape, initializer="zeros")
+            own.trainable = False  # until `adapt_to`; a variable that is made untrainable is never watched by a tape
+            self._parameters[name + "_adder_kernel"] = own
         self._parameters[name + "_gamma"] = self.add_weight(name=name + "_gamma", shape=(channels,), initializer="ones")
         self._parameters[name + "_beta"] = self.add_weight(name=name + "_beta", shape=(channels,), initializer="zeros")
         for moment, start in (("mean", "zeros"), ("variance", "ones")):
@@ -168,7 +168,8 @@ class SuperNet(keras.Model):
         for name, own in self._parameters.items():
             if name.endswith("_adder_kernel"):
                 own.trainable = values is not None
-                own.assign(adder_kernel(self._parameters[name.replace("_adder_kernel", "_kernel")].value))
+                if own.trainable:
+                    own.assign(adder_kernel(self._parameters[name.replace("_adder_kernel", "_kernel")].value))
         self._functions.clear()
         self._draw_rows()
         self.train_function = None  # `fit` traces anew
