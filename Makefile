@@ -39,20 +39,25 @@ test: tools lint
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 
+# Debian's clang leaves the runtime of its sanitizers to a package that bears its version.
 tools:
 	@missing=(); packages=(); \
 	for pair in $(TOOLS); do \
 		command -v $${pair%%:*} >/dev/null || { missing+=($${pair%%:*}); packages+=($${pair##*:}); }; \
 	done; \
-	[ $${#missing[@]} -eq 0 ] && exit 0; \
-	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		echo "installing $${packages[*]} $(LIBRARIES)"; \
-		apt-get install -y -qq --no-install-recommends $${packages[@]} $(LIBRARIES) >/dev/null </dev/null \
-		|| { apt-get update -qq </dev/null && apt-get install -y -qq --no-install-recommends $${packages[@]} \
-			$(LIBRARIES) >/dev/null </dev/null; } && exit 0; \
+	[ $${#missing[@]} -eq 0 ] || packages+=($(LIBRARIES)); \
+	if command -v clang >/dev/null && ! clang -fsanitize=address -x c - -o /dev/null <<<'int main(void) { return 0; }' \
+			2>/dev/null; then \
+		missing+=("the sanitizers of clang"); packages+=(libclang-rt-$$(clang -dumpversion | cut -d. -f1)-dev); \
 	fi; \
-	echo "not found: $${missing[*]}; the tests that need them are skipped."; \
-	echo "On Debian or Ubuntu: apt-get install $${packages[*]} $(LIBRARIES)"
+	[ $${#missing[@]} -eq 0 ] && exit 0; \
+	install() { apt-get install -y -qq --no-install-recommends $${packages[@]} >/dev/null </dev/null; }; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "installing $${packages[*]}"; \
+		install || { apt-get update -qq </dev/null && install; } && exit 0; \
+	fi; \
+	printf 'not found: %s\n' "$${missing[@]}"; \
+	echo "The tests that need them are skipped or check less. On Debian or Ubuntu: apt-get install $${packages[*]}"
 
 $(VENV)/bin/python:
 	@[ -n "$(PYTHON)" ] || { echo 'No Python 3.11, 3.12 or 3.13 with venv was found. Set PYTHON=/path/to/python.'; exit 1; }

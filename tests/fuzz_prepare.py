@@ -19,10 +19,10 @@ if __name__ == "__main__":
     sys.path.insert(0, str(HERE.parent))  # the checkout's package, installed or not
 
 import kernel_cases  # noqa: E402
-from kernel_cases import BYTE, KERNELS, NIBBLE, OFFSET  # noqa: E402
+from kernel_cases import BYTE, KERNELS, NIBBLE, OFFSET, SANITIZERS  # noqa: E402
 
 STRICT = ("-Wall", "-Wextra", "-Werror")
-SANITIZERS = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+DEBUG = ("-g", "-O1")
 
 
 def model(edit=lambda rows, ops: None):
@@ -70,7 +70,7 @@ def build(directory, *, version="portable", flags=()):
     jobs += [("g++", "-std=c++17", file) for file in (KERNELS / "tflm" / "saaug_ops.cc", HERE / "fuzz_prepare.cc")]
     for compiler, standard, file in jobs:
         objects.append(directory / f"{file.stem}.o")
-        command = [compiler, standard, *STRICT, *SANITIZERS, f"-DSAAUG_FORCE_{version.upper()}", *flags, *include, "-c"]
+        command = [compiler, standard, *STRICT, *DEBUG, *SANITIZERS, f"-DSAAUG_FORCE_{version.upper()}", *flags, *include, "-c"]
         subprocess.run([*command, str(file), "-o", str(objects[-1])], check=True)
     program = directory / "fuzz_prepare"
     subprocess.run(["g++", *SANITIZERS, *map(str, objects), "-o", str(program)], check=True)

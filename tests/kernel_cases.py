@@ -5,9 +5,11 @@ are cut from a padded image, sums are int64.
 """
 
 import dataclasses
+import functools
 import importlib.util
 import pathlib
 import struct
+import subprocess
 
 import numpy as np
 
@@ -24,6 +26,20 @@ OPS = {
 NIBBLE, BYTE, OFFSET = 0, 1, 2
 Q31, POWER_OF_TWO = 0, 1
 ADDER_SCALE = 256  # of an add layer's accumulator
+SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+
+
+@functools.cache
+def sanitizers_of(compiler):
+    """SANITIZERS, or () where the compiler comes without their runtime: Debian's clang has it in another package.
+
+    With gcc they are always asked for, so a machine that can check nothing fails.
+    """
+    if compiler == "gcc":
+        return SANITIZERS
+    command = [compiler, *SANITIZERS, "-x", "c", "-", "-o", "/dev/null"]
+    done = subprocess.run(command, input="int main(void) { return 0; }", text=True, capture_output=True)
+    return SANITIZERS if done.returncode == 0 else ()
 
 
 @dataclasses.dataclass

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 from export_models import images_like, settle, small_backbone
+from kernel_cases import sanitizers_of
 from test_reference_integer import every_builtin_op
 
 import tflm_export
@@ -16,7 +17,6 @@ from saaug_keras import layers as ours
 from tflm_export import firmware, flatbuffer, plan
 
 WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-pedantic", "-Werror")
-SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 
 def includes(folder):
@@ -49,7 +49,8 @@ def run_on_host(tmp_path_factory):
             compile(objects, "gcc", *flags, "-c", *(source for source in sources(folder) if source.parent != folder))
             libraries[version] = sorted(objects.glob("*.o"))
         own = sorted(folder.glob("*.c"))
-        compile(folder, compiler, *flags, *WARNINGS, *SANITIZERS, *own, *libraries[version], "-o", folder / "program")
+        flags += [*WARNINGS, *sanitizers_of(compiler)]
+        compile(folder, compiler, *flags, *own, *libraries[version], "-o", folder / "program")
         ran = subprocess.run([str(folder / "program")], capture_output=True, text=True)
         assert ran.returncode == 0, ran.stdout + ran.stderr[-3000:]
         return ran.stdout
