@@ -181,6 +181,18 @@ def test_plan_never_overlaps_what_is_alive_together():
     assert needed <= made.arena_bytes <= 1.5 * needed
 
 
+def test_plan_takes_no_more_than_the_hungriest_step_where_the_largest_first_would():
+    # 128, 128, 64, 192 bytes: with the 192 and the first 128 at 0, the 64 between them would have to lie above it all
+    image = x = keras.Input((8, 8, 1))
+    for filters, strides in ((2, 1), (2, 1), (1, 1), (3, 1), (2, 2)):
+        x = ours.ShiftConv2D(filters, 3, strides=strides, padding="same")(x)
+    model = keras.Model(image, ours.ShiftDense(5)(keras.layers.Flatten()(x)))
+    network = tflm_export.compile_network(model, images_like((8, 8, 1), 4), flavour="custom")
+    assert plan.largest_step(network)[1] == 256
+    assert plan.make_plan(network).arena_bytes == 256
+    assert plan.make_plan(network).tensors == plan.make_plan(network).tensors
+
+
 def test_tflm_project_has_model_resolver_kernels_and_arena(tmp_path):
     model, images = small_backbone("mobilenetv2-tiny", "shift", blocks=2, shape=(11, 9, 3))
     report = tflm_export.export(model, images, tmp_path / "net", target="tflm", name="my-net")

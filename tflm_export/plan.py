@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from tflm_export.quantize import Network
 
 ALIGNMENT = 8
+_TRIES = 300  # orders of the buffers
 _IN_PLACE = ("add", "hard_swish", "multiply", "reshape", "softmax")  # may write over an input that ends with them
 
 
@@ -59,34 +61,58 @@ def _buffers(network: Network, scratch_bytes):
 
 
 def make_plan(network: Network, scratch_bytes=()) -> Plan:
-    """Places buffers, the largest first, each at the lowest offset that is free during its life.
+    """Places buffers one after another, each at the lowest offset that is free during its life.
+
+    Their order decides how much is wasted between them. The largest go first; where that takes more than the step that
+    needs most does, orders near the best one so far are tried.
 
     Args:
         scratch_bytes: per step, 0 for none; empty for no scratch at all.
     """
     lives, homes = _buffers(network, scratch_bytes)
-    placed, arena = {}, 0
-    for buffer, (start, end, size) in sorted(lives.items(), key=lambda item: (-item[1][2], item[1][0], str(item[0]))):
+    most = max(_alive(lives, len(network.steps), _aligned), default=0)
+    order = sorted(lives, key=lambda buffer: (-lives[buffer][2], lives[buffer][0], str(buffer)))
+    offsets, arena = _place(order, lives)
+    draw = random.Random(0)  # the same network, the same plan
+    for _ in range(_TRIES):
+        if arena <= most or len(order) < 2:
+            break
+        trial = order.copy()
+        trial.insert(draw.randrange(len(trial)), trial.pop(draw.randrange(len(trial))))
+        found, size = _place(trial, lives)
+        if size <= arena:
+            order, offsets, arena = trial, found, size
+    tensors = {name: offsets[home] for name, home in homes.items()}
+    scratch = {buffer: offset for buffer, offset in offsets.items() if isinstance(buffer, int)}
+    return Plan(tensors, scratch, arena)
+
+
+def _place(order, lives):
+    """({buffer: offset}, bytes of the arena) for buffers placed in an order."""
+    offsets, arena = {}, 0
+    for buffer in order:
+        start, end, size = lives[buffer]
         offset = 0
-        for other_offset, other in sorted(placed.values(), key=lambda pair: pair[0]):
+        for other in sorted(offsets, key=offsets.get):
             if lives[other][1] < start or lives[other][0] > end:
                 continue
-            if offset + size <= other_offset:
+            if offset + size <= offsets[other]:
                 break
-            offset = max(offset, _aligned(other_offset + lives[other][2]))
-        placed[buffer] = (offset, buffer)
+            offset = max(offset, _aligned(offsets[other] + lives[other][2]))
+        offsets[buffer] = offset
         arena = max(arena, offset + size)
-    tensors = {name: placed[home][0] for name, home in homes.items()}
-    scratch = {buffer: offset for offset, buffer in placed.values() if isinstance(buffer, int)}
-    return Plan(tensors, scratch, _aligned(arena))
+    return offsets, _aligned(arena)
+
+
+def _alive(lives, steps, size_of=int):
+    """Bytes that are alive at each step."""
+    return [sum(size_of(size) for start, end, size in lives.values() if start <= index <= end) for index in range(steps)]
 
 
 def largest_step(network: Network, scratch_bytes=()):
     """(name of the op, bytes) where the most is alive together, the network's own input and output apart."""
     lives, _ = _buffers(network, scratch_bytes)
-    sizes = [
-        sum(size for start, end, size in lives.values() if start <= index <= end) for index in range(len(network.steps))
-    ]
+    sizes = _alive(lives, len(network.steps))
     index = int(np.argmax(sizes))
     return network.steps[index].op.name, sizes[index]
 
