@@ -15,7 +15,7 @@ import time
 
 from saaug_keras.cli import common
 
-ENTRY = "digits-shift"
+ENTRY = "mcunet-shift-cifar100"
 LARGEST_SHEET = 100  # images
 
 
@@ -112,7 +112,7 @@ def draw_sheet(images, labels, found, names, file):
 
     columns = min(10, len(images))
     lines = -(-len(images) // columns)
-    figure, axes = pyplot.subplots(lines, columns, figsize=(1.25 * columns, 1.4 * lines), squeeze=False)
+    figure, axes = pyplot.subplots(lines, columns, figsize=(1.25 * columns, 1.45 * lines + 0.4), squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
     for axis, image, label, answer in zip(axes.flat, images, labels, found, strict=False):
