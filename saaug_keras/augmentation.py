@@ -61,6 +61,13 @@ class HybridNetwork(keras.layers.Layer):
         self.mutable = mutable
         self.layer_options = dict(layer_options or {})
         self.layer_specs = backbones.lower(self.spec, all_blocks=True)
+        owners = {"adder", "conv", "shift", "shiftadd"} | {layer.name for layer in self.layer_specs}
+        for owner, options in self.layer_options.items():
+            _validate.one_of("HybridNetwork", "layer_options", owner, owners)
+            if not isinstance(options, dict):
+                raise TypeError(
+                    f"HybridNetwork: `layer_options` must hold a dict of options for {owner!r}. Received: {options!r}."
+                )
         self._sizes = {layer.name: self._sizes_of(layer) for layer in self.layer_specs}
         self.weighted = {}  # layer name -> hybrid layer
         self.norms = {}  # layer name -> HybridBatchNormalization

@@ -203,6 +203,7 @@ def test_distillation_adds_the_divergence_to_the_teacher():
         ({"width": 0.5}, "HybridNetwork: `width` must be"),
         ({"expand": ()}, "HybridNetwork: `expand` must hold at least one factor"),
         ({"aug_loss_weight": -1}, "augment: `aug_loss_weight` must be"),
+        ({"layer_options": {"gradient_scale": 0.1}}, "HybridNetwork: `layer_options` must be one of 'adder'"),
     ],
 )
 def test_a_bad_argument_is_named(options, message):
