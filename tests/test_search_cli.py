@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 
@@ -64,6 +65,15 @@ def test_a_finished_search_resumes_to_the_same_result_at_once(folder, capsys):
     again = json.loads((folder / "report.json").read_text())
     assert again["history"] == report["history"]
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.npz")} == before
+
+
+def test_the_arena_of_a_c_project_is_its_plan(folder, tmp_path, capsys):
+    shutil.copytree(folder, tmp_path / "out")
+    assert main([*SMALLEST, "--target", "c", "--out", str(tmp_path / "out"), "--resume", "--json"]) == 0
+    deployed = json.loads(capsys.readouterr().out)["deployed"]
+    planned = json.loads((tmp_path / "out" / "firmware" / "report.json").read_text())["plan_bytes"]
+    assert deployed["arena_bytes"] == max(planned.values()) > 0
+    assert "as the C project does, scratch included" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_a_folder_of_another_search_is_refused(folder, capsys):
