@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import keras
 import numpy as np
 import pytest
 
@@ -45,6 +46,19 @@ def test_the_stem_of_an_add_network_stays_multiplicative_and_its_classifier_shif
 def test_a_shift_network_has_no_multiplicative_layer():
     operators = {layer.operator for layer in backbones.lower(backbones.spec("mobilenetv2-tiny", operator="shift"))}
     assert operators == {"shift", "none"}
+
+
+@pytest.mark.parametrize("operator", ["shift", "adder"])
+def test_the_channels_of_a_fresh_network_carry_different_signals(operator):
+    keras.utils.set_random_seed(1)
+    spec = backbones.spec("mobilenetv2-tiny", operator=operator, input_shape=(32, 32, 3), num_classes=10)
+    model = backbones.build(spec)
+    name = [layer.name for layer in model.layers if layer.name.endswith("expand_bn")][-1]
+    images = np.random.default_rng(0).uniform(size=(32, 8, 8, 3)).repeat(4, axis=1).repeat(4, axis=2)
+    features = keras.Model(model.input, model.get_layer(name).output)(images.astype("float32"), training=True)
+    channels = np.array(features).reshape(-1, features.shape[-1])
+    correlation = np.abs(np.corrcoef(channels.T))
+    assert correlation[np.triu_indices(len(correlation), 1)].mean() < 0.5
 
 
 def test_shiftadd_is_a_shift_layer_and_an_add_layer():

@@ -296,8 +296,8 @@ def test_the_add_kernel_moves_by_eta_where_it_is_used():
     (scaled,) = saaug_keras.ops.scale_adder_gradients([layer.kernel], [gradient])
     scaled = array(scaled)
     block = scaled[:, :, :3, :4]
-    # 12 weights; He-normal latent weights of 5 inputs are read as add weights of standard deviation 0.5.
-    assert np.linalg.norm(block) == pytest.approx(0.2 * np.sqrt(12) * np.sqrt(2 / 5) / 0.5, rel=1e-5)
+    # 12 weights; He-normal latent weights of 5 inputs are read as add weights of standard deviation 3.
+    assert np.linalg.norm(block) == pytest.approx(0.2 * np.sqrt(12) * np.sqrt(2 / 5) / 3, rel=1e-5)
     ratio = block / gradient[:, :, :3, :4]
     np.testing.assert_allclose(ratio, np.full_like(ratio, ratio.mean()), rtol=1e-6)
     scaled[:, :, :3, :4] = gradient[:, :, :3, :4]

@@ -6,7 +6,9 @@ from keras import ops as K
 from saaug_keras import _validate, ops
 from saaug_keras.layers._common import QuantizedLayer, check_layout
 
-INITIALIZER_STD = 0.5
+# Half the range of ReLU6. Narrower than the activations, a kernel makes every output nearly -sum |x|: a few layers on,
+# all channels carry the same signal.
+INITIALIZER_STD = 3.0
 
 
 class AdderWeights(QuantizedLayer):
@@ -48,7 +50,7 @@ class PlainAdder(AdderWeights):
 
 
 def initializer(value):
-    """Add kernels are compared with activations, so they start at activations' size, not at 1 / fan-in."""
+    """Add kernels are compared with activations, so they start wider than those, not at 1 / fan-in."""
     return keras.initializers.RandomNormal(stddev=INITIALIZER_STD) if value is None else value
 
 
@@ -64,7 +66,7 @@ class AdderConv2D(PlainAdder, keras.layers.Conv2D):
 
     Args:
         filters, kernel_size, **kwargs: as `keras.layers.Conv2D`, channels last, one group. Kernels start normally
-            distributed with a standard deviation of 0.5 unless `kernel_initializer` is given.
+            distributed with a standard deviation of 3 unless `kernel_initializer` is given.
         activation_bits: int in [2, 8], the grid of the fake-quantized inputs and of the kernel, or None for none.
         gradient_scale: number in [0, 1000], AdderNet's eta: `ops.scale_adder_gradients` gives the kernel's gradient the
             norm eta * sqrt(numel). Training by `saaug_keras.augment` applies it; elsewhere, apply it before the
@@ -98,7 +100,7 @@ class AdderDepthwiseConv2D(PlainAdder, keras.layers.DepthwiseConv2D):
 
     Args:
         kernel_size, **kwargs: as `keras.layers.DepthwiseConv2D`, channels last. Kernels start normally distributed with
-            a standard deviation of 0.5 unless `depthwise_initializer` is given.
+            a standard deviation of 3 unless `depthwise_initializer` is given.
         activation_bits, gradient_scale: as for `AdderConv2D`.
     Shapes:
         inputs (N, H, W, C) -> output (N, H', W', C * depth_multiplier), compute dtype.
