@@ -104,11 +104,18 @@ class Dataset:
         if np.ndim(labels) == 1:
             return {"accuracy": float((classes == labels).mean())}
         known = labels != self.ignore_class
+        accuracy = float((classes[known] == labels[known]).mean())
+        return {"pixel_accuracy": accuracy, "mean_iou": float(np.mean(list(self.class_ious(classes, labels).values())))}
+
+    def class_ious(self, classes, labels) -> dict[str, float]:
+        """Intersection over union of every class, by its name, that predictions or labels per pixel hold."""
+        known = labels != self.ignore_class
         found, wanted = classes[known], labels[known]
-        unions = [np.sum((found == k) | (wanted == k)) for k in range(self.num_classes)]
-        overlaps = [np.sum((found == k) & (wanted == k)) for k in range(self.num_classes)]
-        ious = [float(overlap / union) for overlap, union in zip(overlaps, unions, strict=True) if union]
-        return {"pixel_accuracy": float((found == wanted).mean()), "mean_iou": float(np.mean(ious))}
+        result = {}
+        for k, name in enumerate(self.class_names):
+            if union := np.sum((found == k) | (wanted == k)):
+                result[name] = float(np.sum((found == k) & (wanted == k)) / union)
+        return result
 
 
 def _stratified(groups, fraction, generator):

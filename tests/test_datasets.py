@@ -405,3 +405,5 @@ def test_score_of_labels_per_pixel():
     found = np.array([[[0, 1, 1], [1, 2, 0]]])
     # Four pixels count, three are right; IoU of a is 1 / 2, of b 2 / 3, and c is nowhere.
     assert data.score(found, wanted) == {"pixel_accuracy": 3 / 4, "mean_iou": (1 / 2 + 2 / 3) / 2}
+    first, second = data.class_names[:2]
+    assert data.class_ious(found, wanted) == {first: 1 / 2, second: 2 / 3}

@@ -7,12 +7,14 @@ import pathlib
 import shutil
 import zipfile
 
+import keras
 import numpy as np
 import pytest
 from export_models import small_backbone
 
 import tflm_export
-from saaug_keras import cli, datasets, demo, zoo
+from saaug_keras import cli, datasets, demo, layers, ops, zoo
+from saaug_keras.layers.adder import AdderWeights
 from saaug_keras.zoo import cards, drawings, making, weights
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -90,13 +92,52 @@ def test_weight_files_give_back_what_a_network_computes(operator, tmp_path):
     weights.deploy(model)
     deployed = model.predict(images, verbose=0)
     for layer, kernel in weights._kernels(model):
-        # Shift and add layers compute with the same kernel as before; multiplicative ones lose digits.
+        # Shift and add layers compute with the same kernel as before, within the range; multiplicative ones lose digits.
         rtol = 1e-6 if hasattr(layer, "quantized_kernel") else 2.0**-8
-        np.testing.assert_allclose(computing(layer, kernel), before[layer.name], rtol=rtol)
+        expected = before[layer.name]
+        if isinstance(layer, AdderWeights):
+            expected = np.clip(expected, *ops.nudged_range(*np.array(layer.input_range))[:2])
+        np.testing.assert_allclose(computing(layer, kernel), expected, rtol=rtol)
     weights.write(model, tmp_path / "weights.npz")
     other, _ = small_backbone("mobilenetv2-tiny", operator, blocks=2, shape=(12, 9, 3), seed=1)
     weights.read_into(other, tmp_path / "weights.npz")
     np.testing.assert_array_equal(other.predict(images, verbose=0), deployed)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_add_weights_beyond_the_range_are_moved_to_its_end(bits, tmp_path):
+    def network():
+        parts = [
+            layers.AdderConv2D(5, 3, padding="same", strides=2, use_bias=False, activation_bits=bits, name="conv"),
+            keras.layers.BatchNormalization(name="conv_bn"),
+            layers.AdderDepthwiseConv2D(3, padding="same", depth_multiplier=2, activation_bits=bits, name="depthwise"),
+            keras.layers.BatchNormalization(name="depthwise_bn"),
+        ]
+        return keras.Sequential([keras.Input((7, 6, 3)), *parts], name="adding")
+
+    model, rng = network(), np.random.default_rng(2)
+    for layer in model.layers[::2]:
+        layer.kernel.assign(rng.normal(0, 30, layer.kernel.shape))
+    images = rng.uniform(-1, 3, (8, 7, 6, 3)).astype("float32")
+    for _ in range(60):
+        model(images, training=True)
+    before = model.predict(images, verbose=0)
+    weights.deploy(model)
+    np.testing.assert_allclose(model.predict(images, verbose=0), before, atol=1e-3)
+    for layer in model.layers[::2]:
+        assert len(np.unique(layer.kernel)) <= 2**bits and np.abs(layer.kernel).max() < 8
+    weights.write(model, tmp_path / "weights.npz")
+    other = network()
+    weights.read_into(other, tmp_path / "weights.npz")
+    np.testing.assert_array_equal(other.predict(images, verbose=0), model.predict(images, verbose=0))
+
+
+def test_add_weights_beyond_the_range_need_a_batch_norm():
+    model = keras.Sequential([keras.Input((4, 4, 2)), layers.AdderConv2D(3, 1, kernel_initializer="he_normal")])
+    model(np.ones((1, 4, 4, 2), "float32"), training=True)
+    model.layers[0].kernel.assign(np.full((1, 1, 2, 3), 9.0))
+    with pytest.raises(ValueError, match="a batch norm must follow"):
+        weights.deploy(model)
 
 
 def rewritten(source, target, change):
@@ -314,4 +355,3 @@ def test_the_demo_draws_and_counts(tmp_path, capsys):
 def test_the_table_is_what_the_entries_say():
     assert (ROOT / "zoo" / "README.md").read_text() == cards.readme()
     assert cards.table() in (ROOT / "README.md").read_text()
-

@@ -100,7 +100,7 @@ def show(args, result: dict, *, title: str | None = None, rows=None, columns=Non
         args: the parsed arguments.
         result: plain data.
         title: above the table.
-        rows: list of tuples for the table; by default (key, value) of `result`.
+        rows: list of tuples for the table; by default (key, value) of `result`, and of dictionaries in it.
         columns: headings of `rows`.
     """
     if args.json:
@@ -111,7 +111,11 @@ def show(args, result: dict, *, title: str | None = None, rows=None, columns=Non
     from rich.table import Table
 
     if rows is None:
-        rows, columns = [(key.replace("_", " "), value) for key, value in result.items()], columns or ("", "")
+        parts = {key: value if isinstance(value, dict) else {"": value} for key, value in result.items()}
+        rows = [
+            (f"{key.replace('_', ' ')} {part}".strip(), value) for key, of in parts.items() for part, value in of.items()
+        ]
+        columns = columns or ("", "")
     table = Table(box=box.SIMPLE, show_header=any(columns))
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right")

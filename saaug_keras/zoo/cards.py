@@ -34,6 +34,8 @@ def figures(measured):
         if f"float_{key}" in measured:
             yield f"{label}, float", percent(measured[f"float_{key}"])
             yield f"{label}, int8 on TFLite Micro", percent(measured[f"tflm_{key}"])
+    for name, value in measured.get("tflm_class_ious", {}).items():
+        yield f"IoU of {name}, int8", percent(value)
     yield "test images", f"{measured['test_images']:,}"
     yield "same class in both", percent(measured["agreement"])
     yield "parameters", f"{measured['parameters']:,}"
@@ -57,8 +59,14 @@ def training_of(recipe) -> str:
     )  # fmt: skip
     return (
         f"{way}, {recipe.epochs} epochs, batches of {recipe.batch_size}, {recipe.optimizer} at {recipe.learning_rate:g}, "
-        f"seed {recipe.seed}."
+        f"seed {recipe.seed}{options_of(recipe.layer_options)}."
     )
+
+
+def options_of(layer_options) -> str:
+    """Options of layers, to end a list with."""
+    texts = (f"{key} {value}" for options in layer_options.values() for key, value in options.items())
+    return "".join(f", {text}" for text in texts)
 
 
 def readme() -> str:
@@ -69,8 +77,8 @@ def readme() -> str:
 
 Written by `saaug zoo verify --write-table zoo/README.md`. Accuracy (of scenes with a class per pixel: mean IoU) on the
 whole test set; int8 on TFLite Micro. "direct" is the int8 accuracy of the same network trained alone for the same epochs,
-"twin" that of its multiplicative twin. Flash: the model file with packed weights, where the operators are ours. Arena: the
-activations, as TFLite Micro places them. Instructions per inference with our kernels; what a
+"twin" that of its multiplicative twin after its own epochs. Flash: the model file with packed weights, where the operators
+are ours. Arena: the activations, as TFLite Micro places them. Instructions per inference with our kernels; what a
 multiplicative twin takes depends on kernels that are not ours.
 """
 
@@ -78,9 +86,9 @@ multiplicative twin takes depends on kernels that are not ours.
 def table() -> str:
     """The table of all entries, as Markdown."""
     lines = [
-        "| entry | images | parameters | float | int8 | direct | twin | flash, bytes | arena, bytes | M4 instructions | "
-        "M0 instructions |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| entry | images | epochs | parameters | float | int8 | direct | twin | flash, bytes | arena, bytes | "
+        "M4 instructions | M0 instructions |",
+        f"|{'---|' * 12}",
     ]
     for name in zoo.list():
         entry = zoo.Entry.read(name)
@@ -90,8 +98,9 @@ def table() -> str:
         height, width, channels = entry.spec().input_shape
         flavour = "custom" if "custom_flash_bytes" in measured else "builtin"
         cells = [
-            f"`{name}`", f"{height}x{width}x{channels}", f"{measured['parameters']:,}", percent(score(measured, "float")),
-            percent(score(measured, "tflm")), *(others(entry.direct)), *(others(entry.twin)),
+            f"`{name}`", f"{height}x{width}x{channels}", f"{measured['epochs']}", f"{measured['parameters']:,}",
+            percent(score(measured, "float")), percent(score(measured, "tflm")),
+            *(others(entry.direct)), *(others(entry.twin)),
             *(f"{measured[f'{flavour}_{part}_bytes']:,}" for part in ("flash", "arena")),
             *(f"{measured[f'instructions_{core}']:,}" if f"instructions_{core}" in measured else "-"
               for core in ("m4", "m0")),

@@ -109,7 +109,8 @@ def evaluate(entry, model, data, folder, *, limit=None, classify=None) -> dict:
         limit: only the first so many images.
         classify: function of (interpreter, images) that gives classes, with progress say.
     Returns:
-        {"float_<metric>", "tflm_<metric>", "agreement", "test_images"}; metrics as `Dataset.score`.
+        {"float_<metric>", "tflm_<metric>", "agreement", "test_images"}; metrics as `Dataset.score`. Of labels per pixel
+        also "tflm_class_ious", by class.
     Raises:
         RuntimeError: the two flavours disagree.
     """
@@ -131,6 +132,8 @@ def evaluate(entry, model, data, folder, *, limit=None, classify=None) -> dict:
     known = labels != data.ignore_class if labels.ndim == 3 else slice(None)
     result = {f"float_{key}": round(value, 6) for key, value in data.score(expected, labels).items()}
     result |= {f"tflm_{key}": round(value, 6) for key, value in data.score(first, labels).items()}
+    if labels.ndim == 3:
+        result["tflm_class_ious"] = {key: round(value, 6) for key, value in data.class_ious(first, labels).items()}
     agreement = round(float((first == expected)[known].mean()), 6)
     return result | {"agreement": agreement, "test_images": len(images)}
 

@@ -1,7 +1,7 @@
 """Weight files: a network's deployed weights in a NumPy .npz of a few hundred kilobytes.
 
-Shift kernels are powers of two and add kernels multiples of their grid's step, which is what the network computes with;
-they come back exactly. Multiplicative kernels keep 8 significant bits (bfloat16), everything else is float32.
+Shift kernels are powers of two and add kernels points of their inputs' grid, a byte each, which is what the network
+computes with; they come back exactly. Multiplicative kernels keep 8 significant bits (bfloat16), all else is float32.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ import tokenize
 import zipfile
 import zlib
 
+import keras
 import numpy as np
 
+from saaug_keras import ops
 from saaug_keras._files import write_atomic
+from saaug_keras.layers.adder import AdderWeights
 
 # What damaged archives, streams and array headers end in.
 _DAMAGED = (
@@ -25,14 +28,40 @@ _LARGEST = 64 << 20  # bytes of one array; more is not a tiny network
 
 
 def deploy(model):
-    """Rounds a model's kernels to what a weight file holds, in place; its outputs change by rounding alone."""
+    """Rounds a model's kernels to what a weight file holds, in place; its outputs change by rounding alone.
+
+    Weights of an add layer beyond its inputs' range move to the end of that range, and what the distance to every
+    input loses by that, the same number, moves into the mean of the batch norm that follows.
+
+    Raises:
+        ValueError: an add layer with weights out of range that no batch norm follows.
+    """
     for layer, kernel in _kernels(model):
-        step = _step(layer)
-        if hasattr(layer, "quantized_kernel"):
-            value = np.asarray(layer.quantized_kernel(), "float32")
-            kernel.assign(np.round(value / step).astype("float32") * step if step is not None else value)
-        else:
+        if not hasattr(layer, "quantized_kernel"):
             kernel.assign(_from_bfloat16(_to_bfloat16(np.asarray(kernel, "float32"))))
+            continue
+        value = np.asarray(layer.quantized_kernel(), "float32")
+        if (grid := _grid(layer)) is not None:
+            step, lowest, highest = grid
+            codes = np.round(value / step)
+            inside = np.clip(codes, lowest, highest)
+            value = inside.astype("float32") * step
+            _move_mean(layer, np.abs(codes - inside).astype("float64") * float(step))
+        kernel.assign(value)
+
+
+def _move_mean(layer, excess):
+    """Adds what an add layer's outputs no longer lose, a sum over `excess`'s taps, to the mean of its batch norm."""
+    if not excess.any():
+        return
+    followers = [node.operation for node in layer._outbound_nodes]
+    if len(followers) != 1 or not isinstance(followers[0], keras.layers.BatchNormalization):
+        raise ValueError(f"zoo: the layer {layer.name} has weights beyond its inputs' range: a batch norm must follow.")
+    by_channel = excess.reshape(-1, *excess.shape[2:]).sum(axis=0)
+    if not isinstance(layer, keras.layers.DepthwiseConv2D):
+        by_channel = by_channel.sum(axis=0)
+    mean = followers[0].moving_mean
+    mean.assign((np.asarray(mean, "float64") + by_channel.reshape(-1)).astype("float32"))
 
 
 def write(model, file):
@@ -42,7 +71,8 @@ def write(model, file):
         value, layer = np.asarray(variable, "float32"), kernels.get(id(variable))
         codec = _codec(layer)
         if codec == "grid":
-            value = _planes(np.round(value / _step(layer)).astype("<i2"))
+            step, lowest, _ = _grid(layer)
+            value = (np.round(value / step) - lowest).astype("uint8")
         elif codec == "bfloat16":
             value = _planes(_to_bfloat16(value))
         arrays[f"{variable.path}:{codec}"] = value
@@ -68,8 +98,10 @@ def read_into(model, file):
             raise ValueError(
                 f"zoo.load: {file} holds another network: {variable.path} must be stored as {wanted}. Received: {codec!r}."
             )
-        if codec != "float32":
+        if codec == "bfloat16":
             array = _joined(array, variable.path, file)
+        elif codec == "grid" and array.dtype != np.uint8:
+            raise ValueError(f"zoo.load: {file} is damaged: {variable.path} must be bytes.")
         if tuple(array.shape) != tuple(variable.shape):
             raise ValueError(
                 f"zoo.load: {file} holds another network: {variable.path} must have the shape {tuple(variable.shape)}. "
@@ -87,7 +119,8 @@ def read_into(model, file):
             variable.assign(array)
     for variable, codec, array in values.values():
         if codec == "grid":
-            variable.assign(array.view("<i2").astype("float32") * _step(kernels[id(variable)]))
+            step, lowest, _ = _grid(kernels[id(variable)])
+            variable.assign((array + np.float32(lowest)) * step)
 
 
 def write_arrays(arrays, file):
@@ -159,14 +192,16 @@ def _codec(layer):
     """How the kernel of a layer is stored; of None, any other weight."""
     if layer is None:
         return "float32"
-    return "grid" if _step(layer) is not None else "bfloat16"
+    return "grid" if _grid(layer) is not None else "bfloat16"
 
 
-def _step(layer):
-    """The step of an add layer's grid, else None."""
-    if not type(layer).__name__.startswith("Adder"):
+def _grid(layer):
+    """(step, lowest and highest multiple of it) of the grid of an add layer's inputs; else, and without one, None."""
+    if not isinstance(layer, AdderWeights) or layer.activation_bits is None:
         return None
-    return np.float32(layer._grid_step())
+    _, _, step, zero = ops.nudged_range(*np.asarray(layer.input_range), layer.activation_bits)
+    lowest = -zero - 2 ** (layer.activation_bits - 1)
+    return step, lowest, lowest + 2**layer.activation_bits - 1
 
 
 def _to_bfloat16(value):
