@@ -54,6 +54,7 @@ def training_of(recipe) -> str:
     """How a recipe trains, in a sentence."""
     way = "alone" if recipe.is_direct else (
         f"inside a larger multiplicative network (width {list_of(recipe.width)}, expand {list_of(recipe.expand)}"
+        f"{f', block {list_of(recipe.drop_blocks)} for training alone' if recipe.drop_blocks else ''}"
         f"{', remap' if recipe.remap else ''}{', reorder' if recipe.reorder else ''}"
         f"{', which also is its teacher' if recipe.distill_weight else ''})"
     )  # fmt: skip
