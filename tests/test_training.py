@@ -217,6 +217,7 @@ def test_a_loss_function_without_a_class_is_refused():
 
 
 @pytest.mark.skipif(os.environ.get("KERAS_BACKEND") == "jax", reason="the test that starts this one")
+@pytest.mark.timeout(1800)  # JAX compiles for minutes, on a busy machine for more
 def test_joint_training_holds_on_jax():
     environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
     names = "fit_lowers or exported_target or block_variant"
