@@ -11,7 +11,7 @@ from saaug_keras.search.space import OPERATORS, SearchSpace
 
 _ROWS = 4096  # drawn candidates; training goes round them
 GRADIENT_SCALE = 0.2  # AdderNet's eta
-# Of add kernels: narrower than the layers', as a few add blocks among others do not lose the signal.
+# Of add kernels: narrower than the layers' own, whose width was chosen for networks of add layers alone.
 LAPLACE_SCALE = float(0.5 / np.sqrt(2))
 _PER_SLOT = 5  # active, kernel, expanded, filters, operator
 
