@@ -1,8 +1,9 @@
-"""Sums of absolute differences, compiled: the arithmetic behind `ops.adder_conv2d`.
+"""Sums over taps and channels, compiled: the arithmetic behind `ops.adder_conv2d`, and depthwise products on JAX.
 
 XLA fuses a sum of a dozen |x - f| terms into one loop over memory. More terms in one expression make the loop slow,
 hence chunks with an optimization barrier between them; and the time to compile grows faster than the number of terms,
-hence islands of at most 48, which layers of the same shape share.
+hence islands of at most 48, which layers of the same shape share. On an accelerator under JAX, XLA fuses the whole sum
+into one reduction by itself.
 """
 
 import functools
@@ -63,23 +64,46 @@ def _upstream(args, upstream):
     return args[0] if upstream is None else upstream
 
 
+def _fuses_sums() -> bool:
+    """Whether XLA makes one loop of a broadcast and a sum; on a CPU that loop would be a slow one."""
+    if keras.backend.backend() != "jax":
+        return False
+    import jax
+
+    return jax.default_backend() != "cpu"
+
+
+def _distances(x, f, *total):
+    """- sum over c of |x[p, c] - f[c, o]|, added to `total`."""
+    if _fuses_sums():
+        y = -K.sum(K.abs(x[:, :, None] - f[None]), axis=1)
+        return total[0] + y if total else y
+    y = total
+    for a, b in _blocks(f.shape[0]):
+        y = (_distance_island(x[:, a:b], f[a:b], *y),)
+    return y[0]
+
+
+def _clipped_sums(x, f, g):
+    """sum over o of clip(f[c, o] - x[p, c], -1, 1) * g[p, o]"""
+    if _fuses_sums():
+        return K.sum(K.clip(f[None] - x[:, :, None], -1.0, 1.0) * g[:, None], axis=2)
+    f, dx = K.transpose(f), ()
+    for a, b in _blocks(f.shape[0]):
+        dx = (_clip_island(x, f[a:b], g[:, a:b], *dx),)
+    return dx[0]
+
+
 @K.custom_gradient
 def _matrix(x, f):
     """- sum over c of |x[p, c] - f[c, o]| for x (positions, inputs), f (inputs, outputs), with AdderNet's gradients."""
     x, f = K.stop_gradient(x), K.stop_gradient(f)  # an eager tape would look into the island
-    y = ()
-    for a, b in _blocks(f.shape[0]):
-        y = (_distance_island(x[:, a:b], f[a:b], *y),)
 
     def gradient(*args, upstream=None):
         g = _upstream(args, upstream)
-        transposed = K.transpose(f)
-        dx = ()
-        for a, b in _blocks(f.shape[1]):
-            dx = (_clip_island(x, transposed[a:b], g[:, a:b], *dx),)
-        return dx[0], _product(x, g) - f * K.sum(g, axis=0)
+        return _clipped_sums(x, f, g), _product(x, g) - f * K.sum(g, axis=0)
 
-    return y[0], gradient
+    return _distances(x, f), gradient
 
 
 def _product(x, g):
@@ -161,18 +185,14 @@ def _convolution(kernel_size, strides, dilation_rate):
         taps = K.reshape(f, (-1, channels, filters))
         y = ()
         for index, rows in enumerate(rows_of(x, sizes)):
-            for a, b in _blocks(channels):
-                y = (_distance_island(rows[:, a:b], taps[index, a:b], *y),)
+            y = (_distances(rows, taps[index], *y),)
 
         def gradient(*args, upstream=None):
             g = K.reshape(_upstream(args, upstream), (-1, filters))
             total, dx, df = K.sum(g, axis=0), None, []
             for index, rows in enumerate(rows_of(x, sizes)):
                 df.append(_product(rows, g) - taps[index] * total)
-                transposed, part = K.transpose(taps[index]), ()
-                for a, b in _blocks(filters):
-                    part = (_clip_island(rows, transposed[a:b], g[:, a:b], *part),)
-                part = K.reshape(part[0], (-1, *sizes, channels))
+                part = K.reshape(_clipped_sums(rows, taps[index], g), (-1, *sizes, channels))
                 part = _placed(part, divmod(index, kernel_size[1]), x)
                 dx = part if dx is None else dx + part
             return dx, K.reshape(K.stack(df), f.shape)
@@ -192,15 +212,19 @@ def _convolution(kernel_size, strides, dilation_rate):
 
 
 @functools.cache
-def _depthwise(strides, dilation_rate):
-    """The depthwise sum over a padded image, for one geometry."""
+def _depthwise(strides, dilation_rate, product=False):
+    """The depthwise sum over a padded image, for one geometry: of distances, or of products."""
 
     @island
     def forward(x, f):
         sizes = _output_sizes(x, _extent(f.shape[:2], dilation_rate), strides)
         taps = K.reshape(f, (-1, f.shape[2]))
         views = list(_views(x, f.shape[:2], strides, dilation_rate, sizes))
-        return _sum_in_chunks(lambda index: -K.abs(views[index] - taps[index]), len(views))
+
+        def term(index):
+            return views[index] * taps[index] if product else -K.abs(views[index] - taps[index])
+
+        return _sum_in_chunks(term, len(views))
 
     @island
     def backward(x, f, g):
@@ -214,7 +238,8 @@ def _depthwise(strides, dilation_rate):
 
         def term(index):
             top, left = rows - index // kw * dilation_rate[0], columns - index % kw * dilation_rate[1]
-            return K.clip(taps[index] - x, -1.0, 1.0) * g[:, top : top + height, left : left + width]
+            slope = taps[index] if product else K.clip(taps[index] - x, -1.0, 1.0)
+            return slope * g[:, top : top + height, left : left + width]
 
         return _sum_in_chunks(term, kh * kw)
 
@@ -225,7 +250,8 @@ def _depthwise(strides, dilation_rate):
         def gradient(*args, upstream=None):
             g = _upstream(args, upstream)
             correlation = _correlation(x, f, g, strides, dilation_rate)
-            return backward(x, f, g), correlation - f * K.sum(g, axis=(0, 1, 2))
+            df = correlation if product else correlation - f * K.sum(g, axis=(0, 1, 2))
+            return backward(x, f, g), df
 
         return forward(x, f), gradient
 
@@ -255,13 +281,21 @@ def _correlation(x, f, g, strides, dilation_rate):
         return tf.nn.depthwise_conv2d_backprop_filter(
             x[:, : needed[0], : needed[1]], (*f.shape, 1), g, (1, *strides, 1), "VALID"
         )[..., 0]
-    views = _views(x, f.shape[:2], strides, dilation_rate, sizes)
-    return K.reshape(K.stack([K.sum(view * g, axis=(0, 1, 2)) for view in views]), f.shape)
+    taps, sums = range(f.shape[0] * f.shape[1]), []
+    for start in taps[::_CHUNK]:
+        if keras.backend.backend() == "jax":
+            x, g = barrier(x), barrier(g)  # all sums in one loop would take minutes to compile
+        views = list(_views(x, f.shape[:2], strides, dilation_rate, sizes))
+        sums += [K.sum(views[index] * g, axis=(0, 1, 2)) for index in taps[start : start + _CHUNK]]
+    return K.reshape(K.stack(sums), f.shape)
 
 
-def depthwise_conv2d(x, kernel, strides, padding, dilation_rate):
-    """See `ops.adder_depthwise_conv2d`; `kernel` is (kh, kw, channels)."""
-    dtype = x.dtype
+def depthwise_conv2d(x, kernel, strides, padding, dilation_rate, product=False):
+    """See `ops.adder_depthwise_conv2d`; with `product` an ordinary depthwise convolution. kernel (kh, kw, C, M)."""
+    dtype, multiplier = x.dtype, kernel.shape[3]
     x, kernel = K.cast(x, "float32"), K.cast(kernel, "float32")
+    if multiplier != 1:
+        x = K.repeat(x, multiplier, axis=-1)
+    kernel = K.reshape(kernel, (*kernel.shape[:2], -1))
     x = _padded(x, _extent(kernel.shape[:2], dilation_rate), strides, padding)
-    return K.cast(_depthwise(tuple(strides), tuple(dilation_rate))(x, kernel), dtype)
+    return K.cast(_depthwise(tuple(strides), tuple(dilation_rate), product)(x, kernel), dtype)

@@ -265,6 +265,7 @@ class BatchNormRecalibration(_NetworkCallback):
         self.batches = _validate.int_in("BatchNormRecalibration", "batches", batches, 1, 1 << 20, " batches")
         self.batch_size = _validate.int_in("BatchNormRecalibration", "batch_size", batch_size, 1, 1 << 20, " images")
         self._fresh = False
+        self._statistics = None
 
     def on_train_batch_end(self, batch, logs=None):
         self._fresh = False
@@ -280,7 +281,9 @@ class BatchNormRecalibration(_NetworkCallback):
 
     def _recalibrate(self):
         if not self._fresh:
-            recalibrate(self.model, self.dataset, batches=self.batches, batch_size=self.batch_size)
+            if self._statistics is None or self._statistics.model is not self.model:
+                self._statistics = _Statistics(self.model)
+            self._statistics.measure(self.dataset, self.batches, self.batch_size)
             self._fresh = True
 
 
@@ -294,46 +297,75 @@ def recalibrate(model: AugmentedModel, dataset, *, batches: int = 16, batch_size
     Raises:
         ValueError: the dataset gives no batch.
     """
-    norms = list(model.network.norms.values())
-    names = ("moving_mean", "moving_variance") if choice is None else (
-        "augmented_moving_mean", "augmented_moving_variance")  # fmt: skip
-    variables = [(getattr(norm, names[0]), getattr(norm, names[1])) for norm in norms]
-    momenta = [norm.momentum for norm in norms]
-    totals, images_seen = None, 0
-    try:
-        for norm in norms:
-            norm.momentum = 0.0  # every batch leaves exactly its own statistics behind
-        step = _statistics_step(model, choice)
-        for images in _batches_of(dataset, batches, batch_size):
-            step(images)
-            size = len(images)
-            # Sums of the first and second moment: the variance of the whole includes that between batches.
-            part = []
-            for mean, variance in variables:
-                mean, variance = _read(mean).astype("float64"), _read(variance).astype("float64")
-                part.append((mean * size, (variance + mean**2) * size))
-            totals = part if totals is None else [(a + c, b + d) for (a, b), (c, d) in zip(totals, part, strict=True)]
-            images_seen += size
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-    if totals is None:
-        raise ValueError("recalibrate: `dataset` must give at least one batch of images. Received: none.")
-    for (mean, variance), (first, second) in zip(variables, totals, strict=True):
-        centre = first / images_seen
-        mean.assign(centre.astype("float32"))
-        variance.assign(np.maximum(second / images_seen - centre**2, 0).astype("float32"))
+    _Statistics(model, choice).measure(dataset, batches, batch_size)
 
 
-def _statistics_step(model, choice):
-    def step(images):
-        return model.network(images, choice=choice, training=False, statistics=True)
+class _Statistics:
+    """`recalibrate` for one model and choice, traced and compiled once."""
 
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
+    def __init__(self, model, choice=None):
+        self.model = model
+        self.norms = list(model.network.norms.values())
+        names = ("moving_mean", "moving_variance") if choice is None else (
+            "augmented_moving_mean", "augmented_moving_variance")  # fmt: skip
+        self.variables = [tuple(getattr(norm, name) for name in names) for norm in self.norms]
+        self._step = self._make_step(choice)
 
-        return tf.function(step, reduce_retracing=True)
-    return step
+    def measure(self, dataset, batches, batch_size):
+        momenta = [norm.momentum for norm in self.norms]
+        totals, images_seen = None, 0
+        try:
+            for norm in self.norms:
+                norm.momentum = 0.0  # every batch leaves exactly its own statistics behind
+            for images in _batches_of(dataset, batches, batch_size):
+                self._step(images)
+                size = len(images)
+                # Sums of the first and second moment: the variance of the whole includes that between batches.
+                part = []
+                for mean, variance in self.variables:
+                    mean, variance = _read(mean).astype("float64"), _read(variance).astype("float64")
+                    part.append((mean * size, (variance + mean**2) * size))
+                totals = part if totals is None else [
+                    (a + c, b + d) for (a, b), (c, d) in zip(totals, part, strict=True)
+                ]  # fmt: skip
+                images_seen += size
+        finally:
+            for norm, momentum in zip(self.norms, momenta, strict=True):
+                norm.momentum = momentum
+        if totals is None:
+            raise ValueError("recalibrate: `dataset` must give at least one batch of images. Received: none.")
+        for (mean, variance), (first, second) in zip(self.variables, totals, strict=True):
+            centre = first / images_seen
+            mean.assign(centre.astype("float32"))
+            variance.assign(np.maximum(second / images_seen - centre**2, 0).astype("float32"))
+
+    def _make_step(self, choice):
+        """A function of images that leaves their statistics in the norms; the momentum of 0 is traced in."""
+        network = self.model.network
+
+        def run(images):
+            network(images, choice=choice, training=False, statistics=True)
+
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            return tf.function(run, reduce_retracing=True)
+        import jax
+
+        changing = [variable for pair in self.variables for variable in pair]
+
+        @jax.jit
+        def compiled(values, images):
+            with keras.StatelessScope(zip(network.variables, values, strict=True)) as scope:
+                run(images)
+                return [scope.get_current_value(variable) for variable in changing]
+
+        def step(images):
+            values = compiled([variable.value for variable in network.variables], images)
+            for variable, value in zip(changing, values, strict=True):
+                variable.assign(value)
+
+        return step
 
 
 def _batches_of(dataset, batches, batch_size):

@@ -1,4 +1,4 @@
-"""Image data sets as arrays, and the tf.data pipelines that feed them.
+"""Image data sets as arrays, and the pipelines that feed them to training.
 
 Images are uint8 (N, H, W, C); `pipeline` turns them into float32 in [0, 1], pixel / 255.
 """
@@ -18,7 +18,6 @@ from dataclasses import dataclass
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from saaug_keras import _validate
 from saaug_keras._files import atomic_file
@@ -420,7 +419,7 @@ def _segmentation_part(path, classes, resolution):
             raise FileNotFoundError(f"datasets.load: {path / 'labels'} has no labels for {name}.")
         label = _read_image(found[0], channels=1)
         if resolution is not None:
-            label = tf.image.resize(label, image.shape[:2], method="nearest").numpy()
+            label = resize_labels(label[None, ..., 0], image.shape[:2])[0, ..., None]
         if label.shape[:2] != image.shape[:2]:
             raise ValueError(f"datasets.load: {found[0]} is {label.shape[:2]} pixels, its image {image.shape[:2]}.")
         worst = label[label != _NO_CLASS].max(initial=0)
@@ -449,22 +448,33 @@ class EpochCounter(keras.callbacks.Callback):
 
     def __init__(self):
         super().__init__()
-        with tf.device("CPU"):
-            self.variable = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self.epoch = 0
+        self.variable = None
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            with tf.device("CPU"):
+                self.variable = tf.Variable(0, dtype=tf.int64, trainable=False)
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.variable.assign(epoch)
+        self.epoch = epoch
+        if self.variable is not None:
+            self.variable.assign(epoch)
 
 
 def pipeline(
     x, y=None, *, batch_size: int, shuffle: bool = False, augment: bool = False, seed: int = 0, epoch=None,
     resolution=None, pad: int | None = None, flip: bool = True, ignore_class: int = 0, drop_remainder: bool = False,
-) -> tf.data.Dataset:  # fmt: skip
+):  # fmt: skip
     """Batches of float32 images in [0, 1], with their labels if there are any.
+
+    On the TensorFlow backend a tf.data.Dataset. On JAX a keras.utils.PyDataset of NumPy arrays, which draws other
+    numbers from the same seed and needs TensorFlow only for `resolution`.
 
     Args:
         x: uint8 (N, H, W, C).
-        y: labels (N,) or (N, H, W), or None. Labels per pixel are cropped, mirrored and resized as their image is.
+        y: labels (N,), one-hot (N, classes) or per pixel (N, H, W), or None. Labels per pixel are cropped, mirrored and
+            resized as their image is.
         batch_size: images per batch; the last may be smaller unless `drop_remainder`.
         shuffle: a new order every epoch.
         augment: shift each image by up to `pad` pixels in both directions (zeros come in) and, with `flip`, mirror
@@ -481,14 +491,23 @@ def pipeline(
     x = np.asarray(x)
     if x.ndim != 4 or x.dtype != np.uint8 or not len(x):
         raise ValueError(f"{owner}: `x` must be uint8 (N, H, W, C), N >= 1. Received: x={x.dtype} {x.shape}.")
-    if y is not None and (len(y) != len(x) or np.ndim(y) not in (1, 3)):
+    if y is not None and (len(y) != len(x) or np.ndim(y) not in (1, 2, 3)):
         raise ValueError(
-            f"{owner}: `y` must be (N,) or (N, H, W) with N = {len(x)} as in `x`. Received: y of shape {np.shape(y)}."
+            f"{owner}: `y` must be (N,), (N, classes) or (N, H, W) with N = {len(x)} as in `x`. "
+            f"Received: y of shape {np.shape(y)}."
         )
     _validate.int_in(owner, "batch_size", batch_size, 1, 1 << 20, " images")
     _validate.int_in(owner, "seed", seed, 0, 2**31 - 1)
     pad = x.shape[1] // 8 if pad is None else _validate.int_in(owner, "pad", pad, 0, 1 << 12, " pixels")
     size = None if resolution is None else _validate.pair_of(owner, "resolution", resolution)
+    size = None if size is None or size == x.shape[1:3] else size
+    if keras.backend.backend() == "jax":
+        return _NumpyBatches(
+            x, y, batch_size=batch_size, shuffle=shuffle, augment=augment, seed=seed, epoch=epoch, size=size, pad=pad,
+            flip=flip, ignore_class=ignore_class, drop_remainder=drop_remainder,
+        )  # fmt: skip
+    import tensorflow as tf
+
     with tf.device("CPU"):
         images = tf.constant(x)
         labels = None if y is None else tf.constant(y)
@@ -507,7 +526,7 @@ def pipeline(
         if augment:
             key = tf.random.fold_in(tf.stack([tf.constant(seed, tf.int64), number]), step + 1)
             batch, truth = _shift_and_flip(batch, truth, key, pad, flip, ignore_class)
-        if size is not None and size != x.shape[1:3]:
+        if size is not None:
             batch = _resize(batch, size)
             if truth is not None and truth.shape.rank == 3:
                 truth = tf.image.resize(truth[..., None], size, method="nearest")[..., 0]
@@ -527,6 +546,8 @@ def pipeline(
 
 def _shift_and_flip(batch, truth, key, pad, flip, ignore_class):
     """One shift and one coin per image, by gathering rows, then columns: no loop over images and no interpolation."""
+    import tensorflow as tf
+
     count, (height, width) = tf.shape(batch)[0], batch.shape[1:3]
     draws = tf.random.stateless_uniform((count, 3), key, 0, 1 << 30, tf.int32)
     shift = draws[:, :2] % (2 * pad + 1)
@@ -541,10 +562,80 @@ def _shift_and_flip(batch, truth, key, pad, flip, ignore_class):
         padded = tf.pad(tensor, margins, constant_values=tf.cast(fill, tensor.dtype))
         return tf.gather(tf.gather(padded, rows, batch_dims=1), columns, axis=2, batch_dims=1)
 
-    return move(batch, 0), truth if truth is None or truth.shape.rank == 1 else move(truth, ignore_class)
+    return move(batch, 0), truth if truth is None or truth.shape.rank < 3 else move(truth, ignore_class)
+
+
+class _NumpyBatches(keras.utils.PyDataset):
+    """`pipeline` in NumPy."""
+
+    def __init__(
+        self, x, y, *, batch_size, shuffle, augment, seed, epoch, size, pad, flip, ignore_class, drop_remainder
+    ):
+        super().__init__()
+        self._x, self._y, self._batch_size = x, y if y is None else np.asarray(y), batch_size
+        self._shuffle, self._augment, self._seed, self._epoch = shuffle, augment, seed, epoch
+        self._size, self._pad, self._flip, self._ignore_class = size, pad, flip, ignore_class
+        self._steps = len(x) // batch_size if drop_remainder else -(-len(x) // batch_size)
+        self._iterations = 0
+        self._order = (None, None)  # epoch, rows
+
+    def __len__(self):
+        return self._steps
+
+    def __iter__(self):
+        for index in range(len(self)):
+            yield self[index]
+        self.on_epoch_end()
+
+    def on_epoch_end(self):
+        self._iterations += 1
+
+    def _number(self):
+        if isinstance(self._epoch, EpochCounter):
+            return self._epoch.epoch
+        return self._iterations if self._epoch is None else self._epoch
+
+    def _rows(self, index):
+        number = self._number()
+        if self._order[0] != number:
+            rows = np.arange(len(self._x))
+            if self._shuffle:
+                np.random.default_rng((self._seed, number, 0)).shuffle(rows)
+            self._order = (number, rows)
+        return self._order[1][index * self._batch_size : (index + 1) * self._batch_size]
+
+    def __getitem__(self, index):
+        rows = self._rows(index)
+        batch, truth = self._x[rows], None if self._y is None else self._y[rows]
+        if self._augment:
+            batch, truth = self._moved(batch, truth, np.random.default_rng((self._seed, self._number(), index + 1)))
+        if self._size is not None:
+            batch = resize(batch, self._size)
+            if truth is not None and truth.ndim == 3:
+                truth = resize_labels(truth, self._size)
+        batch = batch.astype("float32") / np.float32(255)
+        return batch if truth is None else (batch, truth)
+
+    def _moved(self, batch, truth, generator):
+        """As `_shift_and_flip`."""
+        count, (height, width), pad = len(batch), batch.shape[1:3], self._pad
+        shift = generator.integers(2 * pad + 1, size=(2, count, 1))
+        rows, columns = np.arange(height) + shift[0], np.arange(width)
+        if self._flip:
+            columns = np.where(generator.integers(2, size=(count, 1)) == 1, width - 1 - columns, columns)
+        columns = columns + shift[1]
+
+        def move(array, fill):
+            margins = [(0, 0), (pad, pad), (pad, pad)] + [(0, 0)] * (array.ndim - 3)
+            padded = np.pad(array, margins, constant_values=fill)
+            return padded[np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+        return move(batch, 0), truth if truth is None or truth.ndim < 3 else move(truth, self._ignore_class)
 
 
 def _resize(batch, size):
+    import tensorflow as tf
+
     smaller = size[0] < batch.shape[1] or size[1] < batch.shape[2]  # enlarging needs no antialiasing, which is slow
     values = tf.image.resize(tf.cast(batch, tf.float32), size, antialias=smaller)
     return tf.cast(tf.clip_by_value(tf.round(values), 0, 255), tf.uint8)
@@ -562,6 +653,8 @@ def resize(x, resolution) -> np.ndarray:
     size = _validate.pair_of("datasets.resize", "resolution", resolution)
     if tuple(size) == tuple(x.shape[1:3]):
         return x
+    import tensorflow as tf
+
     return np.concatenate([_resize(tf.constant(x[start : start + 256]), size) for start in range(0, len(x), 256)])
 
 
@@ -574,6 +667,8 @@ def resize_labels(y, resolution) -> np.ndarray:
     Returns:
         uint8 (N, *resolution).
     """
+    import tensorflow as tf
+
     size = _validate.pair_of("datasets.resize_labels", "resolution", resolution)
     return tf.image.resize(y[..., None], size, method="nearest")[..., 0].numpy()
 
@@ -608,6 +703,8 @@ def load_folder(path, *, resolution=None, channels: int = 3) -> tuple[np.ndarray
 
 
 def _read_image(file, channels):
+    import tensorflow as tf
+
     try:
         return tf.io.decode_image(file.read_bytes(), channels=channels, expand_animations=False).numpy()
     except tf.errors.InvalidArgumentError as error:

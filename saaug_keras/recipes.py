@@ -258,7 +258,6 @@ def train(
         OSError: the folder cannot be written.
     """
     import keras
-    import tensorflow as tf
 
     from saaug_keras import datasets
 
@@ -284,10 +283,9 @@ def train(
     batch_size = min(recipe.batch_size, len(training[0]))
 
     def batches_of(images, labels, **options):
-        batches = datasets.pipeline(images, labels, batch_size=batch_size, resolution=spec.input_shape[:2], **options)
-        if not recipe.label_smoothing:
-            return batches
-        return batches.map(lambda x, y: (x, tf.one_hot(y, data.num_classes)))
+        if recipe.label_smoothing:
+            labels = np.eye(data.num_classes, dtype="float32")[labels]
+        return datasets.pipeline(images, labels, batch_size=batch_size, resolution=spec.input_shape[:2], **options)
 
     batches = batches_of(
         *training, shuffle=True, augment=recipe.augment_data, flip=data.mirror, seed=recipe.seed, epoch=counter,
@@ -440,6 +438,8 @@ def _epoch_of(path) -> int:
 def _first_broken(model):
     import keras
 
+    if keras.backend.backend() == "jax":
+        model.jax_state_sync()  # `fit` keeps the values apart from the variables
     for variable in model.variables:
         if not np.isfinite(np.asarray(keras.ops.convert_to_numpy(variable), "float64")).all():
             return variable.path

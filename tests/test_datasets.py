@@ -221,6 +221,13 @@ def test_camvid_refuses_what_it_is_not(tmp_path):
 
 
 # Pipelines.
+@pytest.fixture(params=["jax", "tensorflow"])
+def backend(request, monkeypatch):
+    """What `pipeline` makes for either backend, whichever runs the tests."""
+    monkeypatch.setattr(keras.backend, "backend", lambda: request.param)
+    return request.param
+
+
 def batches(pipeline):
     return [tuple(np.asarray(part) for part in batch) for batch in pipeline]
 
@@ -231,7 +238,7 @@ def numbered(count, height=6, width=10, channels=2):
     return values.astype(np.uint8).reshape(count, height, width, channels), np.arange(count, dtype=np.int32)
 
 
-def test_plain_pipeline_is_the_images_over_255_in_order():
+def test_plain_pipeline_is_the_images_over_255_in_order(backend):
     x, y = numbered(7)
     result = batches(datasets.pipeline(x, y, batch_size=3))
     assert [len(images) for images, _ in result] == [3, 3, 1]
@@ -242,7 +249,7 @@ def test_plain_pipeline_is_the_images_over_255_in_order():
     assert np.asarray(next(iter(datasets.pipeline(x, batch_size=4)))).shape == (4, 6, 10, 2)
 
 
-def test_each_image_gets_its_own_shift_and_mirror():
+def test_each_image_gets_its_own_shift_and_mirror(backend):
     x, y = numbered(200)
     images = np.concatenate([part for part, _ in batches(datasets.pipeline(x, y, batch_size=64, augment=True, pad=2))])
     padded = np.pad(x, [(0, 0), (2, 2), (2, 2), (0, 0)]).astype(np.float32) / 255
@@ -262,7 +269,7 @@ def test_each_image_gets_its_own_shift_and_mirror():
     assert len(seen) > 45  # 200 draws from 5 * 5 * 2 outcomes miss each with probability 0.02
 
 
-def test_no_mirror_where_it_changes_the_meaning():
+def test_no_mirror_where_it_changes_the_meaning(backend):
     x, y = numbered(64)
     images = np.concatenate(
         [part for part, _ in batches(datasets.pipeline(x, y, batch_size=64, augment=True, pad=0, flip=False))]
@@ -270,7 +277,7 @@ def test_no_mirror_where_it_changes_the_meaning():
     np.testing.assert_array_equal(images, x.astype(np.float32) / 255)
 
 
-def test_order_and_shifts_depend_on_seed_and_epoch_alone():
+def test_order_and_shifts_depend_on_seed_and_epoch_alone(backend):
     x, y = numbered(40)
 
     def epochs(seed, **rest):
@@ -286,7 +293,7 @@ def test_order_and_shifts_depend_on_seed_and_epoch_alone():
     assert sorted(labels) == list(range(40)) and list(labels) != list(range(40))
 
 
-def test_epoch_counter_gives_a_resumed_fit_the_same_batches():
+def test_epoch_counter_gives_a_resumed_fit_the_same_batches(backend):
     x, y = numbered(24)
     model = keras.Sequential([keras.Input((6, 10, 2)), keras.layers.Flatten(), keras.layers.Dense(24)])
     start = model.get_weights()
@@ -304,7 +311,32 @@ def test_epoch_counter_gives_a_resumed_fit_the_same_batches():
     assert not np.array_equal(run((0, 4)), run((0, 1), (0, 3)))
 
 
-def test_labels_per_pixel_move_with_their_image():
+def test_fit_takes_a_new_epoch_of_an_uncounted_pipeline_each_time(backend):
+    x, y = numbered(16)
+    seen = []
+
+    class Eager(keras.Model):
+        def train_step(self, data):
+            seen.append(np.asarray(data[1]))
+            return {"loss": keras.ops.zeros(())}
+
+    model = Eager()
+    model.compile("sgd", run_eagerly=True)
+    model.fit(datasets.pipeline(x, y, batch_size=8, shuffle=True), epochs=2, shuffle=False, verbose=0)
+    first, second = np.concatenate(seen[:2]), np.concatenate(seen[2:])
+    assert sorted(first) == sorted(second) == list(range(16)) and not np.array_equal(first, second)
+
+
+def test_one_hot_labels_stay_with_their_image(backend):
+    x, y = numbered(20)
+    pipeline = datasets.pipeline(x, np.eye(20, dtype="float32")[y], batch_size=8, shuffle=True, augment=True, pad=0,
+                                 flip=False)  # fmt: skip
+    for images, labels in batches(pipeline):
+        np.testing.assert_array_equal(images, x[labels.argmax(1)].astype(np.float32) / 255)
+        np.testing.assert_array_equal(labels.sum(1), 1)
+
+
+def test_labels_per_pixel_move_with_their_image(backend):
     x = RANDOM.integers(1, 12, (30, 6, 10, 1), dtype=np.uint8)
     pipeline = datasets.pipeline(x, x[..., 0], batch_size=7, shuffle=True, augment=True, pad=3, ignore_class=0, seed=9)
     for images, labels in batches(pipeline):
@@ -312,7 +344,7 @@ def test_labels_per_pixel_move_with_their_image():
     assert labels.dtype == np.uint8
 
 
-def test_resolution_resizes_images_to_grey_values_and_labels_to_the_nearest():
+def test_resolution_resizes_images_to_grey_values_and_labels_to_the_nearest(backend):
     x = RANDOM.integers(0, 256, (5, 6, 10, 3), dtype=np.uint8)
     y = RANDOM.integers(0, 3, (5, 6, 10), dtype=np.uint8)
     images, labels = batches(datasets.pipeline(x, y, batch_size=5, resolution=(12, 30)))[0]

@@ -6,7 +6,7 @@ import pytest
 import reference
 from contract import array, assert_layer_contract, gradients, random_inputs
 
-from saaug_keras import AdderConv2D, AdderDepthwiseConv2D, ops
+from saaug_keras import AdderConv2D, AdderDepthwiseConv2D, _adder, ops
 
 SHAPE = (2, 7, 6, 3)
 CONV = {"filters": 5, "kernel_size": (3, 2), "strides": (2, 1), "padding": "same"}
@@ -62,8 +62,10 @@ def test_forward_and_gradients_are_those_of_loops(cls, kwargs):
     assert (np.abs(want_dx) > 0).any() and (np.abs(quantized) > 1).any()  # the clip of the gradient was reached
 
 
+@pytest.mark.parametrize("fused", [False, True], ids=["islands", "fused"])
 @pytest.mark.parametrize("channels, filters", [(1, 1), (13, 50), (49, 3), (97, 100)])
-def test_any_number_of_channels_is_summed_whole(channels, filters):
+def test_any_number_of_channels_is_summed_whole_as_by_loops(channels, filters, fused, monkeypatch):
+    monkeypatch.setattr(_adder, "_fuses_sums", lambda: fused)
     x, f = random_inputs((3, 2, 1, channels)), random_inputs((1, 1, channels, filters), 2)
     output, (dx, df), upstream = gradients(ops.adder_conv2d, x, f)
     want, want_dx, want_df = reference.convolution(x, f, upstream=upstream, adder=True)
@@ -75,7 +77,9 @@ def test_any_number_of_channels_is_summed_whole(channels, filters):
 @pytest.mark.parametrize("strides, padding, dilation", [
     ((1, 1), "same", (1, 1)), ((2, 3), "same", (1, 1)), ((3, 2), "valid", (1, 1)), ((1, 1), "valid", (2, 1)),
 ])  # fmt: skip
-def test_large_kernels_are_summed_tap_by_tap(strides, padding, dilation):
+@pytest.mark.parametrize("fused", [False, True], ids=["islands", "fused"])
+def test_large_kernels_are_summed_tap_by_tap_as_by_loops(strides, padding, dilation, fused, monkeypatch):
+    monkeypatch.setattr(_adder, "_fuses_sums", lambda: fused)
     x, f = random_inputs((2, 8, 7, 51)), random_inputs((3, 2, 51, 4), 2)
     output, (dx, df), upstream = gradients(lambda *args: ops.adder_conv2d(*args, strides, padding, dilation), x, f)
     want, want_dx, want_df = reference.convolution(x, f, strides, padding, dilation, upstream, adder=True)

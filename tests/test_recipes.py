@@ -87,6 +87,51 @@ def test_a_run_that_is_killed_goes_on_to_the_same_numbers(digits, tmp_path):
         assert second["loss"] == pytest.approx(first["loss"], rel=1e-5)
 
 
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="the second half is on TensorFlow")
+@pytest.mark.timeout(900)
+def test_a_run_begun_on_jax_without_tensorflow_goes_on_with_it(digits, tmp_path):
+    pytest.importorskip("jax")
+    recipe = Recipe(**SMALL)
+    program = (
+        "import sys; sys.path[:0] = [sys.argv[3]]; sys.modules['tensorflow'] = None\n"
+        "from test_recipes import *\n"
+        "class Stop(keras.callbacks.Callback):\n"
+        "    def on_epoch_begin(self, epoch, logs=None):\n"
+        "        if epoch == 1:\n"
+        "            np.save(sys.argv[2] + '/logits.npy', self.model(data.x_test.astype('float32') / 255))\n"
+        "            raise SystemExit(7)\n"
+        "whole = datasets.load('digits')\n"
+        "data = datasets.Dataset('digits', whole.x_train[:320], whole.y_train[:320], whole.x_test[:100],"
+        " whole.y_test[:100], whole.class_names, mirror=False)\n"
+        "recipes.train(Recipe.from_dict(json.loads(sys.argv[1])), data, sys.argv[2], callbacks=[Stop()])\n"
+    )
+    tests = os.path.dirname(os.path.abspath(__file__))
+    environment = {
+        **os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "KERAS_BACKEND": "jax",
+        "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }  # fmt: skip
+    command = [sys.executable, "-c", program, json.dumps(recipe.as_dict()), str(tmp_path), tests]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 7, done.stderr[-2000:]
+    first = json.loads((tmp_path / "history.json").read_text())
+    assert [row["epoch"] for row in first] == [1] and (tmp_path / "checkpoint-1.weights.h5").exists()
+
+    class Compare(keras.callbacks.Callback):
+        found = []
+
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                self.found += [np.asarray(self.model(digits.x_test.astype("float32") / 255)),
+                               int(self.model.optimizer.iterations)]  # fmt: skip
+
+    recipes.train(recipe, digits, tmp_path, callbacks=[Compare()])
+    rows = json.loads((tmp_path / "history.json").read_text())
+    assert rows[0] == first[0] and [row["epoch"] for row in rows] == [1, 2, 3]
+    distance = np.abs(Compare.found[0] - np.load(tmp_path / "logits.npy"))
+    assert np.mean(distance < 1e-3) > 0.95 and distance.max() < 0.1  # now and then an input rounds to the other side
+    assert Compare.found[1] == 288 // 64
+
+
 def test_a_loss_that_is_not_a_number_stops_with_what_to_try(digits, tmp_path):
     recipe = Recipe(**{**SMALL, "learning_rate": 1000.0, "warmup_epochs": 0.0, "weight_decay": 1.0})
     with pytest.raises(ValueError, match="the loss must be finite.*step .*Try a smaller learning_rate"):

@@ -626,11 +626,14 @@ def moved_statistics(mean, variance, batch_mean, batch_variance, *, momentum):
 
 def _normalize(inputs, gamma, beta, mean, variance, epsilon):
     factor = gamma * K.rsqrt(variance + epsilon)
-    return K.cast(K.cast(inputs, "float32") * factor + (beta - mean * factor), inputs.dtype)
+    return K.cast((K.cast(inputs, "float32") - mean) * factor + beta, inputs.dtype)
 
 
 def _normalize_batch(inputs, gamma, beta, epsilon):
-    mean, variance = K.moments(K.cast(inputs, "float32"), axes=tuple(range(len(inputs.shape) - 1)))
+    # Not K.moments: on JAX it takes E[x^2] - E[x]^2, which far from 0 is less than nothing.
+    values, axes = K.cast(inputs, "float32"), tuple(range(len(inputs.shape) - 1))
+    mean = K.mean(values, axis=axes)
+    variance = K.mean(K.square(values - mean), axis=axes)
     return _normalize(inputs, gamma, beta, mean, variance, epsilon), mean, variance
 
 
