@@ -53,8 +53,9 @@ def test_fit_lowers_both_losses_and_logs_them_apart(operator):
     model = compiled(operator)
     history = model.fit(images, labels, batch_size=16, epochs=6, verbose=0).history
     assert {"loss", "target_loss", "augmented_loss", "accuracy"} <= set(history)
-    assert history["target_loss"][-1] < history["target_loss"][0]
-    assert history["augmented_loss"][-1] < history["augmented_loss"][0]
+    for name in ("target_loss", "augmented_loss"):
+        # So few images can throw a last epoch back, in one order of summation and not in another.
+        assert min(history[name]) < 0.8 * history[name][0]
     total = np.add(history["target_loss"], history["augmented_loss"])
     np.testing.assert_allclose(history["loss"], total, rtol=1e-3)
 
