@@ -106,7 +106,10 @@ def test_step_rounding_neither_clips_nor_stops_gradients():
 
 @pytest.mark.parametrize(
     "kernel_size, strides, padding, dilation",
-    [((3, 2), (2, 1), "same", (1, 1)), ((1, 1), (2, 3), "valid", (1, 1)), ((2, 3), (1, 1), "same", (2, 1))],
+    [
+        ((3, 2), (2, 1), "same", (1, 1)), ((1, 1), (2, 3), "valid", (1, 1)), ((2, 3), (1, 1), "same", (2, 1)),
+        ((4, 5), (2, 2), "same", (1, 1)),  # more taps than one loop takes
+    ],  # fmt: skip
 )
 def test_convolutions_are_those_of_the_loops(kernel_size, strides, padding, dilation):
     x, f = random_inputs((2, 7, 6, 3)), random_inputs((*kernel_size, 3, 4), 2)
