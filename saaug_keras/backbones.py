@@ -504,7 +504,20 @@ def _mcunet(which):
     return StemSpec(stem), tuple(blocks), ()
 
 
+def _tiny32(strides, stages, head):
+    """Inverted residuals of expansion 3 for images of 32x32; a stage is (channels, blocks, stride of its first)."""
+    channels, blocks = 16, []
+    for filters, repeats, first in stages:
+        for index in range(repeats):
+            stride = first if index == 0 else 1
+            blocks.append(BlockSpec(filters, 3 * channels, 3, stride, stride == 1 and filters == channels))
+            channels = filters
+    return StemSpec(16, strides=strides), tuple(blocks), (HeadSpec(head),)
+
+
 _CATALOGUE = {
+    "tiny32-44k": (lambda: _tiny32(2, [(16, 1, 1), (24, 2, 2), (40, 2, 2)], 128), 32),
+    "tiny32-93k": (lambda: _tiny32(1, [(24, 2, 2), (40, 3, 2), (56, 2, 2)], 160), 32),
     "mobilenetv2-tiny": (lambda: _mobilenet_v2(448), 144),
     "mobilenetv2-w0.35": (lambda: _mobilenet_v2(1280), 160),
     "mobilenetv3-w0.35": (_mobilenet_v3, 160),
