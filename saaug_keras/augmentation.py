@@ -10,7 +10,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 
-from saaug_keras import _validate, backbones, layers
+from saaug_keras import _validate, backbones, layers, ops
 
 _ACTIVATIONS = {
     "relu": keras.ops.relu,
@@ -69,6 +69,10 @@ class HybridNetwork(keras.layers.Layer):
                     f"HybridNetwork: `layer_options` must hold a dict of options for {owner!r}. Received: {options!r}."
                 )
         self._sizes = {layer.name: self._sizes_of(layer) for layer in self.layer_specs}
+        handed_on = self._handed_on_activations()
+        self._unactivated = set(handed_on.values())
+        activations = {layer.name: layer.activation for layer in self.layer_specs}
+        self._input_activations = {reader: activations[name] for reader, name in handed_on.items()}
         self.weighted = {}  # layer name -> hybrid layer
         self.norms = {}  # layer name -> HybridBatchNormalization
         channels = {"input": self.spec.input_shape[2]}
@@ -81,6 +85,16 @@ class HybridNetwork(keras.layers.Layer):
                     layer.output_shape[2], momentum=0.9, epsilon=1e-5, name=layer.name + "_bn", dtype=self.dtype_policy
                 )
         self._augmented_channels = channels
+
+    def _handed_on_activations(self):
+        """{reader: producer} by name, where the reader's quantizer applies the producer's activation in its own pass."""
+        handed_on = {}
+        for producer in self.layer_specs:
+            readers = [layer for layer in self.layer_specs if producer.name in layer.inputs]
+            if producer.activation in ops.CLIPS and len(readers) == 1 and readers[0].kind in ("conv", "depthwise"):
+                if backbones.operator_kind(readers[0].operator) != "conv":
+                    handed_on[readers[0].name] = producer.name
+        return handed_on
 
     def _sizes_of(self, layer):
         """Channel counts [width factor, expand factor] of a layer's output."""
@@ -108,6 +122,7 @@ class HybridNetwork(keras.layers.Layer):
             "use_bias": layer.use_bias,
             "name": layer.name,
             "dtype": self.dtype_policy,
+            "input_activation": self._input_activations.get(layer.name),
             **backbones.operator_options(layer.operator),
             **self.layer_options.get(kind, {}),
             **self.layer_options.get(layer.name, {}),
@@ -192,7 +207,7 @@ class HybridNetwork(keras.layers.Layer):
             out = operation(x, filters=filters, training=training)
         if layer.batch_norm:
             out = self.norms[layer.name](out, augmented=augmented, training=statistics)
-        if layer.activation:
+        if layer.activation and layer.name not in self._unactivated:
             out = _ACTIVATIONS[layer.activation](out)
         if augmented and not isinstance(filters, int) and keras.backend.backend() == "jax":
             # Static shapes: absent channels are present as zeros.

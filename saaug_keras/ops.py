@@ -174,8 +174,12 @@ def _step(low, high, *, bits):
     return _grid(low, high, bits)[0]
 
 
+# Activations that clip, so that a range passes through them by its ends.
+CLIPS = {"relu": K.relu, "relu6": K.relu6}
+
+
 @subgraph(any_shape=True)
-def observed_range(inputs, stored, *, momentum, bits):
+def observed_range(inputs, stored, *, momentum, bits, activation=None):
     """The running average (low, high) moved by a batch's range; the batch's own where `stored` is still empty.
 
     Args:
@@ -183,10 +187,12 @@ def observed_range(inputs, stored, *, momentum, bits):
         stored: float32 (2,), the average so far; empty while high <= low.
         momentum: number in [0, 1), the share of the average that stays; 1 leaves a range that is known as it is.
         bits: of the grid.
+        activation: of `CLIPS`: the range is that of the activated inputs.
     Returns:
         (average (2,), low, high, step), float32 without gradient: low and high include 0, step is that of their grid.
     """
     batch = K.stop_gradient(K.cast(K.stack([K.min(inputs), K.max(inputs)]), "float32"))
+    batch = batch if activation is None else CLIPS[activation](batch)
     stored = K.stop_gradient(stored)
     average = K.where(stored[1] > stored[0], momentum * stored + (1 - momentum) * batch, batch)
     low, high = _with_zero(K, average[0], average[1])
@@ -208,15 +214,8 @@ def fake_quantize(x, low, high, bits=8):
     return quantize_to(x, *_never_empty(low, high), bits)
 
 
-def quantize_to(x, low, high, bits, *, channels=None):
-    """`fake_quantize` for scalar float32 tensors `low` <= 0 < `high` as `observed_range` gives them.
-
-    With `channels` only so many leading channels are rounded; the others pass.
-    """
-    if channels is not None:
-        if keras.backend.backend() == "tensorflow" and x.dtype == "float32":
-            return _quantize_head(bits, channels)(x, low, high)
-        return K.concatenate([quantize_to(x[..., :channels], low, high, bits), x[..., channels:]], axis=-1)
+def quantize_to(x, low, high, bits):
+    """`fake_quantize` for scalar float32 tensors `low` <= 0 < `high` as `observed_range` gives them."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -231,43 +230,92 @@ def quantize_to(x, low, high, bits, *, channels=None):
     return K.cast(straight_through(rounded, K.where(inside, value, K.stop_gradient(value))), x.dtype)
 
 
+def activate_and_quantize(x, low, high, bits, *, channels=None, activation=None, split=False, fused=False):
+    """`quantize_to` of the leading channels of activated inputs; the other channels are activated alone.
+
+    Args:
+        x: (..., C) tensor; low, high, bits: as `quantize_to`.
+        channels: how many channels are rounded; None for all.
+        activation: of `CLIPS`, or None.
+        split: also return the leading channels by themselves.
+        fused: on TensorFlow take one loop over memory each way, which is compiled for the shape.
+    Returns:
+        Tensor of the shape and dtype of `x`; with `split` a tuple of it and its leading channels.
+    """
+    if x.shape[-1] is not None and channels is not None and channels >= x.shape[-1]:
+        channels = None
+    if fused and keras.backend.backend() == "tensorflow" and x.dtype == "float32":
+        whole = _quantizing_loop(bits, channels, activation, split and channels is not None)(x, low, high)
+        return whole if not split or channels is not None else (whole, whole)
+    x = x if activation is None else CLIPS[activation](x)
+    if channels is None:
+        head = whole = quantize_to(x, low, high, bits)
+    else:
+        head = quantize_to(x[..., :channels], low, high, bits)
+        whole = K.concatenate([head, x[..., channels:]], axis=-1)
+    return (whole, head) if split else whole
+
+
 @functools.cache
-def _quantize_head(bits, channels):
-    """On TensorFlow one loop over memory each way, where slices and their gradients would copy everything thrice."""
+def _quantizing_loop(bits, channels, activation, split):
+    """Slices, concatenations and their gradients, as an activation of its own, would each go over everything again."""
     import tensorflow as tf
 
+    limits = {None: (-np.inf, np.inf), "relu": (0, np.inf), "relu6": (0, 6)}[activation]
+
     def select(x, head, rest):
-        return tf.where(tf.range(tf.shape(x)[-1]) < channels, head, rest)
+        return head if channels is None else tf.where(tf.range(tf.shape(x)[-1]) < channels, head, rest)
 
     @island
     def forward(x, low, high):
+        x = x if activation is None else CLIPS[activation](x)
         return select(x, tf.quantization.fake_quant_with_min_max_vars(x, low, high, num_bits=bits), x)
 
     @island
-    def backward(x, low, high, g):
+    def backward(x, low, high, g, *g_head):
+        if split:
+            g += tf.pad(g_head[0], [(0, 0)] * (len(x.shape) - 1) + [(0, tf.shape(x)[-1] - channels)])
         head, *_ = tf.quantization.fake_quant_with_min_max_vars_gradient(g, x, low, high, num_bits=bits)
-        return select(x, head, g)
+        g = select(x, head, g)
+        return g if activation is None else tf.where((x > limits[0]) & (x < limits[1]), g, 0.0)
 
     @tf.custom_gradient
     def quantize(x, low, high):
         x, low, high = tf.stop_gradient(x), tf.stop_gradient(low), tf.stop_gradient(high)
 
-        def gradient(g):
-            return backward(x, low, high, g), None, None
+        def gradient(*g):
+            return backward(x, low, high, *g), None, None
 
-        return forward(x, low, high), gradient
+        whole = forward(x, low, high)
+        return ((whole, whole[..., :channels]) if split else whole), gradient
 
     return quantize
 
 
-def pad_channels(x, channels):
-    """`x` with zeros behind its channels, so that there are `channels`: an int or, on TensorFlow, a tensor."""
-    pads = [(0, 0)] * (len(x.shape) - 1) + [(0, channels - x.shape[-1])]
-    if isinstance(channels, int):
-        return K.pad(x, pads)
+def add_to_head(x, head):
+    """`x` (..., C) with `head` (..., c <= C) added to its leading channels."""
+    if x.shape[-1] == head.shape[-1]:
+        return x + head
+    if keras.backend.backend() != "tensorflow":
+        return x + K.pad(head, [(0, 0)] * (len(x.shape) - 1) + [(0, x.shape[-1] - head.shape[-1])])
+    return _adding_loop(x, head)
+
+
+def _adding_loop(x, head):
     import tensorflow as tf
 
-    return tf.pad(x, pads)
+    @tf.custom_gradient
+    def add(x, head):
+        return _sum_with_head(tf.stop_gradient(x), tf.stop_gradient(head)), lambda g: (g, g[..., : head.shape[-1]])
+
+    return add(x, head)
+
+
+@island
+def _sum_with_head(x, head):
+    import tensorflow as tf
+
+    return x + tf.pad(head, [(0, 0)] * (len(x.shape) - 1) + [(0, tf.shape(x)[-1] - head.shape[-1])])
 
 
 def round_to_step(kernel, step):

@@ -38,22 +38,26 @@ class QuantizedLayer(PersistAllWeights):
             name=name, shape=(2,), initializer="zeros", trainable=False, dtype="float32", aggregation="mean"
         )
 
-    def _quantize(self, inputs, training, variable=None, channels=None):
-        """The inputs on their grid, and the grid's step (None without quantization).
+    def _grid_of(self, inputs, training, variable=None, *, activation=None):
+        """(low, high, step) of the grid for inputs, of activated ones with `activation` (of `ops.CLIPS`).
 
-        While training, the range is the running average after this batch has moved it. With `channels` so many leading
-        channels alone are looked at and quantized.
+        While training, the range is the running average after this batch has moved it.
         """
-        if self.activation_bits is None:
-            return inputs, None
         variable = self.input_range if variable is None else variable
         average, low, high, step = ops.observed_range(
-            inputs if channels is None else inputs[..., :channels], variable.value,
-            momentum=RANGE_MOMENTUM if training else 1.0, bits=self.activation_bits,
+            inputs, variable.value, momentum=RANGE_MOMENTUM if training else 1.0, bits=self.activation_bits,
+            activation=activation,
         )  # fmt: skip
         if training:
             variable.assign(average)
-        return ops.quantize_to(inputs, low, high, self.activation_bits, channels=channels), step
+        return low, high, step
+
+    def _quantize(self, inputs, training):
+        """The inputs on their grid, and the grid's step (None without quantization)."""
+        if self.activation_bits is None:
+            return inputs, None
+        low, high, step = self._grid_of(inputs, training)
+        return ops.quantize_to(inputs, low, high, self.activation_bits), step
 
     def _finish(self, outputs):
         """Bias and activation."""

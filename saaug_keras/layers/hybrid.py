@@ -97,7 +97,7 @@ class Hybrid(ShiftWeights, AdderWeights, keras.layers.Layer):
 
     def _set_options(
         self, *, operator, target_channels, remap, mutable, laplace_scale, gradient_scale, extra, weight_bits,
-        zero_code, exponent_scope, variant, activation_bits, use_bias, kl_weight,
+        zero_code, exponent_scope, variant, activation_bits, use_bias, kl_weight, input_activation,
     ):  # fmt: skip
         owner = type(self).__name__
         self.operator = _validate.one_of(owner, "operator", operator, OPERATORS)
@@ -108,6 +108,7 @@ class Hybrid(ShiftWeights, AdderWeights, keras.layers.Layer):
         self.laplace_scale = _validate.number_in(owner, "laplace_scale", laplace_scale, 1e-6, 1e6)
         self.extra = _validate.one_of(owner, "extra", extra, ("multiplicative", "same"))
         self.use_bias = _validate.one_of(owner, "use_bias", use_bias, (True, False))
+        self.input_activation = _validate.one_of(owner, "input_activation", input_activation, (None, *ops.CLIPS))
         self._set_shift_options(weight_bits, zero_code, exponent_scope, variant, activation_bits)
         self._set_adder_options(gradient_scale, activation_bits)
         if operator == "adder" and extra == "same" and keras.backend.backend() == "jax":
@@ -272,25 +273,29 @@ class Hybrid(ShiftWeights, AdderWeights, keras.layers.Layer):
             layer.input_range.assign(K.convert_to_numpy(self.input_range))
 
     def _quantize_target(self, inputs, augmented, training):
-        """The inputs with the target's channels on their grid, and the grid's step."""
+        """The activated inputs with the target's channels on their grid, those channels alone, and the grid's step."""
         if training and not augmented and self.remap_values is not None:
             self.add_loss(self.kl_weight * divergence(self.kernel.value, *self._frozen(), view=self._view))
+        activation, count = self.input_activation, self.target_channels
         if self.activation_bits is None:
-            return inputs, None
-        variable = self.augmented_range if augmented else self.input_range
-        count = self.target_channels
-        if not augmented or self.extra == "same":
-            return self._quantize(inputs, training, variable)
-        if inputs.shape[-1] == count:
-            return self._quantize(inputs, training, variable)
-        return self._quantize(inputs, training, variable, channels=count)
+            inputs = inputs if activation is None else ops.CLIPS[activation](inputs)
+            return inputs, inputs[..., :count], None
+        whole = not augmented or self.extra == "same" or inputs.shape[-1] == count
+        low, high, step = self._grid_of(
+            inputs if whole else inputs[..., :count], training,
+            self.augmented_range if augmented else self.input_range, activation=activation,
+        )  # fmt: skip
+        options = {"channels": None if whole else count, "activation": activation, "fused": bool(training)}
+        if self.operator == "adder":
+            return *ops.activate_and_quantize(inputs, low, high, self.activation_bits, split=True, **options), step
+        return ops.activate_and_quantize(inputs, low, high, self.activation_bits, **options), None, step
 
     def get_config(self):
         config = {
             **super().get_config(), "operator": self.operator, "target_channels": self.target_channels,
             "remap": self.remap, "kl_weight": self.kl_weight, "mutable": self.mutable,
             "laplace_scale": self.laplace_scale, "gradient_scale": self.gradient_scale, "extra": self.extra,
-            "use_bias": self.use_bias, **self._shift_config(),
+            "use_bias": self.use_bias, "input_activation": self.input_activation, **self._shift_config(),
         }  # fmt: skip
         if hasattr(self, "kernel_size"):
             config |= {"kernel_size": self.kernel_size, **self._window()}
@@ -302,16 +307,10 @@ def _defaults(options):
         "operator": "shift", "remap": True, "kl_weight": 0.1, "mutable": False, "laplace_scale": LAPLACE_SCALE,
         "gradient_scale": 0.2, "extra": "multiplicative", "weight_bits": 4, "zero_code": True,
         "exponent_scope": "channel", "variant": "q", "activation_bits": 8, "use_bias": False,
+        "input_activation": None,
     }  # fmt: skip
     layer_options = {key: options[key] for key in options if key not in defaults}
     return {**defaults, **{key: options[key] for key in options if key in defaults}}, layer_options
-
-
-def _add_to_head(outputs, target):
-    """`outputs` with `target` added to their leading channels; its gradient takes a slice and no copy of `outputs`."""
-    if outputs.shape[-1] == target.shape[-1]:
-        return outputs + target
-    return outputs + ops.pad_channels(target, _channels(outputs))
 
 
 def _channels(tensor):
@@ -344,6 +343,8 @@ class HybridConv2D(Hybrid):
             divided by sqrt 2.
         gradient_scale: number in [0, 1000], AdderNet's eta, for the target's block of an add layer.
         weight_bits, zero_code, exponent_scope, activation_bits: as for `ShiftConv2D`.
+        input_activation: "relu" or "relu6", applied to the inputs before they are quantized, in the same loop over
+            memory; None for none.
         variant: "q", or "ps" for gradients that pass straight through the rounding of log2|k| in the place of k: the
             shared kernel's form of DeepShift-PS.
     Call:
@@ -390,7 +391,7 @@ class HybridConv2D(Hybrid):
 
     def _target(self, inputs, training):
         n, m = self.target_channels, self.target_filters
-        inputs, step = self._quantize_target(inputs, False, training)
+        inputs, _, step = self._quantize_target(inputs, False, training)
         if self.operator == "conv":
             return self._multiply(inputs, self.remapped_kernel())
         if self.operator == "shift":
@@ -399,11 +400,11 @@ class HybridConv2D(Hybrid):
         return out if self.gate is None else out + self._multiply(inputs, self._merged_kernel(n, m))
 
     def _augmented(self, inputs, filters, training):
-        n, c = self.target_channels, _channels(inputs)
+        c = _channels(inputs)
         # JAX has no sizes that depend on values.
         masked = not isinstance(filters, int) and keras.backend.backend() != "tensorflow"
         count = self.filters if masked else filters
-        inputs, step = self._quantize_target(inputs, True, training)
+        inputs, head, step = self._quantize_target(inputs, True, training)
         if self.operator == "conv":
             out = self._multiply(inputs, self.kernel.value[:, :, :c, :count])
         elif self.extra == "same":
@@ -412,8 +413,8 @@ class HybridConv2D(Hybrid):
             # Weights are concatenated, not activations: one convolution computes all that multiplies.
             out = self._multiply(inputs, self._merged_kernel(c, count))
             if self.operator == "adder":
-                y = self._add(ops.adder_conv2d, inputs[..., :n], self.remapped_kernel(), step)
-                out = _add_to_head(out, y)
+                y = self._add(ops.adder_conv2d, head, self.remapped_kernel(), step)
+                out = ops.add_to_head(out, y)
         bias = self.bias.value[:count] if self.use_bias else None
         if masked:
             mask = K.cast(K.arange(self.filters) < filters, out.dtype)
@@ -472,7 +473,7 @@ class HybridDepthwise(Hybrid):
     def call(self, inputs, augmented=False, training=None):
         self._check_inputs(inputs, augmented)
         n = self.target_channels
-        inputs, step = self._quantize_target(inputs, augmented, training)
+        inputs, head, step = self._quantize_target(inputs, augmented, training)
         c = _channels(inputs) if augmented else n
         latent = self.kernel.value
         if self.operator == "conv":
@@ -486,10 +487,10 @@ class HybridDepthwise(Hybrid):
         elif self.operator == "shift":
             out = self._multiply(inputs, self._merged_kernel(c) if augmented else self._target_kernel())
         else:
-            out = self._add(ops.adder_depthwise_conv2d, inputs[..., :n], self.remapped_kernel(), step)
+            out = self._add(ops.adder_depthwise_conv2d, head, self.remapped_kernel(), step)
             if self.gate is not None or (augmented and inputs.shape[-1] != n):
                 # Zeros, or what still multiplies, in the place of the target's taps.
-                out = _add_to_head(self._multiply(inputs, self._merged_kernel(c)), out)
+                out = ops.add_to_head(self._multiply(inputs, self._merged_kernel(c)), out)
         return out + K.cast(self.bias.value[:c], out.dtype) if self.use_bias else out
 
     def _multiply(self, inputs, kernel):
@@ -531,7 +532,7 @@ class HybridDense(Hybrid):
     def call(self, inputs, augmented=False, training=None):
         self._check_inputs(inputs, augmented)
         n = self.target_channels
-        inputs, _ = self._quantize_target(inputs, augmented, training)
+        inputs, _, _ = self._quantize_target(inputs, augmented, training)
         c = _channels(inputs) if augmented else n
         latent = self.kernel.value
         if self.operator == "conv":
