@@ -18,6 +18,8 @@ import numpy as np
 from saaug_keras import _validate, backbones
 from saaug_keras._files import atomic_file, write_atomic
 
+_LATER = {"later": True}
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -29,8 +31,12 @@ class Recipe:
         network: plain data of a `NetSpec` (`as_dict`), which then is the network whatever those say; of a search.
         epochs, batch_size, learning_rate, warmup_epochs: the learning rate rises linearly over the warm-up, then
             follows a half cosine to 0.
-        optimizer: "sgd" (Nesterov momentum 0.9) or "adamw"; weight_decay leaves out batch norms, biases and add
-            kernels.
+        optimizer: "sgd" (Nesterov momentum 0.9) or "adamw".
+        weight_decay: of kernels; batch norms, biases, add kernels and the statistics of quantizers have none.
+        decay: "decoupled", Keras's: w <- w - rate * weight_decay * w, past the momentum. "coupled", of "sgd" alone:
+            weight_decay * w is added to the gradient, so that momentum applies to it. This is the number that papers
+            quote; at momentum 0.9 the decoupled one has to be ten times it for the same effect, 5e-3 for 5e-4.
+        clip_adder_kernels: as `augment`; it needs add kernels that are not remapped.
         label_smoothing, ema: of the loss; momentum of an average of the weights that is evaluated, None for none.
         dtype: Keras dtype policy.
         width, expand, aug_loss_weight, normalize_loss, distill_weight, remap: as `augment`. aug_loss_weight 0 is
@@ -82,6 +88,9 @@ class Recipe:
     validation_fraction: float = 0.1
     evaluate_every: int = 1
     seed: int = 0
+    # Later fields: at their default a recipe is what it was without them. Names of runs rest on that.
+    decay: str = dataclasses.field(default="decoupled", metadata=_LATER)
+    clip_adder_kernels: bool = dataclasses.field(default=False, metadata=_LATER)
 
     def __post_init__(self):
         owner = "Recipe"
@@ -93,6 +102,12 @@ class Recipe:
         _validate.number_in(owner, "warmup_epochs", self.warmup_epochs, 0, self.epochs, " epochs")
         _validate.one_of(owner, "optimizer", self.optimizer, ("adamw", "sgd"))
         _validate.number_in(owner, "weight_decay", self.weight_decay, 0, 1)
+        _validate.one_of(owner, "decay", self.decay, ("coupled", "decoupled"))
+        if self.decay == "coupled" and self.optimizer != "sgd":
+            raise ValueError(
+                f"{owner}: `decay` must be 'decoupled' with optimizer {self.optimizer!r}. Received: decay='coupled'."
+            )
+        _validate.one_of(owner, "clip_adder_kernels", self.clip_adder_kernels, (True, False))
         _validate.number_in(owner, "label_smoothing", self.label_smoothing, 0, 0.9)
         _validate.number_in(owner, "width_until", self.width_until, 0, 1, " of training")
         _validate.number_in(owner, "validation_fraction", self.validation_fraction, 0, 0.9)
@@ -126,6 +141,12 @@ class Recipe:
     def as_dict(self) -> dict:
         """Plain data; `from_dict` is the inverse."""
         return dataclasses.asdict(self)
+
+    def identity(self) -> dict:
+        """`as_dict` without the fields that came later and are at their default: what a run is recognised by."""
+        later = [field for field in dataclasses.fields(self) if field.metadata.get("later")]
+        unchanged = {field.name for field in later if getattr(self, field.name) == field.default}
+        return {key: value for key, value in self.as_dict().items() if key not in unchanged}
 
     def replace(self, **changes) -> Recipe:
         """The same recipe with other values; unknown keys as in `from_dict`."""
@@ -175,7 +196,8 @@ def make_model(recipe: Recipe, spec: backbones.NetSpec):
         spec, width=(1.0,) if direct else recipe.width, expand=(1.0,) if direct else recipe.expand,
         aug_loss_weight=recipe.aug_loss_weight, normalize_loss=recipe.normalize_loss,
         distill_weight=recipe.distill_weight, remap=recipe.remap, mutable=recipe.mutation_span is not None,
-        layer_options=recipe.layer_options, seed=recipe.seed, dtype=recipe.dtype,
+        layer_options=recipe.layer_options, clip_adder_kernels=recipe.clip_adder_kernels, seed=recipe.seed,
+        dtype=recipe.dtype,
     )  # fmt: skip
     return model
 
@@ -184,20 +206,31 @@ def make_optimizer(recipe: Recipe, steps_per_epoch: int):
     """The optimizer of a recipe with its learning-rate schedule."""
     import keras
 
+    from saaug_keras.training import CoupledSGD
+
     steps, warmup = recipe.epochs * steps_per_epoch, int(recipe.warmup_epochs * steps_per_epoch)
     rate = keras.optimizers.schedules.CosineDecay(
         0.0 if warmup else recipe.learning_rate, max(1, steps - warmup), warmup_target=recipe.learning_rate if warmup
         else None, warmup_steps=warmup,
     )  # fmt: skip
-    options = {"weight_decay": recipe.weight_decay or None, "use_ema": recipe.ema is not None}
+    options = {"use_ema": recipe.ema is not None}
     if recipe.ema is not None:
         options |= {"ema_momentum": recipe.ema, "ema_overwrite_frequency": None}
     if recipe.optimizer == "adamw":
-        options["weight_decay"] = recipe.weight_decay
-        optimizer = keras.optimizers.AdamW(rate, **options)
-    else:
-        optimizer = keras.optimizers.SGD(rate, momentum=0.9, nesterov=True, **options)
-    return optimizer
+        return keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay, **options)
+    options |= {"momentum": 0.9, "nesterov": True}
+    if recipe.decay == "coupled":
+        return CoupledSGD(rate, l2=recipe.weight_decay, **options)
+    return keras.optimizers.SGD(rate, weight_decay=recipe.weight_decay or None, **options)
+
+
+def exclude_from_decay(model):
+    """Leaves batch norms, biases and add kernels out of the weight decay of a compiled model's optimizer."""
+    excluded = [variable for variable in model.trainable_variables if variable.name in ("gamma", "beta", "bias")
+                or getattr(variable, "adder_learning_rate", None)]  # fmt: skip
+    if excluded:
+        # Under mixed_float16 it is the optimizer inside that decays.
+        getattr(model.optimizer, "inner_optimizer", model.optimizer).exclude_from_weight_decay(var_list=excluded)
 
 
 def make_callbacks(recipe: Recipe, recalibration_images) -> list:
@@ -274,10 +307,7 @@ def train(
     loss, metric = _make_loss(recipe, data, per_pixel)
     model.compile(make_optimizer(recipe, steps), loss=loss, metrics=[metric])
     score = metric if isinstance(metric, str) else metric.name
-    exclude = [v for v in model.trainable_variables if v.name in ("gamma", "beta", "bias")
-               or getattr(v, "adder_learning_rate", None)]  # fmt: skip
-    if exclude:
-        model.optimizer.exclude_from_weight_decay(var_list=exclude)
+    exclude_from_decay(model)
     model.optimizer.build(model.trainable_variables)
     counter = datasets.EpochCounter()
     batch_size = min(recipe.batch_size, len(training[0]))
@@ -359,12 +389,24 @@ def _is_mine(out, recipe, resume):
     path = out / "recipe.json"
     if not (resume and path.exists()):
         return False
-    if path.read_text() != json.dumps(recipe.as_dict(), indent=1):
+    try:
+        theirs = Recipe.from_dict(json.loads(path.read_text()))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"recipes.train: {path} is damaged, or of a later version: {error} Choose another folder, or pass "
+            "resume=False to replace the run in this one."
+        ) from error
+    if _plain(theirs) != _plain(recipe):
         raise ValueError(
             f"recipes.train: `out` must be a new folder or one of the same recipe. Received: {out}, which holds another "
             "recipe's run. Choose another folder, or pass resume=False to replace it."
         )
     return True
+
+
+def _plain(recipe):
+    """As JSON gives it back, with lists in the place of tuples: fields that a file lacks are at their default."""
+    return json.loads(json.dumps(recipe.as_dict()))
 
 
 def _claim(out, recipe, resume):

@@ -28,6 +28,7 @@ def augment(
     remap: bool = True,
     mutable: bool = False,
     layer_options: dict | None = None,
+    clip_adder_kernels: bool = False,
     seed: int = 0,
     dtype=None,
 ) -> AugmentedModel:
@@ -46,16 +47,51 @@ def augment(
         remap: whether the target sees its weights through the Gaussian-to-Laplace remap.
         mutable: layers can be switched between multiplicative and multiplication-free (see `callbacks.BlockMutation`).
         layer_options: options of single layers or operators, as in `HybridNetwork`.
+        clip_adder_kernels: after every step, clip the add kernels to the range of their inputs and half a step of its
+            grid. A weight outside of it adds a constant, which the batch norm takes away again: nothing else would
+            draw it back.
         seed: of the drawn widths; with the same seed a run that is resumed draws the same.
         dtype: a Keras dtype policy, for example "mixed_float16".
     Raises:
-        ValueError: a factor below 1, or a weight out of range.
+        ValueError: a factor below 1, a weight out of range, or `clip_adder_kernels` with add kernels that are remapped
+            or whose inputs are not quantized.
     """
     return AugmentedModel(
         spec, width=width, expand=expand, aug_loss_weight=aug_loss_weight, normalize_loss=normalize_loss,
         distill_weight=distill_weight, distill_temperature=distill_temperature, remap=remap, mutable=mutable,
-        layer_options=layer_options, seed=seed, dtype=dtype,
+        layer_options=layer_options, clip_adder_kernels=clip_adder_kernels, seed=seed, dtype=dtype,
     )  # fmt: skip
+
+
+@keras.saving.register_keras_serializable(package="saaug_keras")
+class CoupledSGD(keras.optimizers.SGD):
+    """SGD whose weight decay is the gradient of l2 / 2 * |w|^2, so that momentum applies to it.
+
+        g <- g + l2 * w;    m <- momentum * m - rate * g;    w <- w + (momentum * m - rate * g with Nesterov, else m)
+
+    The `weight_decay` of `keras.optimizers.SGD` is decoupled, w <- w - rate * weight_decay * w, which at momentum 0.9
+    acts ten times weaker than the same number here. Papers on SGD quote this one.
+
+    Args:
+        l2: number in [0, 1]. `exclude_from_weight_decay` names the variables that it leaves out.
+        learning_rate, momentum, nesterov, **kwargs: as `keras.optimizers.SGD`, but for `weight_decay`.
+    """
+
+    def __init__(self, learning_rate=0.01, *, l2=0.0, **kwargs):
+        super().__init__(learning_rate, **kwargs)
+        self.l2 = _validate.number_in("CoupledSGD", "l2", l2, 0, 1)
+        if self.weight_decay is not None:
+            raise ValueError(
+                f"CoupledSGD: `weight_decay` must be None; `l2` is the decay. Received: weight_decay={self.weight_decay}."
+            )
+
+    def update_step(self, gradient, variable, learning_rate):
+        if self.l2 and self._use_weight_decay(variable):
+            gradient = keras.ops.cast(gradient, variable.dtype) + self.l2 * keras.ops.convert_to_tensor(variable)
+        super().update_step(gradient, variable, learning_rate)
+
+    def get_config(self):
+        return {**super().get_config(), "l2": self.l2}
 
 
 @keras.saving.register_keras_serializable(package="saaug_keras")
@@ -68,7 +104,7 @@ class AugmentedModel(keras.Model):
 
     def __init__(
         self, spec, *, width, expand, aug_loss_weight, normalize_loss, distill_weight, distill_temperature, remap,
-        mutable, layer_options, seed, **kwargs,
+        mutable, layer_options, seed, clip_adder_kernels=False, **kwargs,
     ):  # fmt: skip
         kwargs.setdefault("name", "augmented_model")
         super().__init__(**kwargs)
@@ -86,6 +122,8 @@ class AugmentedModel(keras.Model):
         self.distill_weight = distill_weight
         self.distill_temperature = distill_temperature
         self.seed = seed
+        self.clip_adder_kernels = _validate.one_of(owner, "clip_adder_kernels", clip_adder_kernels, (True, False))
+        self._clipped = self._clipped_layers() if clip_adder_kernels else []
         # One row a step: index of the width factor, then of every block's expand factor.
         generator = np.random.default_rng(seed)
         self._draws = np.concatenate(
@@ -108,6 +146,19 @@ class AugmentedModel(keras.Model):
     def is_augmented(self) -> bool:
         """Whether training runs an augmented network beside the target."""
         return self.aug_loss_weight > 0 or self.distill_weight > 0
+
+    def _clipped_layers(self):
+        """The add layers; their kernels must be stored as they are compared with the inputs."""
+        found = [layer for layer in self.network.weighted.values() if layer.operator == "adder"]
+        for layer in found:
+            if layer.remap or layer.activation_bits is None:
+                raise ValueError(
+                    "augment: `clip_adder_kernels` must be False where add kernels are remapped or their inputs are not "
+                    f"quantized. Received: layer '{layer.name}', remap={layer.remap}, "
+                    f"activation_bits={layer.activation_bits}. Pass remap=False, or for add layers alone "
+                    "layer_options={'adder': {'remap': False}}."
+                )
+        return found
 
     def build(self, input_shape=None):
         if self.built:
@@ -211,6 +262,8 @@ class AugmentedModel(keras.Model):
         gradients = tape.gradient(scaled, self.trainable_variables)
         gradients = _scale_over_replicas(self.trainable_variables, gradients, self._loss_scale())
         self.optimizer.apply(gradients, self.trainable_variables)
+        for layer in self._clipped:
+            _assign_in_replica(layer.kernel, layer.clipped_kernel())
         return self.compute_metrics(x, y, y_pred, sample_weight)
 
     def _train_step_jax(self, state, data):
@@ -226,6 +279,8 @@ class AugmentedModel(keras.Model):
         with keras.StatelessScope(zip(self.optimizer.variables, optimizer_variables, strict=True)):
             gradients = ops.scale_adder_gradients(self.trainable_variables, gradients, loss_scale=self._loss_scale())
         trainable, optimizer_variables = self.optimizer.stateless_apply(optimizer_variables, gradients, trainable)
+        if self._clipped:
+            trainable = self._clip_stateless(trainable, non_trainable)
         with keras.StatelessScope(zip(self.metrics_variables, metric_variables, strict=True)) as scope:
             self._loss_metric().update_state(loss, sample_weight=x.shape[0])
             logs = self.compute_metrics(x, y, y_pred, sample_weight)
@@ -234,6 +289,17 @@ class AugmentedModel(keras.Model):
                 for variable, old in zip(self.metrics_variables, metric_variables, strict=True)
             ]
         return logs, (trainable, non_trainable, optimizer_variables, metric_variables)
+
+    def _clip_stateless(self, trainable, non_trainable):
+        """The trainable values with clipped add kernels."""
+        values = [
+            *zip(self.trainable_variables, trainable, strict=True),
+            *zip(self.non_trainable_variables, non_trainable, strict=True),
+        ]
+        with keras.StatelessScope(values) as scope:
+            for layer in self._clipped:
+                layer.kernel.assign(layer.clipped_kernel())
+            return [scope.get_current_value(variable) for variable in self.trainable_variables]
 
     def _loss_metric(self):
         return next(metric for metric in self.metrics if metric.name == "loss")
@@ -256,6 +322,7 @@ class AugmentedModel(keras.Model):
             "normalize_loss": self.normalize_loss,
             "distill_weight": self.distill_weight,
             "distill_temperature": self.distill_temperature,
+            "clip_adder_kernels": self.clip_adder_kernels,
             "seed": self.seed,
         }
 
@@ -268,6 +335,19 @@ def _replicas() -> int:
 
     context = tf.distribute.get_replica_context()
     return context.num_replicas_in_sync if context is not None else 1
+
+
+def _assign_in_replica(variable, value):
+    """Assigns what every replica has computed alike; a mirrored variable takes no plain assignment in a replica."""
+    if _replicas() == 1:
+        variable.assign(value)
+        return
+    import tensorflow as tf
+
+    def update(strategy, value):
+        strategy.extended.update(variable.value, lambda each, new: each.assign(new), args=(value,))
+
+    tf.distribute.get_replica_context().merge_call(update, args=(value,))
 
 
 def _scale_over_replicas(variables, gradients, loss_scale):

@@ -13,6 +13,7 @@ import pytest
 
 from saaug_keras import datasets, recipes
 from saaug_keras.recipes import Recipe
+from saaug_keras.study import runner
 
 SMALL = {
     "backbone": "mobilenetv2-tiny", "blocks": 3, "strides": (1, 2, 2, 1, 1), "epochs": 3, "batch_size": 64,
@@ -37,6 +38,43 @@ def test_a_recipe_survives_json_and_refuses_unknown_keys():
     assert json.dumps(whole.as_dict()) == json.dumps(floats.as_dict()) and whole.strides == (1, 2)
     with pytest.raises(ValueError, match="Recipe: `key` must be one of 'aug_loss_weight'.*Received: key='epoch'"):
         recipe.replace(epoch=3)
+
+
+def test_a_recipe_of_an_earlier_version_is_the_same_run(digits, tmp_path):
+    """Fields that came later change neither the name of a run nor whose folder it is, while they are at their default."""
+    recipe = Recipe(**SMALL, network={"blocks": ({"filters": 8},)})
+    early = {key: value for key, value in recipe.as_dict().items() if key not in ("decay", "clip_adder_kernels")}
+    assert recipe.identity() == early
+    assert recipe.replace(decay="coupled").identity() == {**early, "decay": "coupled"}
+    digest = "e08a83b49f"  # of that recipe, as the version before these fields gave it
+    assert runner.digest_of("digits", Recipe(**SMALL)) == digest
+    (tmp_path / "recipe.json").write_text(json.dumps(early))
+    assert recipes._is_mine(tmp_path, recipe, resume=True)
+    with pytest.raises(ValueError, match="holds another recipe's run"):
+        recipes._is_mine(tmp_path, recipe.replace(decay="coupled"), resume=True)
+    (tmp_path / "recipe.json").write_text(json.dumps(early)[:-1])
+    with pytest.raises(ValueError, match=r"recipe.json is damaged.*resume=False"):
+        recipes._is_mine(tmp_path, recipe, resume=True)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_float16"])
+@pytest.mark.parametrize("decay", ["coupled", "decoupled"])
+def test_what_is_no_kernel_has_no_weight_decay(decay, dtype):
+    recipe = Recipe("mobilenetv2-tiny", operator="adder", weight_decay=0.5, decay=decay, dtype=dtype, blocks=1,
+                    aug_loss_weight=0)  # fmt: skip
+    model = recipes.make_model(recipe, recipe.spec((16, 16, 3), 4))
+    model.compile(recipes.make_optimizer(recipe, 10))
+    recipes.exclude_from_decay(model)
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    assert (optimizer.l2 if decay == "coupled" else optimizer.weight_decay) == 0.5
+    decayed = {variable.path.split("network/")[-1] for variable in model.trainable_variables
+               if optimizer._use_weight_decay(variable)}  # fmt: skip
+    assert decayed == {"stem/kernel", "classifier/kernel"}
+
+
+def test_adam_has_no_coupled_decay():
+    with pytest.raises(ValueError, match="Recipe: `decay` must be 'decoupled' with optimizer 'adamw'"):
+        Recipe("mobilenetv2-tiny", optimizer="adamw", decay="coupled")
 
 
 def test_a_finished_run_is_not_repeated(digits, tmp_path):

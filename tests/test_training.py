@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from saaug_keras import augment, backbones, callbacks
+from saaug_keras.training import CoupledSGD
 
 BLOCKS = (
     backbones.BlockSpec(8, 8),
@@ -196,6 +197,61 @@ def test_distillation_adds_the_divergence_to_the_teacher():
     base = plain.train_on_batch(images, labels)[0]
     assert distilled.train_on_batch(images, labels)[0] > base
     assert compiled("conv", aug_loss_weight=0.0, distill_weight=1.0).is_augmented
+
+
+def test_coupled_decay_goes_through_the_momentum():
+    kept, bare = (keras.Variable(np.array([1.0, -2.0], "float32"), name=name) for name in ("kernel", "bias"))
+    optimizer = CoupledSGD(0.1, l2=0.5, momentum=0.9, nesterov=True)
+    optimizer.exclude_from_weight_decay(var_list=[bare])
+    optimizer.build([kept, bare])
+    gradient = np.array([0.3, 0.1], "float32")
+    expected = []
+    for decay in (0.5, 0.0):
+        w, m = np.array([1.0, -2.0]), np.zeros(2)
+        for _ in range(3):
+            g = gradient + decay * w
+            m = 0.9 * m - 0.1 * g
+            w = w + 0.9 * m - 0.1 * g
+        expected.append(w)
+    for _ in range(3):
+        optimizer.apply([keras.ops.convert_to_tensor(gradient)] * 2, [kept, bare])
+    np.testing.assert_allclose(np.array(kept), expected[0], rtol=1e-5)
+    np.testing.assert_allclose(np.array(bare), expected[1], rtol=1e-5)
+    assert CoupledSGD.from_config(optimizer.get_config()).l2 == 0.5
+    with pytest.raises(ValueError, match="CoupledSGD: `weight_decay` must be None"):
+        CoupledSGD(weight_decay=0.1)
+
+
+def test_add_kernels_are_clipped_to_what_their_inputs_reach():
+    """In the step itself; weights that multiply stay as they are, and so do kernels whose range is not known yet."""
+    images, labels = some_data(16)
+    model = compiled("adder", remap=False, clip_adder_kernels=True, aug_loss_weight=0.0)
+    before = {name: np.array(model.network.weighted[name].kernel) for name in ("block1_expand", "block1_depthwise")}
+    variables = model.trainable_variables, model.non_trainable_variables
+    values = model._clip_stateless(*([variable.value for variable in each] for each in variables))
+    for variable, value in zip(variables[0], values, strict=True):
+        np.testing.assert_array_equal(np.array(value), np.array(variable))
+    # What the step of the JAX backend does, and the step of the one at hand.
+    for name in before:
+        model.network.weighted[name].input_range.assign([-0.5, 1.0])
+    values = model._clip_stateless(*([variable.value for variable in each] for each in variables))
+    half = 1.5 / 255 / 2
+    for name, old in before.items():
+        layer = model.network.weighted[name]
+        expected, block = old.copy(), layer._view.slices()
+        expected[block] = np.clip(old[block], -0.5 - half, 1.0 + half)
+        assert np.abs(expected - old).max() > 1
+        place = [variable is layer.kernel for variable in variables[0]].index(True)
+        np.testing.assert_allclose(np.array(values[place]), expected, atol=1e-6)
+    model.train_on_batch(images, labels)
+    for layer in model.network.weighted.values():
+        if layer.operator == "adder":
+            low, high = np.array(layer.input_range)
+            low, high = min(low, 0), max(high, 0)
+            half, kernel = (high - low) / 255 / 2, np.array(layer.kernel)[layer._view.slices()]
+            assert low - half - 1e-5 <= kernel.min() and kernel.max() <= high + half + 1e-5
+    with pytest.raises(ValueError, match="augment: `clip_adder_kernels` must be False where .*remap=True"):
+        augment(small_spec("adder"), clip_adder_kernels=True)
 
 
 @pytest.mark.parametrize(

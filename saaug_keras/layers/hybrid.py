@@ -251,6 +251,27 @@ class Hybrid(ShiftWeights, AdderWeights, keras.layers.Layer):
             return self._view.rounded(kernel)
         return self.on_grid(kernel, self._grid_step()) if self.operator == "adder" else kernel
 
+    def clipped_kernel(self):
+        """The latent kernel of an add layer, its add weights clipped to the range of their inputs and half a step.
+
+        A range that has seen no input clips nothing, and neither does a closed gate.
+        """
+        latent, ranges = self.kernel.value, [self.input_range.value]
+        if self.extra == "same":
+            ranges.append(self.augmented_range.value)
+            chosen = np.True_
+        else:
+            chosen = np.zeros(latent.shape, bool)
+            chosen[self._view.slices()] = True
+        # Ranges that are still empty are (0, 0), and every range includes 0.
+        low = K.minimum(K.min(K.stack([each[0] for each in ranges])), 0.0)
+        high = K.maximum(K.max(K.stack([each[1] for each in ranges])), 0.0)
+        half = ops.quantization_scale(low, high, self.activation_bits) / 2
+        chosen = K.logical_and(chosen, high > low)
+        if self.gate is not None:
+            chosen = K.logical_and(chosen, self.gate.value > 0.5)
+        return K.where(chosen, K.clip(latent, low - half, high + half), latent)
+
     def baked_kernel(self):
         """The target's kernel for the plain layer, a NumPy array: the remap is in it, the rounding is not."""
         return np.array(K.convert_to_numpy(self.remapped_kernel()))

@@ -187,7 +187,7 @@ class Book:
 
 def digest_of(dataset: str, recipe: Recipe) -> str:
     """Ten hex digits that stand for a recipe on a data set."""
-    text = json.dumps({"dataset": dataset, **recipe.as_dict()}, sort_keys=True)
+    text = json.dumps({"dataset": dataset, **recipe.identity()}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
