@@ -291,7 +291,7 @@ def recalibrate(model: AugmentedModel, dataset, *, batches: int = 16, batch_size
     """Sets batch-norm statistics to the exact mean and variance over the images, layer by layer of one network.
 
     Args:
-        model: an `AugmentedModel`; nothing but its statistics changes.
+        model: an `AugmentedModel`; nothing but its statistics changes, and those of frozen layers do not.
         dataset, batches, batch_size: as for `BatchNormRecalibration`.
         choice: None for the target, else the augmented network whose statistics are set.
     Raises:
@@ -305,7 +305,7 @@ class _Statistics:
 
     def __init__(self, model, choice=None):
         self.model = model
-        self.norms = list(model.network.norms.values())
+        self.norms = [norm for norm in model.network.norms.values() if norm.trainable]  # frozen ones keep theirs
         names = ("moving_mean", "moving_variance") if choice is None else (
             "augmented_moving_mean", "augmented_moving_variance")  # fmt: skip
         self.variables = [tuple(getattr(norm, name) for name in names) for norm in self.norms]

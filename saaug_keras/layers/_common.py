@@ -19,7 +19,8 @@ class QuantizedLayer(PersistAllWeights):
     """A layer whose inputs are fake-quantized to `activation_bits`, None for not at all.
 
     `input_range` (2,) is a running average of the batches' smallest and largest value, taken while training; the first
-    batch sets it. A layer that was never trained uses the batch at hand.
+    batch sets it. A layer that was never trained uses the batch at hand. A frozen layer (`trainable` False) keeps its
+    range, as `keras.layers.BatchNormalization` keeps its statistics.
     """
 
     def add_weight(self, *args, **kwargs):
@@ -41,12 +42,13 @@ class QuantizedLayer(PersistAllWeights):
     def _quantize(self, inputs, training, variable=None, channels=None):
         """The inputs on their grid, and the grid's step (None without quantization).
 
-        While training, the range is the running average after this batch has moved it. With `channels` so many leading
-        channels alone are looked at and quantized.
+        While training, the range is the running average after this batch has moved it, unless the layer is frozen. With
+        `channels` so many leading channels alone are looked at and quantized.
         """
         if self.activation_bits is None:
             return inputs, None
         variable = self.input_range if variable is None else variable
+        training = training and self.trainable
         average, low, high, step = ops.observed_range(
             inputs if channels is None else inputs[..., :channels], variable.value,
             momentum=RANGE_MOMENTUM if training else 1.0, bits=self.activation_bits,

@@ -579,7 +579,8 @@ class HybridBatchNormalization(PersistAllWeights, keras.layers.Layer):
         momentum: number in [0, 1] of the running statistics; epsilon: number > 0 added to the variance.
     Call:
         inputs (N, H, W, c); augmented: whose statistics to use and update; the target has c = target_channels, an
-        augmented network any leading slice of the channels.
+        augmented network any leading slice of the channels. A frozen layer (`trainable` False) uses its running
+        statistics while training, too, and leaves them.
     """
 
     def __init__(self, target_channels, *, momentum=0.9, epsilon=1e-5, **kwargs):
@@ -613,7 +614,7 @@ class HybridBatchNormalization(PersistAllWeights, keras.layers.Layer):
         )
         gamma, beta = self.gamma.value[:c], self.beta.value[:c]
         fused = keras.backend.backend() == "tensorflow" and len(inputs.shape) == 4
-        if not training:
+        if not (training and self.trainable):
             normalize = _fused_inference if fused else _normalize
             return normalize(inputs, gamma, beta, mean.value[:c], variance.value[:c], self.epsilon)
         out, *batch = (_fused_training if fused else _normalize_batch)(inputs, gamma, beta, self.epsilon)
