@@ -230,7 +230,8 @@ def exclude_from_decay(model):
                 or getattr(variable, "adder_learning_rate", None)]  # fmt: skip
     if excluded:
         # Under mixed_float16 it is the optimizer inside that decays.
-        getattr(model.optimizer, "inner_optimizer", model.optimizer).exclude_from_weight_decay(var_list=excluded)
+        optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+        optimizer.exclude_from_weight_decay(var_list=excluded)
 
 
 def make_callbacks(recipe: Recipe, recalibration_images) -> list:

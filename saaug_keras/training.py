@@ -98,8 +98,11 @@ class CoupledSGD(keras.optimizers.SGD):
 class AugmentedModel(keras.Model):
     """A target network that is trained inside an augmented one; built by `augment`, which explains the arguments.
 
-    `fit` logs `loss` (the sum that is minimised), `target_loss`, `augmented_loss` and the metrics of the target.
-    `evaluate`, `predict` and a plain call speak of the target; `call_augmented` computes an augmented network.
+    `fit` logs `loss` (the sum that is minimised), `target_loss`, with augmentation `augmented_loss`, and the metrics of
+    the target. `evaluate`, `predict` and a plain call speak of the target, whose loss is then `loss`; no augmented
+    network, whose widths are drawn and which nobody deploys, is evaluated. `call_augmented` computes one.
+
+    A compiled model that was saved and loaded goes on training as if it had not stopped.
     """
 
     def __init__(
@@ -134,7 +137,7 @@ class AugmentedModel(keras.Model):
             axis=1,
         ).astype("int32")
         self._target_tracker = keras.metrics.Mean(name="target_loss")
-        self._augmented_tracker = keras.metrics.Mean(name="augmented_loss")
+        self._augmented_tracker = keras.metrics.Mean(name="augmented_loss") if self.is_augmented else None
         self.build()  # the spec says all shapes
 
     @property
@@ -187,6 +190,26 @@ class AugmentedModel(keras.Model):
             )
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
 
+    def get_compile_config(self):
+        """As Keras's, with the variables that have no weight decay, which a Keras optimizer forgets."""
+        config = super().get_compile_config()
+        if config and self.optimizer is not None:
+            inner = _inner(self.optimizer)
+            config["undecayed"] = [
+                index for index, variable in enumerate(self.variables)
+                if variable.trainable and not inner._use_weight_decay(variable)
+            ]  # fmt: skip
+        return config
+
+    def compile_from_config(self, config):
+        """Compiles as `get_compile_config` says, and makes the optimizer's variables so that they can be loaded."""
+        config = keras.saving.deserialize_keras_object(config)
+        undecayed = [self.variables[index] for index in config.pop("undecayed", ())]
+        self.compile(**config)
+        if undecayed:
+            _inner(self.optimizer).exclude_from_weight_decay(var_list=undecayed)
+        self.optimizer.build(self.trainable_variables)
+
     def draw(self):
         """The `choice` of the current step: a pure function of the seed and the number of steps made."""
         row = keras.ops.take(keras.ops.convert_to_tensor(self._draws), self.step.value % _DRAWS, axis=0)
@@ -222,19 +245,21 @@ class AugmentedModel(keras.Model):
         self._augmented_tracker.update_state(augmented * _replicas())
         total = target + self.aug_loss_weight * augmented
         if self.distill_weight:
-            total += self.distill_weight * self._distillation(target_logits, augmented_logits)
+            divergence = _Divergence(self.distill_temperature, name="divergence", reduction=self.loss.reduction)
+            total += self.distill_weight * divergence(augmented_logits, target_logits, sample_weight=sample_weight)
         return total / (1 + self.aug_loss_weight) if self.normalize_loss else total
-
-    def _distillation(self, target_logits, augmented_logits):
-        temperature = self.distill_temperature
-        teacher = keras.ops.stop_gradient(keras.ops.log_softmax(augmented_logits / temperature))
-        student = keras.ops.log_softmax(target_logits / temperature)
-        divergence = keras.ops.sum(keras.ops.exp(teacher) * (teacher - student), axis=-1)
-        return temperature**2 * keras.ops.mean(divergence)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """The metrics of the target."""
         return super().compute_metrics(x, y, _target_of(y_pred), sample_weight)
+
+    def test_step(self, *args):
+        """One step of evaluation, without the two losses that training alone measures."""
+        result = super().test_step(*args)
+        logs = result[0] if isinstance(result, tuple) else result  # JAX also returns its state
+        for name in ("target_loss", "augmented_loss"):
+            logs.pop(name, None)
+        return result
 
     def train_step(self, *args):
         """One step on the summed gradients; the gradients of add kernels are scaled after the sum."""
@@ -325,6 +350,24 @@ class AugmentedModel(keras.Model):
             "clip_adder_kernels": self.clip_adder_kernels,
             "seed": self.seed,
         }
+
+
+class _Divergence(keras.losses.Loss):
+    """T^2 * KL(teacher || student) of logits, a value per row, to be weighted and reduced as the loss is."""
+
+    def __init__(self, temperature, **kwargs):
+        super().__init__(**kwargs)
+        self.temperature = temperature
+
+    def call(self, y_true, y_pred):
+        teacher = keras.ops.stop_gradient(keras.ops.log_softmax(y_true / self.temperature))
+        student = keras.ops.log_softmax(y_pred / self.temperature)
+        return self.temperature**2 * keras.ops.sum(keras.ops.exp(teacher) * (teacher - student), axis=-1)
+
+
+def _inner(optimizer):
+    """The optimizer that updates: the one inside a LossScaleOptimizer."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
 
 
 def _replicas() -> int:
