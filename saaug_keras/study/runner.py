@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import hashlib
 import json
@@ -17,7 +16,7 @@ import time
 from dataclasses import dataclass
 from multiprocessing import connection
 
-from saaug_keras._files import write_atomic
+from saaug_keras._files import only_process, sweep, write_atomic
 from saaug_keras._version import __version__
 from saaug_keras.recipes import Recipe
 from saaug_keras.study.grid import Cell, Study
@@ -49,7 +48,9 @@ def run(
     """
     cells = study.cells(only)
     book = Book(out, study)
-    with _only_process(book.out):
+    with only_process(book.out, f"study: another process is running a study in {book.out}."):
+        sweep(book.out, "state.json")
+        sweep(book.out / "runs", "*.json")
         if trainer is None:
             _check_recipes(study, cells, data_dir)
             callbacks = (_make_watcher(watch),) if watch and jobs == 1 else ()
@@ -311,18 +312,6 @@ def _machine() -> dict:
         "saaug_keras": __version__, "python": platform.python_version(), "keras": keras.version(), "backend": backend,
         "device": device, "cpus": os.cpu_count(),
     }  # fmt: skip
-
-
-@contextlib.contextmanager
-def _only_process(out):
-    """Holds the folder; the system lets go of it however the process ends."""
-    out.mkdir(parents=True, exist_ok=True)
-    with open(out / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise BlockingIOError(f"study: another process is running a study in {out}.") from error
-        yield
 
 
 def _make_watcher(watch):
