@@ -328,7 +328,8 @@ def first_not_finite(model) -> str | None:
     """The path of the first variable of a model or its optimizer that holds NaN or infinity; None if there is none."""
     if keras.backend.backend() == "jax":
         model.jax_state_sync()  # `fit` keeps the values apart from the variables
-    for variable in (*model.weights, *(model.optimizer.variables if model.optimizer else ())):
+    optimizer = getattr(model, "optimizer", None)
+    for variable in (*model.weights, *(optimizer.variables if optimizer else ())):
         if not np.isfinite(_read(variable).astype("float64")).all():
             return variable.path
     return None

@@ -439,8 +439,8 @@ def _claim(out, recipe, resume):
 
 
 _REMEDY = (
-    "Put it back from a copy, or train anew: resume=False, `saaug train --overwrite`; in a study or a search, delete the "
-    "folder."
+    "Put it back from a copy, or train anew: resume=False, `saaug train --overwrite`; in a search, delete the folder, in "
+    "a study also the record of its name in runs/."
 )
 
 
