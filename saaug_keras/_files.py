@@ -97,12 +97,24 @@ def only_process(folder, refusal: str):
 
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise BlockingIOError(refusal) from error
-        yield
+    path = folder / ".lock"
+    while True:
+        with open(path, "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise BlockingIOError(refusal) from error
+            try:
+                held = os.path.samestat(os.fstat(lock.fileno()), path.stat())
+            except FileNotFoundError:
+                held = False
+            if not held:
+                continue  # its holder ended, and removed the file, between the two
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
 
 
 def sweep(folder, *names: str) -> None:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent import futures
 
 import pytest
 
@@ -83,7 +84,30 @@ def test_a_folder_is_held_until_its_holder_ends_however(tmp_path):
             pass
         holder.send_signal(signal.SIGKILL)
     with _files.only_process(tmp_path / "run", "taken"):
-        pass
+        assert listing(tmp_path / "run") == [".lock"]
+    assert listing(tmp_path / "run") == []
+
+
+def test_of_many_that_want_a_folder_one_at_a_time_has_it(tmp_path):
+    """Also while its holders come and go, and the file of the lock with them."""
+    inside, entered = [], 0
+
+    def work():
+        nonlocal entered
+        for _ in range(300):
+            try:
+                with _files.only_process(tmp_path, "taken"):
+                    inside.append(1)
+                    assert len(inside) == 1
+                    entered += 1
+                    inside.pop()
+            except BlockingIOError:
+                pass
+
+    with futures.ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(work) for _ in range(8)]:
+            done.result()
+    assert entered > 0
 
 
 def test_what_killed_writers_left_aside_is_swept_and_nothing_else(tmp_path):

@@ -1,6 +1,7 @@
 """Studies: the grid, what is run in which order, stopping anywhere, and what is said of the runs."""
 
 import dataclasses
+import importlib
 import json
 import multiprocessing
 import os
@@ -298,8 +299,7 @@ def test_a_failed_run_is_recorded_and_the_others_go_on(tmp_path):
 
 
 @pytest.mark.parametrize("fault", [
-    MemoryError("no room for 3 GB"), RecursionError("too deep"), ZeroDivisionError("by zero"), RuntimeError(),
-    TypeError("a list"), "ResourceExhaustedError", "val_loss", "epoch",
+    MemoryError(), RecursionError("too deep"), ValueError("too wide"), "backend", "val_loss", "epoch",
 ], ids=str)  # fmt: skip
 def test_one_run_that_breaks_ends_no_study(fault, tmp_path):
     """However it breaks; figures that are not finite are no result, of one epoch nor of the run."""
@@ -312,13 +312,13 @@ def test_one_run_that_breaks_ends_no_study(fault, tmp_path):
             return {**result, "val_loss": float("inf")}, history
         if fault == "epoch":
             return result, [{**history[0], "loss": float("nan")}, *history[1:]]
-        if fault == "ResourceExhaustedError":
-            tensorflow = pytest.importorskip("tensorflow")
-            raise tensorflow.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
-        raise fault
+        if fault != "backend":
+            raise fault
+        if keras.backend.backend() == "jax":
+            raise importlib.import_module("jax").errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+        errors = importlib.import_module("tensorflow").errors
+        raise errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
 
-    if keras.backend.backend() == "jax" and fault == "ResourceExhaustedError":
-        pytest.skip("JAX raises a RuntimeError")
     both = {name: GRID["arms"][name] for name in ("direct", "augmented")}
     study = grid(candidates={"learning_rate": [0.1]}, arms=both, seeds=[0])
     book, _ = run_toy(study, tmp_path, trainer=train)

@@ -301,7 +301,8 @@ def execute(out: pathlib.Path, dataset: str, task: Task, trainer):
     """Trains one run and writes its record, whole or not at all.
 
     Whatever is the run's own fault makes it a failed one, and others go on: figures that are not finite, a recipe that
-    cannot run, a network too large for the memory. What the machine lacks for all, as a full disk, is raised.
+    cannot run, a network too large for the memory. What concerns them all, as a full disk or a mistake in the program,
+    is raised.
     """
     try:
         result, history = trainer(task.recipe, out / "training" / task.name, task.stage == "final")
@@ -315,7 +316,7 @@ def execute(out: pathlib.Path, dataset: str, task: Task, trainer):
         }
         if broken := _not_finite(outcome):
             outcome = {"status": "failed", "message": broken}
-    except (ArithmeticError, MemoryError, RuntimeError, TypeError, ValueError, *_backend_errors()) as error:
+    except (MemoryError, RecursionError, ValueError, *_backend_errors()) as error:
         outcome = {"status": "failed", "message": str(error) or type(error).__name__}
     record = {
         "name": task.name, "digest": task.digest, "arm": task.cell.arm, "dataset": dataset, **outcome,
@@ -325,11 +326,13 @@ def execute(out: pathlib.Path, dataset: str, task: Task, trainer):
 
 
 def _backend_errors() -> tuple:
-    """What TensorFlow raises of its own, as for want of memory; JAX raises a RuntimeError."""
+    """What the backend raises of its own, as for want of memory."""
     import keras
 
-    if keras.backend.backend() != "tensorflow":
-        return ()
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return (jax.errors.JaxRuntimeError,)
     import tensorflow as tf
 
     return (tf.errors.OpError,)
