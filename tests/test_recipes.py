@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from saaug_keras import _files, datasets, recipes
+from saaug_keras.cli import make_parser
+from saaug_keras.cli.train import make_recipe
 from saaug_keras.recipes import Recipe
 from saaug_keras.study import runner
 
@@ -70,6 +72,14 @@ def test_what_is_no_kernel_has_no_weight_decay(decay, dtype):
     decayed = {variable.path.split("network/")[-1] for variable in model.trainable_variables
                if optimizer._use_weight_decay(variable)}  # fmt: skip
     assert decayed == {"stem/kernel", "classifier/kernel"}
+
+
+def test_the_command_line_asks_for_the_recipe_that_its_words_say():
+    words = ["train", "--backbone", "mcunet-in0", "--dataset", "digits", "--out", "x", "--direct"]
+    plain = make_recipe(make_parser().parse_args(words))
+    assert (plain.decay, plain.clip_adder_kernels, plain.remap) == ("decoupled", False, False)
+    changed = make_recipe(make_parser().parse_args([*words, "--decay", "coupled", "--clip-adder-kernels"]))
+    assert changed == plain.replace(decay="coupled", clip_adder_kernels=True)
 
 
 def test_adam_has_no_coupled_decay():
