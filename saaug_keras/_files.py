@@ -1,10 +1,12 @@
-"""Writing files so that a reader never sees half of one: aside first, then renamed."""
+"""Writing files so that a reader never sees half of one: aside first, then renamed; and folders of one writer."""
 
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import os
 import pathlib
+import re
 import shutil
 import tempfile
 
@@ -82,6 +84,53 @@ def atomic_folder(path):
     finally:
         if aside.exists():
             shutil.rmtree(aside)
+
+
+@contextlib.contextmanager
+def only_process(folder, refusal: str):
+    """Holds a folder, made if missing, by a lock on its file `.lock`; the system lets go however the process ends.
+
+    Raises:
+        BlockingIOError: another process holds it; `refusal` is the message.
+    """
+    import fcntl  # not on every system, and needed to write alone
+
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ".lock"
+    while True:
+        with open(path, "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise BlockingIOError(refusal) from error
+            try:
+                held = os.path.samestat(os.fstat(lock.fileno()), path.stat())
+            except FileNotFoundError:
+                held = False
+            if not held:
+                continue  # its holder ended, and removed the file, between the two
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def sweep(folder, *names: str) -> None:
+    """Removes what writers that were killed left aside in a folder that this process holds.
+
+    Args:
+        folder: looked at itself, not below; it need not exist.
+        names: of the files that were to be written, as shell patterns; what else is there stays.
+    """
+    for path in pathlib.Path(folder).glob(".*"):
+        aside = re.fullmatch(r"\.(.+)\.[a-z0-9_]{8}", path.name)  # as tempfile names them
+        if aside and any(fnmatch.fnmatchcase(aside[1], name) for name in names):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
 def _umask() -> int:

@@ -287,11 +287,59 @@ class BatchNormRecalibration(_NetworkCallback):
             self._fresh = True
 
 
+class StopAtNonFinite(keras.callbacks.Callback):
+    """Ends training with an error when a loss, or at the end of an epoch any log or weight, is not finite.
+
+    Args:
+        owner: whose error it is.
+        advice: what to try, the end of the message.
+    Raises:
+        ValueError: at the end of the batch or epoch, with the first weight that is not finite.
+    """
+
+    def __init__(self, owner: str, advice: str):
+        super().__init__()
+        self.owner, self.advice = owner, advice
+        self._epoch = 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if logs and not np.isfinite(logs["loss"]):
+            self._fail(f"the loss must be finite. Received: loss={logs['loss']}", f", step {batch + 1}")
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._epoch = epoch
+        for name, value in (logs or {}).items():
+            if not np.isfinite(value):
+                self._fail(f"{name} must be finite. Received: {name}={value}")
+        if first_not_finite(self.model) is not None:
+            self._fail("all weights must be finite")
+
+    def _fail(self, what, where=""):
+        raise ValueError(
+            f"{self.owner}: {what} in epoch {self._epoch + 1}{where}; first weight that is not finite: "
+            f"{first_not_finite(self.model) or 'none'}. {self.advice}"
+        )
+
+
+def first_not_finite(model) -> str | None:
+    """The path of the first variable of a model or its optimizer that holds NaN or infinity; None if there is none."""
+    if keras.backend.backend() == "jax":
+        model.jax_state_sync()  # `fit` keeps the values apart from the variables
+    optimizer = getattr(model, "optimizer", None)
+    for variable in (*model.weights, *(optimizer.variables if optimizer else ())):
+        if not np.isfinite(_read(variable).astype("float64")).all():
+            return variable.path
+    return None
+
+
 def recalibrate(model: AugmentedModel, dataset, *, batches: int = 16, batch_size: int = 128, choice=None) -> None:
     """Sets batch-norm statistics to the exact mean and variance over the images, layer by layer of one network.
 
     Args:
-        model: an `AugmentedModel`; nothing but its statistics changes.
+        model: an `AugmentedModel`; nothing but its statistics changes, and those of frozen layers do not.
         dataset, batches, batch_size: as for `BatchNormRecalibration`.
         choice: None for the target, else the augmented network whose statistics are set.
     Raises:
@@ -305,7 +353,7 @@ class _Statistics:
 
     def __init__(self, model, choice=None):
         self.model = model
-        self.norms = list(model.network.norms.values())
+        self.norms = [norm for norm in model.network.norms.values() if norm.trainable]  # frozen ones keep theirs
         names = ("moving_mean", "moving_variance") if choice is None else (
             "augmented_moving_mean", "augmented_moving_variance")  # fmt: skip
         self.variables = [tuple(getattr(norm, name) for name in names) for norm in self.norms]

@@ -7,6 +7,7 @@ finished epoch to the same numbers.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import pathlib
@@ -16,7 +17,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from saaug_keras import _validate, backbones
-from saaug_keras._files import atomic_file, write_atomic
+from saaug_keras._files import atomic_file, only_process, sweep, write_atomic
+
+_LATER = {"later": True}
+_MANIFEST = "manifest.json"  # hashes of what a run is resumed from
+_RESULTS = ("target.keras", "augmented.weights.h5", "result.json")
+_WRITTEN = ("recipe.json", "history.*", "result.json", _MANIFEST, "target.keras", "*.weights.h5")
 
 
 @dataclass(frozen=True)
@@ -29,8 +35,12 @@ class Recipe:
         network: plain data of a `NetSpec` (`as_dict`), which then is the network whatever those say; of a search.
         epochs, batch_size, learning_rate, warmup_epochs: the learning rate rises linearly over the warm-up, then
             follows a half cosine to 0.
-        optimizer: "sgd" (Nesterov momentum 0.9) or "adamw"; weight_decay leaves out batch norms, biases and add
-            kernels.
+        optimizer: "sgd" (Nesterov momentum 0.9) or "adamw".
+        weight_decay: of kernels; batch norms, biases, add kernels and the statistics of quantizers have none.
+        decay: "decoupled", Keras's: w <- w - rate * weight_decay * w, past the momentum. "coupled", of "sgd" alone:
+            weight_decay * w is added to the gradient, so that momentum applies to it. This is the number that papers
+            quote; at momentum 0.9 the decoupled one has to be ten times it for the same effect, 5e-3 for 5e-4.
+        clip_adder_kernels: as `augment`; it needs add kernels that are not remapped.
         label_smoothing, ema: of the loss; momentum of an average of the weights that is evaluated, None for none.
         dtype: Keras dtype policy.
         width, expand, aug_loss_weight, normalize_loss, distill_weight, remap: as `augment`. aug_loss_weight 0 is
@@ -82,6 +92,9 @@ class Recipe:
     validation_fraction: float = 0.1
     evaluate_every: int = 1
     seed: int = 0
+    # Later fields: at their default a recipe is what it was without them. Names of runs rest on that.
+    decay: str = dataclasses.field(default="decoupled", metadata=_LATER)
+    clip_adder_kernels: bool = dataclasses.field(default=False, metadata=_LATER)
 
     def __post_init__(self):
         owner = "Recipe"
@@ -93,6 +106,12 @@ class Recipe:
         _validate.number_in(owner, "warmup_epochs", self.warmup_epochs, 0, self.epochs, " epochs")
         _validate.one_of(owner, "optimizer", self.optimizer, ("adamw", "sgd"))
         _validate.number_in(owner, "weight_decay", self.weight_decay, 0, 1)
+        _validate.one_of(owner, "decay", self.decay, ("coupled", "decoupled"))
+        if self.decay == "coupled" and self.optimizer != "sgd":
+            raise ValueError(
+                f"{owner}: `decay` must be 'decoupled' with optimizer {self.optimizer!r}. Received: decay='coupled'."
+            )
+        _validate.one_of(owner, "clip_adder_kernels", self.clip_adder_kernels, (True, False))
         _validate.number_in(owner, "label_smoothing", self.label_smoothing, 0, 0.9)
         _validate.number_in(owner, "width_until", self.width_until, 0, 1, " of training")
         _validate.number_in(owner, "validation_fraction", self.validation_fraction, 0, 0.9)
@@ -126,6 +145,12 @@ class Recipe:
     def as_dict(self) -> dict:
         """Plain data; `from_dict` is the inverse."""
         return dataclasses.asdict(self)
+
+    def identity(self) -> dict:
+        """`as_dict` without the fields that came later and are at their default: what a run is recognised by."""
+        later = [field for field in dataclasses.fields(self) if field.metadata.get("later")]
+        unchanged = {field.name for field in later if getattr(self, field.name) == field.default}
+        return {key: value for key, value in self.as_dict().items() if key not in unchanged}
 
     def replace(self, **changes) -> Recipe:
         """The same recipe with other values; unknown keys as in `from_dict`."""
@@ -175,7 +200,8 @@ def make_model(recipe: Recipe, spec: backbones.NetSpec):
         spec, width=(1.0,) if direct else recipe.width, expand=(1.0,) if direct else recipe.expand,
         aug_loss_weight=recipe.aug_loss_weight, normalize_loss=recipe.normalize_loss,
         distill_weight=recipe.distill_weight, remap=recipe.remap, mutable=recipe.mutation_span is not None,
-        layer_options=recipe.layer_options, seed=recipe.seed, dtype=recipe.dtype,
+        layer_options=recipe.layer_options, clip_adder_kernels=recipe.clip_adder_kernels, seed=recipe.seed,
+        dtype=recipe.dtype,
     )  # fmt: skip
     return model
 
@@ -184,20 +210,32 @@ def make_optimizer(recipe: Recipe, steps_per_epoch: int):
     """The optimizer of a recipe with its learning-rate schedule."""
     import keras
 
+    from saaug_keras.training import CoupledSGD
+
     steps, warmup = recipe.epochs * steps_per_epoch, int(recipe.warmup_epochs * steps_per_epoch)
     rate = keras.optimizers.schedules.CosineDecay(
         0.0 if warmup else recipe.learning_rate, max(1, steps - warmup), warmup_target=recipe.learning_rate if warmup
         else None, warmup_steps=warmup,
     )  # fmt: skip
-    options = {"weight_decay": recipe.weight_decay or None, "use_ema": recipe.ema is not None}
+    options = {"use_ema": recipe.ema is not None}
     if recipe.ema is not None:
         options |= {"ema_momentum": recipe.ema, "ema_overwrite_frequency": None}
     if recipe.optimizer == "adamw":
-        options["weight_decay"] = recipe.weight_decay
-        optimizer = keras.optimizers.AdamW(rate, **options)
-    else:
-        optimizer = keras.optimizers.SGD(rate, momentum=0.9, nesterov=True, **options)
-    return optimizer
+        return keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay, **options)
+    options |= {"momentum": 0.9, "nesterov": True}
+    if recipe.decay == "coupled":
+        return CoupledSGD(rate, l2=recipe.weight_decay, **options)
+    return keras.optimizers.SGD(rate, weight_decay=recipe.weight_decay or None, **options)
+
+
+def exclude_from_decay(model):
+    """Leaves batch norms, biases and add kernels out of the weight decay of a compiled model's optimizer."""
+    excluded = [variable for variable in model.trainable_variables if variable.name in ("gamma", "beta", "bias")
+                or getattr(variable, "adder_learning_rate", None)]  # fmt: skip
+    if excluded:
+        # Under mixed_float16 it is the optimizer inside that decays.
+        optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+        optimizer.exclude_from_weight_decay(var_list=excluded)
 
 
 def make_callbacks(recipe: Recipe, recalibration_images) -> list:
@@ -239,8 +277,9 @@ def train(
 ) -> dict:
     """Runs a recipe and writes its folder.
 
-    The folder gets `recipe.json`, `history.json` (one record per epoch), `target.keras` (the deployed network) and
-    `result.json` last; until then it also holds the checkpoint of the last finished epoch.
+    The folder gets `recipe.json`, `history.json` (one record per epoch), `target.keras` (the deployed network),
+    `result.json`, and `manifest.json` last, with the SHA-256 of the others; until then it also holds the checkpoint of
+    the last finished epoch. A run goes on, and a finished one is returned, only from files that are what was written.
 
     Args:
         recipe: the run.
@@ -254,16 +293,19 @@ def train(
         {"epochs", "train_seconds", "images_per_second", "val_accuracy", "val_loss", "test_accuracy" (with `test`),
         "parameters"}: accuracies as fractions. Where labels are per pixel, "mean_iou" stands in the place of accuracy.
     Raises:
-        ValueError: the folder holds another recipe's run; the loss became NaN (with the step and what to try).
+        ValueError: the folder holds another recipe's run, or a file that is damaged (with the remedy); a loss, a score
+            or a weight was not finite (with the step and what to try). The run has failed then and has no result.
+        BlockingIOError: another process trains in the folder.
         OSError: the folder cannot be written.
     """
     import keras
 
     from saaug_keras import datasets
+    from saaug_keras.callbacks import StopAtNonFinite
 
     out = pathlib.Path(out)
-    if _is_mine(out, recipe, resume) and (out / "result.json").exists():
-        return json.loads((out / "result.json").read_text())
+    if (finished := _finished(out, recipe, resume)) is not None:
+        return finished
     training, held_out = (data.x_train, data.y_train), None
     if recipe.validation_fraction or data.x_validation is not None:
         training, held_out = data.split(recipe.validation_fraction)
@@ -274,10 +316,7 @@ def train(
     loss, metric = _make_loss(recipe, data, per_pixel)
     model.compile(make_optimizer(recipe, steps), loss=loss, metrics=[metric])
     score = metric if isinstance(metric, str) else metric.name
-    exclude = [v for v in model.trainable_variables if v.name in ("gamma", "beta", "bias")
-               or getattr(v, "adder_learning_rate", None)]  # fmt: skip
-    if exclude:
-        model.optimizer.exclude_from_weight_decay(var_list=exclude)
+    exclude_from_decay(model)
     model.optimizer.build(model.trainable_variables)
     counter = datasets.EpochCounter()
     batch_size = min(recipe.batch_size, len(training[0]))
@@ -296,38 +335,48 @@ def train(
     method = make_callbacks(recipe, calibration)
     if recipe.ema is not None:
         method.insert(0, keras.callbacks.SwapEMAWeights())
-    _claim(out, recipe, resume)  # whatever is wrong with the recipe has been said by now
-    checkpoint = _make_checkpoint(out, recipe, steps)
-    first_epoch = checkpoint.restore(model)
-    model.fit(
-        batches,
-        epochs=recipe.epochs,
-        initial_epoch=first_epoch,
-        validation_data=evaluation,
-        validation_freq=[e for e in range(1, recipe.epochs + 1) if e % recipe.evaluate_every == 0] + [recipe.epochs],
-        callbacks=[counter, *method, *callbacks, checkpoint],
-        shuffle=False,  # the pipeline shuffles
-        verbose=verbose,
+    advice = (
+        f"Try a smaller learning_rate (now {recipe.learning_rate:g}), a longer warm-up, or normalize_loss=True."
     )
-    result = {
-        "epochs": recipe.epochs,
-        "train_seconds": checkpoint.train_seconds,
-        "images_per_second": recipe.epochs * steps * recipe.batch_size / max(checkpoint.train_seconds, 1e-9),
-        "parameters": backbones.count_parameters(spec),
-    }
-    if evaluation is not None:
-        scores = model.evaluate(evaluation, verbose=0, return_dict=True)
-        result |= {f"val_{score}": scores[score], "val_loss": scores["loss"]}
-    if test:
-        scores = model.evaluate(batches_of(data.x_test, data.y_test), verbose=0, return_dict=True)
-        result |= {f"test_{score}": scores[score], "test_loss": scores["loss"]}
-    with atomic_file(out / "target.keras") as path:
-        model.export_target().save(path)
-    with atomic_file(out / "augmented.weights.h5") as path:
-        model.save_weights(path)
-    write_atomic(out / "result.json", json.dumps(result, indent=1))
-    checkpoint.remove()
-    return result
+    finite = StopAtNonFinite("recipes.train", advice)
+    # Whatever is wrong with the recipe has been said by now; from here on the folder is written.
+    with only_process(out, f"recipes.train: another process is training in {out}. Wait for it, or choose another folder."):
+        if (finished := _finished(out, recipe, resume)) is not None:
+            return finished
+        _claim(out, recipe, resume)
+        checkpoint = _make_checkpoint(out, steps)
+        first_epoch = checkpoint.restore(model)
+        model.fit(
+            batches,
+            epochs=recipe.epochs,
+            initial_epoch=first_epoch,
+            validation_data=evaluation,
+            validation_freq=[e for e in range(1, recipe.epochs + 1) if e % recipe.evaluate_every == 0] + [recipe.epochs],
+            callbacks=[counter, finite, *method, *callbacks, checkpoint],
+            shuffle=False,  # the pipeline shuffles
+            verbose=verbose,
+        )
+        result = {
+            "epochs": recipe.epochs,
+            "train_seconds": checkpoint.train_seconds,
+            "images_per_second": recipe.epochs * steps * recipe.batch_size / max(checkpoint.train_seconds, 1e-9),
+            "parameters": backbones.count_parameters(spec),
+        }
+        if evaluation is not None:
+            scores = model.evaluate(evaluation, verbose=0, return_dict=True)
+            result |= {f"val_{score}": scores[score], "val_loss": scores["loss"]}
+        if test:
+            scores = model.evaluate(batches_of(data.x_test, data.y_test), verbose=0, return_dict=True)
+            result |= {f"test_{score}": scores[score], "test_loss": scores["loss"]}
+        finite.on_epoch_end(recipe.epochs - 1, result)  # the last statistics came after the last epoch
+        with atomic_file(out / "target.keras") as path:
+            model.export_target().save(path)
+        with atomic_file(out / "augmented.weights.h5") as path:
+            model.save_weights(path)
+        write_atomic(out / "result.json", json.dumps(result, indent=1))
+        _seal(out, checkpoint.history, _RESULTS)
+        checkpoint.remove()
+        return result
 
 
 def _make_loss(recipe, data, per_pixel):
@@ -359,7 +408,14 @@ def _is_mine(out, recipe, resume):
     path = out / "recipe.json"
     if not (resume and path.exists()):
         return False
-    if path.read_text() != json.dumps(recipe.as_dict(), indent=1):
+    try:
+        theirs = Recipe.from_dict(json.loads(path.read_text()))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"recipes.train: {path} is damaged, or of a later version: {error} Choose another folder, or pass "
+            "resume=False to replace the run in this one."
+        ) from error
+    if _plain(theirs) != _plain(recipe):
         raise ValueError(
             f"recipes.train: `out` must be a new folder or one of the same recipe. Received: {out}, which holds another "
             "recipe's run. Choose another folder, or pass resume=False to replace it."
@@ -367,17 +423,105 @@ def _is_mine(out, recipe, resume):
     return True
 
 
+def _plain(recipe):
+    """As JSON gives it back, with lists in the place of tuples: fields that a file lacks are at their default."""
+    return json.loads(json.dumps(recipe.as_dict()))
+
+
 def _claim(out, recipe, resume):
-    """Makes the folder this recipe's."""
+    """Makes the folder this recipe's, and clears away what a run that was killed was writing."""
+    sweep(out, *_WRITTEN)
     if not _is_mine(out, recipe, resume):
-        for pattern in ("result.json", "history.*", "target.keras", "*.weights.h5"):
+        for pattern in _WRITTEN:
             for old in out.glob(pattern):
                 old.unlink()
         write_atomic(out / "recipe.json", json.dumps(recipe.as_dict(), indent=1))
 
 
-def _make_checkpoint(out, recipe, steps):
-    """The callback, last in the list, that keeps the state of the last finished epoch and stops at a broken loss."""
+_REMEDY = (
+    "Put it back from a copy, or train anew: resume=False, `saaug train --overwrite`; in a search, delete the folder, in "
+    "a study also the record of its name in runs/."
+)
+
+
+def _finished(out, recipe, resume):
+    """The result that the folder holds of this recipe, None while there is none.
+
+    Raises:
+        ValueError: it is another recipe's folder, or damaged.
+    """
+    if not (_is_mine(out, recipe, resume) and (out / "result.json").exists()):
+        return None
+    manifest = _read_manifest(out)
+    if manifest is not None:  # an earlier version wrote none
+        if "result.json" not in manifest["files"]:
+            return None  # killed between the two: the last epoch's checkpoint is still there
+        _read_history(out, manifest["epoch"], manifest)
+        for name in _RESULTS:
+            if name == "result.json" or (out / name).exists():  # networks may have been moved elsewhere
+                _check_file(out, name, manifest)
+    result = _read_json(out / "result.json", dict)
+    broken = [key for key, value in result.items() if isinstance(value, float) and not math.isfinite(value)]
+    if broken:
+        raise ValueError(
+            f"recipes.train: {out} holds a run that failed: {broken[0]} must be finite. Received: "
+            f"{broken[0]}={result[broken[0]]}. Choose another recipe and folder, or pass resume=False to train anew."
+        )
+    return result
+
+
+def _seal(out, history, names):
+    """Writes the manifest: what the files are that the run can be resumed from."""
+    files = {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in names}
+    manifest = {"epoch": len(history), "history": _digest_of(history), "files": files}
+    write_atomic(out / _MANIFEST, json.dumps(manifest, indent=1))
+
+
+def _digest_of(history) -> str:
+    return hashlib.sha256(json.dumps(history).encode()).hexdigest()
+
+
+def _read_manifest(out) -> dict | None:
+    """The manifest, None where there is none: before the first epoch's end, or of an earlier version."""
+    if not (out / _MANIFEST).exists():
+        return None
+    manifest = _read_json(out / _MANIFEST, dict)
+    if set(manifest) != {"epoch", "history", "files"}:
+        raise ValueError(f"recipes.train: {out / _MANIFEST} is damaged. {_REMEDY}")
+    return manifest
+
+
+def _read_json(path, kind):
+    try:
+        value = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError) as error:
+        raise ValueError(f"recipes.train: {path} is missing or damaged: {error}. {_REMEDY}") from error
+    if not isinstance(value, kind):
+        raise ValueError(f"recipes.train: {path} is damaged. {_REMEDY}")
+    return value
+
+
+def _read_history(out, epoch, manifest=None) -> list:
+    """The rows of the first epochs. A run that was killed may have written one more."""
+    path = out / "history.json"
+    rows = _read_json(path, list)[:epoch]
+    if len(rows) != epoch or (manifest is not None and _digest_of(rows) != manifest["history"]):
+        raise ValueError(f"recipes.train: {path} is damaged: it must hold the {epoch} epochs of the run. {_REMEDY}")
+    return rows
+
+
+def _check_file(out, name, manifest):
+    path = out / name
+    digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "none, the file is missing"
+    if digest != manifest["files"].get(name):
+        raise ValueError(
+            f"recipes.train: {path} is damaged: its SHA-256 must be {manifest['files'].get(name)}. Received: {digest}. "
+            f"{_REMEDY}"
+        )
+
+
+def _make_checkpoint(out, steps):
+    """The callback, last in the list, that keeps the state of the last finished epoch."""
     import keras
 
     class Checkpoint(keras.callbacks.Callback):
@@ -393,12 +537,16 @@ def _make_checkpoint(out, recipe, steps):
             return sorted(out.glob("checkpoint-*.weights.h5"), key=_epoch_of)
 
         def restore(self, model) -> int:
-            if not self.paths():
-                return 0
-            path = self.paths()[-1]
-            model.load_weights(path)
-            self.history = json.loads((out / "history.json").read_text())[: _epoch_of(path)]
-            return len(self.history)
+            manifest = _read_manifest(out)
+            if manifest is None:  # nothing yet, or a run of an earlier version
+                epoch = _epoch_of(self.paths()[-1]) if self.paths() else 0
+            else:
+                epoch = manifest["epoch"]
+                _check_file(out, f"checkpoint-{epoch}.weights.h5", manifest)
+            if epoch:
+                self.history = _read_history(out, epoch, manifest)
+                model.load_weights(out / f"checkpoint-{epoch}.weights.h5")
+            return epoch
 
         def remove(self):
             for path in self.paths():
@@ -410,37 +558,21 @@ def _make_checkpoint(out, recipe, steps):
         def on_train_batch_end(self, batch, logs=None):
             if batch == steps - 1:
                 self.seconds = time.perf_counter() - self.started  # without the evaluation that follows
-            if logs and not math.isfinite(logs["loss"]):
-                raise ValueError(
-                    f"recipes.train: the loss must be finite. Received: loss={logs['loss']} in epoch "
-                    f"{len(self.history) + 1}, step {batch + 1}; first weight that is not finite: "
-                    f"{_first_broken(self.model)}. Try a smaller learning_rate (now {recipe.learning_rate:g}), a "
-                    "longer warm-up, or normalize_loss=True."
-                )
 
         def on_epoch_end(self, epoch, logs=None):
             values = {key: float(value) for key, value in (logs or {}).items()}
             self.history.append({"epoch": epoch + 1, "seconds": self.seconds, **values})
             write_atomic(out / "history.json", json.dumps(self.history, indent=1))
-            old = self.paths()
-            with atomic_file(out / f"checkpoint-{epoch + 1}.weights.h5") as path:
+            name = f"checkpoint-{epoch + 1}.weights.h5"
+            with atomic_file(out / name) as path:
                 self.model.save_weights(path)
-            for path in old:
-                path.unlink()
+            _seal(out, self.history, [name])  # from here on this is the checkpoint
+            for path in self.paths():
+                if path.name != name:
+                    path.unlink()
 
     return Checkpoint()
 
 
 def _epoch_of(path) -> int:
     return int(path.name.removeprefix("checkpoint-").removesuffix(".weights.h5"))
-
-
-def _first_broken(model):
-    import keras
-
-    if keras.backend.backend() == "jax":
-        model.jax_state_sync()  # `fit` keeps the values apart from the variables
-    for variable in model.variables:
-        if not np.isfinite(np.asarray(keras.ops.convert_to_numpy(variable), "float64")).all():
-            return variable.path
-    return "none"

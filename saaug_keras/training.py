@@ -28,6 +28,7 @@ def augment(
     remap: bool = True,
     mutable: bool = False,
     layer_options: dict | None = None,
+    clip_adder_kernels: bool = False,
     seed: int = 0,
     dtype=None,
 ) -> AugmentedModel:
@@ -46,29 +47,67 @@ def augment(
         remap: whether the target sees its weights through the Gaussian-to-Laplace remap.
         mutable: layers can be switched between multiplicative and multiplication-free (see `callbacks.BlockMutation`).
         layer_options: options of single layers or operators, as in `HybridNetwork`.
+        clip_adder_kernels: after every step, clip the add kernels to the range of their inputs and half a step of its
+            grid. A weight outside of it adds a constant, which the batch norm takes away again: nothing else would
+            draw it back.
         seed: of the drawn widths; with the same seed a run that is resumed draws the same.
         dtype: a Keras dtype policy, for example "mixed_float16".
     Raises:
-        ValueError: a factor below 1, or a weight out of range.
+        ValueError: a factor below 1, a weight out of range, or `clip_adder_kernels` with add kernels that are remapped
+            or whose inputs are not quantized.
     """
     return AugmentedModel(
         spec, width=width, expand=expand, aug_loss_weight=aug_loss_weight, normalize_loss=normalize_loss,
         distill_weight=distill_weight, distill_temperature=distill_temperature, remap=remap, mutable=mutable,
-        layer_options=layer_options, seed=seed, dtype=dtype,
+        layer_options=layer_options, clip_adder_kernels=clip_adder_kernels, seed=seed, dtype=dtype,
     )  # fmt: skip
+
+
+@keras.saving.register_keras_serializable(package="saaug_keras")
+class CoupledSGD(keras.optimizers.SGD):
+    """SGD whose weight decay is the gradient of l2 / 2 * |w|^2, so that momentum applies to it.
+
+        g <- g + l2 * w;    m <- momentum * m - rate * g;    w <- w + (momentum * m - rate * g with Nesterov, else m)
+
+    The `weight_decay` of `keras.optimizers.SGD` is decoupled, w <- w - rate * weight_decay * w, which at momentum 0.9
+    acts ten times weaker than the same number here. Papers on SGD quote this one.
+
+    Args:
+        l2: number in [0, 1]. `exclude_from_weight_decay` names the variables that it leaves out.
+        learning_rate, momentum, nesterov, **kwargs: as `keras.optimizers.SGD`, but for `weight_decay`.
+    """
+
+    def __init__(self, learning_rate=0.01, *, l2=0.0, **kwargs):
+        super().__init__(learning_rate, **kwargs)
+        self.l2 = _validate.number_in("CoupledSGD", "l2", l2, 0, 1)
+        if self.weight_decay is not None:
+            raise ValueError(
+                f"CoupledSGD: `weight_decay` must be None; `l2` is the decay. Received: weight_decay={self.weight_decay}."
+            )
+
+    def update_step(self, gradient, variable, learning_rate):
+        if self.l2 and self._use_weight_decay(variable):
+            gradient = keras.ops.cast(gradient, variable.dtype) + self.l2 * keras.ops.convert_to_tensor(variable)
+        super().update_step(gradient, variable, learning_rate)
+
+    def get_config(self):
+        return {**super().get_config(), "l2": self.l2}
 
 
 @keras.saving.register_keras_serializable(package="saaug_keras")
 class AugmentedModel(keras.Model):
     """A target network that is trained inside an augmented one; built by `augment`, which explains the arguments.
 
-    `fit` logs `loss` (the sum that is minimised), `target_loss`, `augmented_loss` and the metrics of the target.
-    `evaluate`, `predict` and a plain call speak of the target; `call_augmented` computes an augmented network.
+    `fit` logs `loss` (the sum that is minimised), `target_loss`, with augmentation `augmented_loss`, and the metrics of
+    the target. `evaluate`, `predict` and a plain call speak of the target, whose loss is then `loss`; no augmented
+    network, whose widths are drawn and which nobody deploys, is evaluated. `call_augmented` computes one.
+
+    A compiled model that was saved and loaded goes on training as if it had not stopped.
     """
 
     def __init__(
         self, spec, *, width, expand, aug_loss_weight, normalize_loss, distill_weight, distill_temperature, remap,
-        mutable, layer_options, seed, **kwargs,
+        mutable, layer_options, seed, clip_adder_kernels=False, **kwargs,
     ):  # fmt: skip
         kwargs.setdefault("name", "augmented_model")
         super().__init__(**kwargs)
@@ -86,6 +125,8 @@ class AugmentedModel(keras.Model):
         self.distill_weight = distill_weight
         self.distill_temperature = distill_temperature
         self.seed = seed
+        self.clip_adder_kernels = _validate.one_of(owner, "clip_adder_kernels", clip_adder_kernels, (True, False))
+        self._clipped = self._clipped_layers() if clip_adder_kernels else []
         # One row a step: index of the width factor, then of every block's expand factor.
         generator = np.random.default_rng(seed)
         self._draws = np.concatenate(
@@ -96,7 +137,7 @@ class AugmentedModel(keras.Model):
             axis=1,
         ).astype("int32")
         self._target_tracker = keras.metrics.Mean(name="target_loss")
-        self._augmented_tracker = keras.metrics.Mean(name="augmented_loss")
+        self._augmented_tracker = keras.metrics.Mean(name="augmented_loss") if self.is_augmented else None
         self.build()  # the spec says all shapes
 
     @property
@@ -108,6 +149,19 @@ class AugmentedModel(keras.Model):
     def is_augmented(self) -> bool:
         """Whether training runs an augmented network beside the target."""
         return self.aug_loss_weight > 0 or self.distill_weight > 0
+
+    def _clipped_layers(self):
+        """The add layers; their kernels must be stored as they are compared with the inputs."""
+        found = [layer for layer in self.network.weighted.values() if layer.operator == "adder"]
+        for layer in found:
+            if layer.remap or layer.activation_bits is None:
+                raise ValueError(
+                    "augment: `clip_adder_kernels` must be False where add kernels are remapped or their inputs are not "
+                    f"quantized. Received: layer '{layer.name}', remap={layer.remap}, "
+                    f"activation_bits={layer.activation_bits}. Pass remap=False, or for add layers alone "
+                    "layer_options={'adder': {'remap': False}}."
+                )
+        return found
 
     def build(self, input_shape=None):
         if self.built:
@@ -135,6 +189,26 @@ class AugmentedModel(keras.Model):
                 f"example keras.losses.CategoricalCrossentropy(from_logits=True). Received: loss={loss}."
             )
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
+
+    def get_compile_config(self):
+        """As Keras's, with the variables that have no weight decay, which a Keras optimizer forgets."""
+        config = super().get_compile_config()
+        if config and self.optimizer is not None:
+            inner = _inner(self.optimizer)
+            config["undecayed"] = [
+                index for index, variable in enumerate(self.variables)
+                if variable.trainable and not inner._use_weight_decay(variable)
+            ]  # fmt: skip
+        return config
+
+    def compile_from_config(self, config):
+        """Compiles as `get_compile_config` says, and makes the optimizer's variables so that they can be loaded."""
+        config = keras.saving.deserialize_keras_object(config)
+        undecayed = [self.variables[index] for index in config.pop("undecayed", ())]
+        self.compile(**config)
+        if undecayed:
+            _inner(self.optimizer).exclude_from_weight_decay(var_list=undecayed)
+        self.optimizer.build(self.trainable_variables)
 
     def draw(self):
         """The `choice` of the current step: a pure function of the seed and the number of steps made."""
@@ -171,19 +245,21 @@ class AugmentedModel(keras.Model):
         self._augmented_tracker.update_state(augmented * _replicas())
         total = target + self.aug_loss_weight * augmented
         if self.distill_weight:
-            total += self.distill_weight * self._distillation(target_logits, augmented_logits)
+            divergence = _Divergence(self.distill_temperature, name="divergence", reduction=self.loss.reduction)
+            total += self.distill_weight * divergence(augmented_logits, target_logits, sample_weight=sample_weight)
         return total / (1 + self.aug_loss_weight) if self.normalize_loss else total
-
-    def _distillation(self, target_logits, augmented_logits):
-        temperature = self.distill_temperature
-        teacher = keras.ops.stop_gradient(keras.ops.log_softmax(augmented_logits / temperature))
-        student = keras.ops.log_softmax(target_logits / temperature)
-        divergence = keras.ops.sum(keras.ops.exp(teacher) * (teacher - student), axis=-1)
-        return temperature**2 * keras.ops.mean(divergence)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """The metrics of the target."""
         return super().compute_metrics(x, y, _target_of(y_pred), sample_weight)
+
+    def test_step(self, *args):
+        """One step of evaluation, without the two losses that training alone measures."""
+        result = super().test_step(*args)
+        logs = result[0] if isinstance(result, tuple) else result  # JAX also returns its state
+        for name in ("target_loss", "augmented_loss"):
+            logs.pop(name, None)
+        return result
 
     def train_step(self, *args):
         """One step on the summed gradients; the gradients of add kernels are scaled after the sum."""
@@ -211,6 +287,8 @@ class AugmentedModel(keras.Model):
         gradients = tape.gradient(scaled, self.trainable_variables)
         gradients = _scale_over_replicas(self.trainable_variables, gradients, self._loss_scale())
         self.optimizer.apply(gradients, self.trainable_variables)
+        for layer in self._clipped:
+            _assign_in_replica(layer.kernel, layer.clipped_kernel())
         return self.compute_metrics(x, y, y_pred, sample_weight)
 
     def _train_step_jax(self, state, data):
@@ -226,6 +304,8 @@ class AugmentedModel(keras.Model):
         with keras.StatelessScope(zip(self.optimizer.variables, optimizer_variables, strict=True)):
             gradients = ops.scale_adder_gradients(self.trainable_variables, gradients, loss_scale=self._loss_scale())
         trainable, optimizer_variables = self.optimizer.stateless_apply(optimizer_variables, gradients, trainable)
+        if self._clipped:
+            trainable = self._clip_stateless(trainable, non_trainable)
         with keras.StatelessScope(zip(self.metrics_variables, metric_variables, strict=True)) as scope:
             self._loss_metric().update_state(loss, sample_weight=x.shape[0])
             logs = self.compute_metrics(x, y, y_pred, sample_weight)
@@ -234,6 +314,17 @@ class AugmentedModel(keras.Model):
                 for variable, old in zip(self.metrics_variables, metric_variables, strict=True)
             ]
         return logs, (trainable, non_trainable, optimizer_variables, metric_variables)
+
+    def _clip_stateless(self, trainable, non_trainable):
+        """The trainable values with clipped add kernels."""
+        values = [
+            *zip(self.trainable_variables, trainable, strict=True),
+            *zip(self.non_trainable_variables, non_trainable, strict=True),
+        ]
+        with keras.StatelessScope(values) as scope:
+            for layer in self._clipped:
+                layer.kernel.assign(layer.clipped_kernel())
+            return [scope.get_current_value(variable) for variable in self.trainable_variables]
 
     def _loss_metric(self):
         return next(metric for metric in self.metrics if metric.name == "loss")
@@ -256,8 +347,27 @@ class AugmentedModel(keras.Model):
             "normalize_loss": self.normalize_loss,
             "distill_weight": self.distill_weight,
             "distill_temperature": self.distill_temperature,
+            "clip_adder_kernels": self.clip_adder_kernels,
             "seed": self.seed,
         }
+
+
+class _Divergence(keras.losses.Loss):
+    """T^2 * KL(teacher || student) of logits, a value per row, to be weighted and reduced as the loss is."""
+
+    def __init__(self, temperature, **kwargs):
+        super().__init__(**kwargs)
+        self.temperature = temperature
+
+    def call(self, y_true, y_pred):
+        teacher = keras.ops.stop_gradient(keras.ops.log_softmax(y_true / self.temperature))
+        student = keras.ops.log_softmax(y_pred / self.temperature)
+        return self.temperature**2 * keras.ops.sum(keras.ops.exp(teacher) * (teacher - student), axis=-1)
+
+
+def _inner(optimizer):
+    """The optimizer that updates: the one inside a LossScaleOptimizer."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
 
 
 def _replicas() -> int:
@@ -268,6 +378,19 @@ def _replicas() -> int:
 
     context = tf.distribute.get_replica_context()
     return context.num_replicas_in_sync if context is not None else 1
+
+
+def _assign_in_replica(variable, value):
+    """Assigns what every replica has computed alike; a mirrored variable takes no plain assignment in a replica."""
+    if _replicas() == 1:
+        variable.assign(value)
+        return
+    import tensorflow as tf
+
+    def update(strategy, value):
+        strategy.extended.update(variable.value, lambda each, new: each.assign(new), args=(value,))
+
+    tf.distribute.get_replica_context().merge_call(update, args=(value,))
 
 
 def _scale_over_replicas(variables, gradients, loss_scale):

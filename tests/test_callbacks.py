@@ -66,6 +66,26 @@ def test_recalibration_happens_before_evaluation_and_at_the_end():
         np.testing.assert_allclose(np.array(norm.moving_mean), old, atol=1e-6)
 
 
+def test_what_is_not_finite_ends_training_with_its_place():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="head")])
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse")
+    model.optimizer.build(model.trainable_variables)
+    guard = callbacks.StopAtNonFinite("Owner", "Try less.")
+    guard.set_model(model)
+    guard.on_epoch_begin(4)
+    guard.on_train_batch_end(2, {"loss": 1.0})
+    guard.on_epoch_end(4, {"loss": 1.0, "val_loss": 2.0})
+    with pytest.raises(ValueError, match=r"Owner: the loss must be finite. Received: loss=nan in epoch 5, step 3; .*none"):
+        guard.on_train_batch_end(2, {"loss": float("nan")})
+    with pytest.raises(ValueError, match=r"Owner: val_loss must be finite. Received: val_loss=inf in epoch 5; .*Try less."):
+        guard.on_epoch_end(4, {"loss": 1.0, "val_loss": float("inf")})
+    for variable in (model.layers[-1].bias, model.optimizer.variables[-1]):
+        variable.assign(np.full(variable.shape, np.nan))
+        with pytest.raises(ValueError, match=f"Owner: all weights must be finite in epoch 5; .*finite: {variable.path}"):
+            guard.on_epoch_end(4, {"loss": 1.0})
+        variable.assign(np.zeros(variable.shape))
+
+
 def test_recalibration_needs_images():
     with pytest.raises(ValueError, match="recalibrate: `dataset` must give at least one batch"):
         callbacks.recalibrate(compiled(), [])

@@ -205,6 +205,6 @@ def test_demo_train_writes_its_report(tmp_path, capsys):
         assert keys <= set(report[arm]) and report[arm]["flash_bytes"] > report[arm]["parameters"]
         assert report[arm]["float_accuracy"] > 0.5 and report[arm]["agreement"] > 0.97
         history = json.loads((tmp_path / "demo" / arm / "history.json").read_text())
-        assert all((row["augmented_loss"] > 0) == (arm == "augmented") for row in history)
+        assert all(("augmented_loss" in row) == (arm == "augmented") for row in history)
     table = capsys.readouterr().out
     assert "direct" in table and f"{report['augmented']['flash_bytes']:,}" in table

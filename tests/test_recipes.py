@@ -11,8 +11,11 @@ import keras
 import numpy as np
 import pytest
 
-from saaug_keras import datasets, recipes
+from saaug_keras import _files, datasets, recipes
+from saaug_keras.cli import make_parser
+from saaug_keras.cli.train import make_recipe
 from saaug_keras.recipes import Recipe
+from saaug_keras.study import runner
 
 SMALL = {
     "backbone": "mobilenetv2-tiny", "blocks": 3, "strides": (1, 2, 2, 1, 1), "epochs": 3, "batch_size": 64,
@@ -39,12 +42,57 @@ def test_a_recipe_survives_json_and_refuses_unknown_keys():
         recipe.replace(epoch=3)
 
 
+def test_a_recipe_of_an_earlier_version_is_the_same_run(digits, tmp_path):
+    """Fields that came later change neither the name of a run nor whose folder it is, while they are at their default."""
+    recipe = Recipe(**SMALL, network={"blocks": ({"filters": 8},)})
+    early = {key: value for key, value in recipe.as_dict().items() if key not in ("decay", "clip_adder_kernels")}
+    assert recipe.identity() == early
+    assert recipe.replace(decay="coupled").identity() == {**early, "decay": "coupled"}
+    digest = "e08a83b49f"  # of that recipe, as the version before these fields gave it
+    assert runner.digest_of("digits", Recipe(**SMALL)) == digest
+    (tmp_path / "recipe.json").write_text(json.dumps(early))
+    assert recipes._is_mine(tmp_path, recipe, resume=True)
+    with pytest.raises(ValueError, match="holds another recipe's run"):
+        recipes._is_mine(tmp_path, recipe.replace(decay="coupled"), resume=True)
+    (tmp_path / "recipe.json").write_text(json.dumps(early)[:-1])
+    with pytest.raises(ValueError, match=r"recipe.json is damaged.*resume=False"):
+        recipes._is_mine(tmp_path, recipe, resume=True)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_float16"])
+@pytest.mark.parametrize("decay", ["coupled", "decoupled"])
+def test_what_is_no_kernel_has_no_weight_decay(decay, dtype):
+    recipe = Recipe("mobilenetv2-tiny", operator="adder", weight_decay=0.5, decay=decay, dtype=dtype, blocks=1,
+                    aug_loss_weight=0)  # fmt: skip
+    model = recipes.make_model(recipe, recipe.spec((16, 16, 3), 4))
+    model.compile(recipes.make_optimizer(recipe, 10))
+    recipes.exclude_from_decay(model)
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    assert (optimizer.l2 if decay == "coupled" else optimizer.weight_decay) == 0.5
+    decayed = {variable.path.split("network/")[-1] for variable in model.trainable_variables
+               if optimizer._use_weight_decay(variable)}  # fmt: skip
+    assert decayed == {"stem/kernel", "classifier/kernel"}
+
+
+def test_the_command_line_asks_for_the_recipe_that_its_words_say():
+    words = ["train", "--backbone", "mcunet-in0", "--dataset", "digits", "--out", "x", "--direct"]
+    plain = make_recipe(make_parser().parse_args(words))
+    assert (plain.decay, plain.clip_adder_kernels, plain.remap) == ("decoupled", False, False)
+    changed = make_recipe(make_parser().parse_args([*words, "--decay", "coupled", "--clip-adder-kernels"]))
+    assert changed == plain.replace(decay="coupled", clip_adder_kernels=True)
+
+
+def test_adam_has_no_coupled_decay():
+    with pytest.raises(ValueError, match="Recipe: `decay` must be 'decoupled' with optimizer 'adamw'"):
+        Recipe("mobilenetv2-tiny", optimizer="adamw", decay="coupled")
+
+
 def test_a_finished_run_is_not_repeated(digits, tmp_path):
     recipe = Recipe(**SMALL)
     result = recipes.train(recipe, digits, tmp_path / "run", test=True)
     assert {"val_accuracy", "test_accuracy", "train_seconds", "parameters"} <= set(result)
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
-        "augmented.weights.h5", "history.json", "recipe.json", "result.json", "target.keras",
+        "augmented.weights.h5", "history.json", "manifest.json", "recipe.json", "result.json", "target.keras",
     ]  # fmt: skip
     written = (tmp_path / "run" / "target.keras").stat().st_mtime_ns
     assert recipes.train(recipe, digits, tmp_path / "run", test=True) == result
@@ -54,6 +102,120 @@ def test_a_finished_run_is_not_repeated(digits, tmp_path):
     assert (predicted == digits.y_test).mean() == pytest.approx(result["test_accuracy"], abs=1e-6)
     with pytest.raises(ValueError, match="holds another recipe's run"):
         recipes.train(recipe.replace(seed=9), digits, tmp_path / "run")
+    # What is given back is what was written: one bit, or what is missing, is an error with its remedy.
+    for name in ("augmented.weights.h5", "history.json", "manifest.json", "recipe.json", "result.json", "target.keras"):
+        path = tmp_path / "run" / name
+        whole = path.read_bytes()
+        path.write_bytes(flipped(whole))
+        with pytest.raises(ValueError, match=r"(damaged|another recipe's run).*resume=False"):
+            recipes.train(recipe, digits, tmp_path / "run")
+        path.write_bytes(whole)
+    (tmp_path / "run" / "target.keras").unlink()  # moved away
+    assert recipes.train(recipe, digits, tmp_path / "run") == result
+    (tmp_path / "run" / "manifest.json").unlink()  # of an earlier version
+    assert recipes.train(recipe, digits, tmp_path / "run") == result
+    (tmp_path / "run" / "result.json").write_text(json.dumps({**result, "val_loss": float("nan")}))
+    with pytest.raises(ValueError, match="holds a run that failed: val_loss must be finite"):
+        recipes.train(recipe, digits, tmp_path / "run")
+
+
+def flipped(data: bytes) -> bytes:
+    """One bit of a digit or letter is another one."""
+    place = next(index for index in range(len(data) // 2, len(data)) if 0x30 <= data[index] < 0x3A or data[index] > 0x7F)
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+
+
+class Weights:
+    """What a checkpoint asks of a model."""
+
+    def __init__(self, text=""):
+        self.text = text
+
+    def save_weights(self, path):
+        path.write_text(self.text)
+
+    def load_weights(self, path):
+        self.text = path.read_text()
+
+
+def checkpointed(out, epochs):
+    checkpoint = recipes._make_checkpoint(out, steps=1)
+    checkpoint.set_model(Weights())
+    for epoch in range(epochs):
+        checkpoint.model.text = f"weights of epoch {epoch + 1}"
+        checkpoint.on_epoch_begin(epoch)
+        checkpoint.on_train_batch_end(0)
+        checkpoint.on_epoch_end(epoch, {"loss": 1 / (epoch + 3)})
+    return checkpoint
+
+
+def restored(out):
+    model, checkpoint = Weights(), recipes._make_checkpoint(out, steps=1)
+    return checkpoint.restore(model), model.text, len(checkpoint.history)
+
+
+@pytest.mark.parametrize("damage", [
+    ("history.json", lambda data: b"[]"), ("history.json", lambda data: data[: len(data) // 2]),
+    ("history.json", lambda data: data.replace(b"0.3333", b"0.3334")), ("history.json", None),
+    ("checkpoint-2.weights.h5", lambda data: data[:-1] + b"3"), ("checkpoint-2.weights.h5", None),
+    ("manifest.json", lambda data: data.replace(b'epoch": 2', b'epoch": 3')), ("manifest.json", lambda data: data[1:]),
+    ("manifest.json", lambda data: data.replace(b"files", b"fires")),
+], ids=str)  # fmt: skip
+def test_a_checkpoint_that_is_not_what_was_written_is_not_resumed_from(damage, tmp_path):
+    checkpointed(tmp_path, 2)
+    assert restored(tmp_path) == (2, "weights of epoch 2", 2)
+    name, change = damage
+    path = tmp_path / name
+    path.write_bytes(change(path.read_bytes())) if change else path.unlink()
+    with pytest.raises(ValueError, match=r"recipes.train: \S+ is (missing or )?damaged.*--overwrite"):
+        restored(tmp_path)
+
+
+def test_a_run_that_is_killed_between_two_files_goes_on_from_the_last_whole_epoch(tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def write_until(count):
+        def writing(path, data):
+            nonlocal count
+            if count == 0:
+                raise Killed
+            count -= 1
+            return write(path, data)
+
+        return writing
+
+    write = recipes.write_atomic
+    for count in range(5):  # history.json and manifest.json in turn
+        out = tmp_path / str(count)
+        monkeypatch.setattr(recipes, "write_atomic", write_until(count))
+        try:
+            checkpointed(out, 2)
+        except Killed:
+            pass
+        epoch = (0, 1, 1, 1, 2)[count]  # a first checkpoint without its manifest is that of an earlier version
+        assert restored(out) == (epoch, f"weights of epoch {epoch}" if epoch else "", epoch)
+
+
+def test_two_processes_do_not_train_in_one_folder(digits, tmp_path):
+    recipe = Recipe(**{**SMALL, "blocks": 1, "aug_loss_weight": 0.0})
+    with _files.only_process(tmp_path, ""):
+        with pytest.raises(BlockingIOError, match="recipes.train: another process is training in"):
+            recipes.train(recipe, digits, tmp_path)
+
+
+def test_weights_that_break_in_the_last_step_make_a_failed_run(digits, tmp_path):
+    class Break(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == self.params["steps"] - 1:
+                kernel = self.model.network.weighted["classifier"].kernel
+                kernel.assign(np.array(kernel) * np.inf)
+
+    (tmp_path / ".checkpoint-1.weights.h5.abcdefgh").mkdir()
+    recipe = Recipe(**{**SMALL, "blocks": 1, "epochs": 1, "aug_loss_weight": 0.0, "warmup_epochs": 0.0})
+    with pytest.raises(ValueError, match=r"recipes.train: .* must be finite.* in epoch 1; first weight .*classifier"):
+        recipes.train(recipe, digits, tmp_path, callbacks=[Break()])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["recipe.json"]
 
 
 def test_a_run_that_is_killed_goes_on_to_the_same_numbers(digits, tmp_path):

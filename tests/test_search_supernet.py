@@ -3,14 +3,18 @@
 import os
 import threading
 import time
+import types
 
 import keras
+import keras_tuner
 import numpy as np
 import pytest
 
 from saaug_keras import datasets
+from saaug_keras.callbacks import StopAtNonFinite
 from saaug_keras.search import SearchSpace, StageSpace, SuperNet, SuperNetEvaluator, TwoStageOracle, TwoStageTuner
 from saaug_keras.search import evaluator as evaluator_module
+from saaug_keras.search.pipeline import Plan
 
 
 def make_space(stages=2, **options):
@@ -242,6 +246,35 @@ def test_weights_that_are_damaged_or_of_another_space_are_refused(digits, tmp_pa
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(ValueError, match="supernet.npz is damaged. Delete it"):
         prepare(SuperNetEvaluator(SuperNet(make_space(1, widths=(0.5,))), tmp_path), digits, epochs=0)
+
+
+def test_what_is_not_finite_is_no_result_of_a_search(digits, tmp_path, monkeypatch):
+    net = SuperNet(make_space(1, widths=(0.5,)))
+    evaluator = SuperNetEvaluator(net, tmp_path)
+    given = []
+    monkeypatch.setattr(net, "fit", lambda *_, callbacks, **__: given.extend(callbacks))
+    prepare(evaluator, digits, epochs=1)
+    (guard,) = [each for each in given if isinstance(each, StopAtNonFinite)]
+    assert given.index(guard) < len(given) - 1  # before the checkpoint is written
+    guard.set_model(net)
+    kernel = net.trainable_variables[0]
+    kernel.assign(np.full(kernel.shape, np.nan))
+    with pytest.raises(ValueError, match=f"SuperNetEvaluator: all weights must be finite.*{kernel.name}.*smaller learning"):
+        guard.on_epoch_end(0, {"loss": 1.0})
+    values = {name: gene.choices[0] for name, gene in net.space.genes.items()}
+    monkeypatch.setattr(net, "recalibrate", lambda *_, **__: None)
+    monkeypatch.setattr(net, "logits", lambda images, **_: np.full((len(images), 10), np.nan))
+    with pytest.raises(keras_tuner.errors.FailedTrialError, match="outputs must be finite"):
+        evaluator(net.space.canonical(values))
+    evaluator_module._write_arrays(tmp_path / "supernet.npz", evaluator_module._named(net.weights))
+    with pytest.raises(ValueError, match=f"must be finite; '{kernel.name}' is not"):
+        prepare(evaluator, digits, epochs=1)
+    tuner = TwoStageTuner(TwoStageOracle(net.space, (2, 1)), lambda values: float("nan"), directory=str(tmp_path))
+    trial = types.SimpleNamespace(hyperparameters=types.SimpleNamespace(values={}))
+    with pytest.raises(keras_tuner.errors.FailedTrialError, match="must be finite, not nan"):
+        tuner.run_trial(trial)
+    with pytest.raises(ValueError, match="Plan: `supernet_rate` must be a number in"):
+        Plan(supernet_rate=float("nan"))
 
 
 def test_of_two_workers_one_trains_and_the_other_waits(tmp_path):

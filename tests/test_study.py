@@ -1,15 +1,18 @@
 """Studies: the grid, what is run in which order, stopping anywhere, and what is said of the runs."""
 
 import dataclasses
+import importlib
 import json
 import multiprocessing
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
+import keras
 import numpy as np
 import pytest
 import scipy.stats
@@ -293,6 +296,53 @@ def test_a_failed_run_is_recorded_and_the_others_go_on(tmp_path):
     assert findings.missing == 0 and findings.lost == 2 * 3 and len(findings.failures) == 2
     assert "loss=nan in epoch 1, step 3" in (tmp_path / "table.md").read_text()
     assert run_toy(study, tmp_path)[1] == []
+
+
+@pytest.mark.parametrize("fault", [
+    MemoryError(), RecursionError("too deep"), ValueError("too wide"), "backend", "val_loss", "epoch",
+], ids=str)  # fmt: skip
+def test_one_run_that_breaks_ends_no_study(fault, tmp_path):
+    """However it breaks; figures that are not finite are no result, of one epoch nor of the run."""
+
+    def train(recipe, folder, test):
+        result, history = study_toys.train(recipe, folder, test)
+        if recipe.aug_loss_weight != 0:
+            return result, history
+        if fault == "val_loss":
+            return {**result, "val_loss": float("inf")}, history
+        if fault == "epoch":
+            return result, [{**history[0], "loss": float("nan")}, *history[1:]]
+        if fault != "backend":
+            raise fault
+        if keras.backend.backend() == "jax":
+            raise importlib.import_module("jax").errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+        errors = importlib.import_module("tensorflow").errors
+        raise errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+    both = {name: GRID["arms"][name] for name in ("direct", "augmented")}
+    study = grid(candidates={"learning_rate": [0.1]}, arms=both, seeds=[0])
+    book, _ = run_toy(study, tmp_path, trainer=train)
+    findings = report(book)
+    assert [line.cell.arm for line in findings.lines] == ["augmented"] and findings.failures
+    assert all(record["message"] for record in findings.failures)
+    assert run_toy(study, tmp_path, trainer=train)[1] == []
+
+
+def test_an_old_record_that_is_not_finite_or_damaged_is_no_result(finished, tmp_path):
+    book, _, _ = finished
+    shutil.copytree(book.out, tmp_path, dirs_exist_ok=True)
+    path = sorted((tmp_path / "runs").glob("augmented-*"))[0]
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "val_loss": float("nan")}))
+    assert Book(tmp_path, grid()).records[record["digest"]]["status"] == "failed"
+    for text in ("{", "[]", "{}"):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=r"study: \S+augmented-.* is damaged.*Delete it"):
+            Book(tmp_path, grid())
+    path.write_text(json.dumps(record))
+    (tmp_path / "state.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"study: \S+state.json is damaged.*Delete it"):
+        Book(tmp_path, grid())
 
 
 def test_arms_with_one_recipe_share_their_runs(tmp_path):

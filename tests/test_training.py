@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from saaug_keras import augment, backbones, callbacks
+from saaug_keras.training import CoupledSGD
 
 BLOCKS = (
     backbones.BlockSpec(8, 8),
@@ -109,7 +110,7 @@ def test_direct_training_runs_no_augmented_pass():
     images, labels = some_data()
     model = compiled(width=1.0, expand=1.0, aug_loss_weight=0.0)
     history = model.fit(images, labels, batch_size=16, epochs=1, verbose=0).history
-    assert history["augmented_loss"] == [0.0]
+    assert "augmented_loss" not in history and history["target_loss"] == history["loss"]
     assert int(model.step) == 0
 
 
@@ -135,14 +136,30 @@ def test_training_goes_on_from_saved_weights_as_if_it_had_not_stopped(tmp_path):
         np.testing.assert_allclose(np.array(got), np.array(expected), atol=1e-6, err_msg=expected.path)
 
 
-def test_a_model_survives_the_keras_format(tmp_path):
+def test_a_model_that_is_saved_and_loaded_trains_on_as_if_it_had_not_been(tmp_path):
     images, labels = some_data()
     model = compiled()
-    model.fit(images, labels, batch_size=16, epochs=1, verbose=0)
+    rate = keras.optimizers.schedules.CosineDecay(0.05, 6)
+    model.compile(CoupledSGD(rate, l2=0.1, momentum=0.9), metrics=["accuracy", keras.metrics.TopKCategoricalAccuracy(2)]
+                  , loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1))  # fmt: skip
+    undecayed = [variable for variable in model.trainable_variables if variable.name in ("gamma", "beta", "bias")]
+    model.optimizer.exclude_from_weight_decay(var_list=undecayed)
+    one_hot = np.eye(5, dtype="float32")[labels]
+    fit = {"batch_size": 16, "shuffle": False, "verbose": 0}
+    history = model.fit(images, one_hot, validation_data=(images, one_hot), **fit).history
+    # The target's loss is `val_loss`; nothing is logged that is not measured.
+    assert {"target_loss", "augmented_loss", "val_loss", "val_accuracy"} <= set(history)
+    assert not {"val_target_loss", "val_augmented_loss"} & set(history)
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(model.predict(images, verbose=0), loaded.predict(images, verbose=0))
     assert loaded.get_config() == model.get_config()
+    more = [each.fit(images, one_hot, **fit).history for each in (model, loaded)]
+    assert more[0].keys() == more[1].keys() and int(loaded.optimizer.iterations) == 6
+    for name, values in more[0].items():
+        np.testing.assert_allclose(more[1][name], values, rtol=1e-5, err_msg=name)
+    for one, other in zip(model.variables, loaded.variables, strict=True):
+        np.testing.assert_allclose(np.array(one), np.array(other), atol=1e-6, err_msg=one.path)
 
 
 def test_depth_augmentation_leaves_the_target_exactly():
@@ -196,6 +213,80 @@ def test_distillation_adds_the_divergence_to_the_teacher():
     base = plain.train_on_batch(images, labels)[0]
     assert distilled.train_on_batch(images, labels)[0] > base
     assert compiled("conv", aug_loss_weight=0.0, distill_weight=1.0).is_augmented
+
+
+def test_coupled_decay_goes_through_the_momentum():
+    kept, bare = (keras.Variable(np.array([1.0, -2.0], "float32"), name=name) for name in ("kernel", "bias"))
+    optimizer = CoupledSGD(0.1, l2=0.5, momentum=0.9, nesterov=True)
+    optimizer.exclude_from_weight_decay(var_list=[bare])
+    optimizer.build([kept, bare])
+    gradient = np.array([0.3, 0.1], "float32")
+    expected = []
+    for decay in (0.5, 0.0):
+        w, m = np.array([1.0, -2.0]), np.zeros(2)
+        for _ in range(3):
+            g = gradient + decay * w
+            m = 0.9 * m - 0.1 * g
+            w = w + 0.9 * m - 0.1 * g
+        expected.append(w)
+    for _ in range(3):
+        optimizer.apply([keras.ops.convert_to_tensor(gradient)] * 2, [kept, bare])
+    np.testing.assert_allclose(np.array(kept), expected[0], rtol=1e-5)
+    np.testing.assert_allclose(np.array(bare), expected[1], rtol=1e-5)
+    assert CoupledSGD.from_config(optimizer.get_config()).l2 == 0.5
+    with pytest.raises(ValueError, match="CoupledSGD: `weight_decay` must be None"):
+        CoupledSGD(weight_decay=0.1)
+
+
+def test_add_kernels_are_clipped_to_what_their_inputs_reach():
+    """In the step itself; weights that multiply stay as they are, and so do kernels whose range is not known yet."""
+    images, labels = some_data(16)
+    model = compiled("adder", remap=False, clip_adder_kernels=True, aug_loss_weight=0.0)
+    before = {name: np.array(model.network.weighted[name].kernel) for name in ("block1_expand", "block1_depthwise")}
+    variables = model.trainable_variables, model.non_trainable_variables
+    values = model._clip_stateless(*([variable.value for variable in each] for each in variables))
+    for variable, value in zip(variables[0], values, strict=True):
+        np.testing.assert_array_equal(np.array(value), np.array(variable))
+    # What the step of the JAX backend does, and the step of the one at hand.
+    for name in before:
+        model.network.weighted[name].input_range.assign([-0.5, 1.0])
+    values = model._clip_stateless(*([variable.value for variable in each] for each in variables))
+    half = 1.5 / 255 / 2
+    for name, old in before.items():
+        layer = model.network.weighted[name]
+        expected, block = old.copy(), layer._view.slices()
+        expected[block] = np.clip(old[block], -0.5 - half, 1.0 + half)
+        assert np.abs(expected - old).max() > 1
+        place = [variable is layer.kernel for variable in variables[0]].index(True)
+        np.testing.assert_allclose(np.array(values[place]), expected, atol=1e-6)
+    model.train_on_batch(images, labels)
+    for layer in model.network.weighted.values():
+        if layer.operator == "adder":
+            low, high = np.array(layer.input_range)
+            low, high = min(low, 0), max(high, 0)
+            half, kernel = (high - low) / 255 / 2, np.array(layer.kernel)[layer._view.slices()]
+            assert low - half - 1e-5 <= kernel.min() and kernel.max() <= high + half + 1e-5
+    with pytest.raises(ValueError, match="augment: `clip_adder_kernels` must be False where .*remap=True"):
+        augment(small_spec("adder"), clip_adder_kernels=True)
+
+
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "sum"])
+def test_distillation_counts_a_row_as_often_as_its_weight_says(reduction):
+    model = augment(small_spec("conv"), width=1.5, expand=1.0, distill_weight=2.0, distill_temperature=3.0)
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=reduction))
+    generator = np.random.default_rng(0)
+    student, teacher = generator.normal(size=(2, 4, 5)).astype("float32")
+    labels, weights = np.array([0, 1, 2, 3]), np.array([0.0, 1.0, 3.0, 0.5], "float32")
+
+    def log_softmax(x):
+        return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+    t, s = log_softmax(teacher / 3), log_softmax(student / 3)
+    rows = (np.exp(t) * (t - s)).sum(-1) * 3.0**2 * 2.0
+    rows = rows - log_softmax(student)[np.arange(4), labels] - log_softmax(teacher)[np.arange(4), labels]
+    for weight in (np.ones(4, "float32"), weights):
+        loss = model.compute_loss(None, labels, (student, teacher), weight)
+        assert float(loss) == pytest.approx((rows * weight).sum() / (4 if reduction == "sum_over_batch_size" else 1), rel=1e-5)
 
 
 @pytest.mark.parametrize(

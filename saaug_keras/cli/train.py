@@ -37,6 +37,10 @@ def add_parser(subparsers):
     group.add_argument("--optimizer", default="sgd", choices=("adamw", "sgd"), help="sgd with Nesterov momentum 0.9, "
                        "or adamw (default: sgd)")  # fmt: skip
     group.add_argument("--weight-decay", type=float, default=4e-5, help="default: 4e-5")
+    group.add_argument("--decay", default="decoupled", choices=("coupled", "decoupled"), help="whether momentum applies "
+                       "to the weight decay, as papers have it: coupled; or not, as Keras has it (default: decoupled)")
+    group.add_argument("--clip-adder-kernels", action="store_true", help="clip add kernels to the range of their inputs "
+                       "after every step; needs --direct or --no-remap")  # fmt: skip
     group.add_argument("--label-smoothing", type=float, default=0.0, help="in [0, 0.9] (default: 0)")
     group.add_argument("--ema", type=float, help="momentum of an average of the weights, which is evaluated and kept")
     group.add_argument("--dtype", default="float32", help="Keras dtype policy, for example mixed_float16")

@@ -19,7 +19,8 @@ class QuantizedLayer(PersistAllWeights):
     """A layer whose inputs are fake-quantized to `activation_bits`, None for not at all.
 
     `input_range` (2,) is a running average of the batches' smallest and largest value, taken while training; the first
-    batch sets it. A layer that was never trained uses the batch at hand.
+    batch sets it. A layer that was never trained uses the batch at hand. A frozen layer (`trainable` False) keeps its
+    range, as `keras.layers.BatchNormalization` keeps its statistics.
     """
 
     def add_weight(self, *args, **kwargs):
@@ -41,9 +42,10 @@ class QuantizedLayer(PersistAllWeights):
     def _grid_of(self, inputs, training, variable=None, *, activation=None):
         """(low, high, step) of the grid for inputs, of activated ones with `activation` (of `ops.CLIPS`).
 
-        While training, the range is the running average after this batch has moved it.
+        While training, the range is the running average after this batch has moved it, unless the layer is frozen.
         """
         variable = self.input_range if variable is None else variable
+        training = training and self.trainable
         average, low, high, step = ops.observed_range(
             inputs, variable.value, momentum=RANGE_MOMENTUM if training else 1.0, bits=self.activation_bits,
             activation=activation,

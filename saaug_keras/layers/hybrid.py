@@ -252,6 +252,27 @@ class Hybrid(ShiftWeights, AdderWeights, keras.layers.Layer):
             return self._view.rounded(kernel)
         return self.on_grid(kernel, self._grid_step()) if self.operator == "adder" else kernel
 
+    def clipped_kernel(self):
+        """The latent kernel of an add layer, its add weights clipped to the range of their inputs and half a step.
+
+        A range that has seen no input clips nothing, and neither does a closed gate.
+        """
+        latent, ranges = self.kernel.value, [self.input_range.value]
+        if self.extra == "same":
+            ranges.append(self.augmented_range.value)
+            chosen = np.True_
+        else:
+            chosen = np.zeros(latent.shape, bool)
+            chosen[self._view.slices()] = True
+        # Ranges that are still empty are (0, 0), and every range includes 0.
+        low = K.minimum(K.min(K.stack([each[0] for each in ranges])), 0.0)
+        high = K.maximum(K.max(K.stack([each[1] for each in ranges])), 0.0)
+        half = ops.quantization_scale(low, high, self.activation_bits) / 2
+        chosen = K.logical_and(chosen, high > low)
+        if self.gate is not None:
+            chosen = K.logical_and(chosen, self.gate.value > 0.5)
+        return K.where(chosen, K.clip(latent, low - half, high + half), latent)
+
     def baked_kernel(self):
         """The target's kernel for the plain layer, a NumPy array: the remap is in it, the rounding is not."""
         return np.array(K.convert_to_numpy(self.remapped_kernel()))
@@ -559,7 +580,8 @@ class HybridBatchNormalization(PersistAllWeights, keras.layers.Layer):
         momentum: number in [0, 1] of the running statistics; epsilon: number > 0 added to the variance.
     Call:
         inputs (N, H, W, c); augmented: whose statistics to use and update; the target has c = target_channels, an
-        augmented network any leading slice of the channels.
+        augmented network any leading slice of the channels. A frozen layer (`trainable` False) uses its running
+        statistics while training, too, and leaves them.
     """
 
     def __init__(self, target_channels, *, momentum=0.9, epsilon=1e-5, **kwargs):
@@ -593,7 +615,7 @@ class HybridBatchNormalization(PersistAllWeights, keras.layers.Layer):
         )
         gamma, beta = self.gamma.value[:c], self.beta.value[:c]
         fused = keras.backend.backend() == "tensorflow" and len(inputs.shape) == 4
-        if not training:
+        if not (training and self.trainable):
             normalize = _fused_inference if fused else _normalize
             return normalize(inputs, gamma, beta, mean.value[:c], variance.value[:c], self.epsilon)
         out, *batch = (_fused_training if fused else _normalize_batch)(inputs, gamma, beta, self.epsilon)

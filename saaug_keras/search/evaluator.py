@@ -14,9 +14,11 @@ import time
 import zipfile
 
 import keras
+import keras_tuner
 import numpy as np
 
 from saaug_keras import _files, _validate, datasets
+from saaug_keras.callbacks import StopAtNonFinite
 
 CLAIM_SECONDS = 60  # a claim without a sign of life for so long is anyone's
 
@@ -56,6 +58,8 @@ class SuperNetEvaluator:
             epochs, learning_rate: of the SuperNet, with half a cosine to 0; adapt_epochs, adapt_rate: of the SubNet.
             batch_size, weight_decay, augment, flip, seed: of both; see `datasets.pipeline`.
             callbacks: Keras callbacks of both; verbose: as `fit`.
+        Raises:
+            ValueError: a loss or weight was not finite, or the weights in `directory` are not usable.
         """
         self._data = (x, y)
         self._options = {
@@ -90,10 +94,11 @@ class SuperNetEvaluator:
         optimizer.exclude_from_weight_decay(var_names=["adder_kernel"])
         net.compile(optimizer)
         optimizer.build(net.trainable_variables)
+        advice = f"Try a smaller learning rate (now {learning_rate:g}) for the {name.split('-')[0]}."
         checkpoint = _Checkpoint(self.directory / f"{name}.checkpoint.npz")
         net.fit(
             batches, epochs=epochs, initial_epoch=checkpoint.restore(net), verbose=verbose, shuffle=False,
-            callbacks=[counter, *self._callbacks, checkpoint],
+            callbacks=[counter, StopAtNonFinite("SuperNetEvaluator", advice), *self._callbacks, checkpoint],
         )  # fmt: skip
 
     def _once(self, name, epochs, learning_rate):
@@ -129,10 +134,16 @@ class SuperNetEvaluator:
     # One candidate
 
     def __call__(self, values: dict) -> float:
-        """Fraction of the held-out images that a candidate classifies right."""
+        """Fraction of the held-out images that a candidate classifies right.
+
+        Raises:
+            keras_tuner.errors.FailedTrialError: an output is not finite.
+        """
         self._enter_stage(values)
         self.supernet.recalibrate(values, self._calibration, batch_size=self.batch_size)
         logits = self.supernet.logits(self._held_out, batch_size=self.batch_size)
+        if not np.isfinite(logits).all():
+            raise keras_tuner.errors.FailedTrialError("SuperNetEvaluator: a candidate's outputs must be finite.")
         return float((logits.argmax(-1) == self._labels).mean())
 
     def build_model(self, values: dict) -> keras.Model:
@@ -178,6 +189,11 @@ def _assign(variables, arrays):
             raise ValueError(
                 f"SuperNetEvaluator: the weights in `directory` must be of the same space; '{variable.name}' differs. "
                 "Use another directory."
+            )
+        if not np.isfinite(arrays[variable.name]).all():
+            raise ValueError(
+                f"SuperNetEvaluator: the weights in `directory` must be finite; '{variable.name}' is not. Use another "
+                "directory and a smaller learning rate."
             )
         variable.assign(arrays[variable.name])
 

@@ -79,6 +79,9 @@ class Plan:
 
     def __post_init__(self):
         _validate.one_of("Plan", "strategy", self.strategy, ("evolution", "random"))
+        for name in ("supernet_rate", "adapt_rate", "learning_rate"):
+            _validate.number_in("Plan", name, getattr(self, name), 1e-8, 1e3)
+        _validate.number_in("Plan", "slack", self.slack, 1, 1e6)
         for name in self.minimize:
             _validate.one_of("Plan", "minimize", name, COST_NAMES)
 

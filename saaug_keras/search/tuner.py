@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import threading
 import time
@@ -50,6 +51,8 @@ class TwoStageTuner(keras_tuner.Tuner):
         begin = time.perf_counter()
         result = self.evaluate(dict(trial.hyperparameters.values))
         metrics = dict(result) if isinstance(result, dict) else {self.oracle.objective.name: float(result)}
+        if broken := [name for name, value in metrics.items() if not math.isfinite(value)]:
+            raise keras_tuner.errors.FailedTrialError(f"{broken[0]} must be finite, not {metrics[broken[0]]}")
         return {**metrics, "seconds": time.perf_counter() - begin}
 
     def search(self, *args, **kwargs):

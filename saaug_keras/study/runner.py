@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import hashlib
 import json
+import math
 import multiprocessing
 import os
 import pathlib
@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass
 from multiprocessing import connection
 
-from saaug_keras._files import write_atomic
+from saaug_keras._files import only_process, sweep, write_atomic
 from saaug_keras._version import __version__
 from saaug_keras.recipes import Recipe
 from saaug_keras.study.grid import Cell, Study
@@ -49,7 +49,9 @@ def run(
     """
     cells = study.cells(only)
     book = Book(out, study)
-    with _only_process(book.out):
+    with only_process(book.out, f"study: another process is running a study in {book.out}."):
+        sweep(book.out, "state.json")
+        sweep(book.out / "runs", "*.json")
         if trainer is None:
             _check_recipes(study, cells, data_dir)
             callbacks = (_make_watcher(watch),) if watch and jobs == 1 else ()
@@ -103,10 +105,12 @@ class Book:
         for path in sorted((self.out / "runs").glob("*.json")):
             self._add(path)
         state = self.out / "state.json"
-        self._ratios = json.loads(state.read_text())["compute_ratios"] if state.exists() else {}
+        self._ratios = _read(state, "compute_ratios")["compute_ratios"] if state.exists() else {}
 
     def _add(self, path):
-        record = json.loads(path.read_text())
+        record = _read(path, "digest", "recipe", "status")
+        if record["status"] == "finished" and (broken := _not_finite(record)):
+            record |= {"status": "failed", "message": broken}
         # Two arms may come to the same recipe; what has been tested stands.
         if "test_accuracy" not in self.records.get(record["digest"], {}):
             self.records[record["digest"]] = record
@@ -185,9 +189,30 @@ class Book:
         return max(finished, key=lambda pair: pair[0])[1].candidate if finished else None
 
 
+def _read(path, *keys) -> dict:
+    """A JSON file of the study that holds at least `keys`."""
+    try:
+        data = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"study: {path} is damaged: {error}. Delete it and start the study again.") from error
+    if not (isinstance(data, dict) and set(keys) <= set(data)):
+        raise ValueError(f"study: {path} is damaged. Delete it and start the study again.")
+    return data
+
+
+def _not_finite(record) -> str | None:
+    """What is said of a run with a figure, at its end or of an epoch, that is not finite; None if all are."""
+    last = len(record["history"]), record
+    for epoch, row in (*((row["epoch"], row) for row in record["history"]), last):
+        for key, value in row.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                return f"{key} must be finite. Received: {key}={value} in epoch {epoch}."
+    return None
+
+
 def digest_of(dataset: str, recipe: Recipe) -> str:
     """Ten hex digits that stand for a recipe on a data set."""
-    text = json.dumps({"dataset": dataset, **recipe.as_dict()}, sort_keys=True)
+    text = json.dumps({"dataset": dataset, **recipe.identity()}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
@@ -273,7 +298,12 @@ def _test(path, data) -> float:
 
 
 def execute(out: pathlib.Path, dataset: str, task: Task, trainer):
-    """Trains one run and writes its record, whole or not at all."""
+    """Trains one run and writes its record, whole or not at all.
+
+    Whatever is the run's own fault makes it a failed one, and others go on: figures that are not finite, a recipe that
+    cannot run, a network too large for the memory. What concerns them all, as a full disk or a mistake in the program,
+    is raised.
+    """
     try:
         result, history = trainer(task.recipe, out / "training" / task.name, task.stage == "final")
         epochs = [row["seconds"] for row in history]
@@ -284,13 +314,28 @@ def execute(out: pathlib.Path, dataset: str, task: Task, trainer):
             "seconds_per_epoch": statistics.median(epochs[1:] or epochs),
             "history": history,
         }
-    except ValueError as error:  # the loss was not finite, or the recipe cannot run: this run's affair alone
-        outcome = {"status": "failed", "message": str(error)}
+        if broken := _not_finite(outcome):
+            outcome = {"status": "failed", "message": broken}
+    except (MemoryError, RecursionError, ValueError, *_backend_errors()) as error:
+        outcome = {"status": "failed", "message": str(error) or type(error).__name__}
     record = {
         "name": task.name, "digest": task.digest, "arm": task.cell.arm, "dataset": dataset, **outcome,
         "recipe": task.recipe.as_dict(), "machine": _machine(),
     }  # fmt: skip
     write_atomic(out / "runs" / f"{task.name}.json", json.dumps(record, indent=1) + "\n")
+
+
+def _backend_errors() -> tuple:
+    """What the backend raises of its own, as for want of memory."""
+    import keras
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return (jax.errors.JaxRuntimeError,)
+    import tensorflow as tf
+
+    return (tf.errors.OpError,)
 
 
 def _machine() -> dict:
@@ -311,18 +356,6 @@ def _machine() -> dict:
         "saaug_keras": __version__, "python": platform.python_version(), "keras": keras.version(), "backend": backend,
         "device": device, "cpus": os.cpu_count(),
     }  # fmt: skip
-
-
-@contextlib.contextmanager
-def _only_process(out):
-    """Holds the folder; the system lets go of it however the process ends."""
-    out.mkdir(parents=True, exist_ok=True)
-    with open(out / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise BlockingIOError(f"study: another process is running a study in {out}.") from error
-        yield
 
 
 def _make_watcher(watch):

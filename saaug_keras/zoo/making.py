@@ -27,10 +27,13 @@ def train(name: str, out, *, data_dir=None, callbacks=(), resume: bool = True) -
         callbacks, resume: as `recipes.train`.
     Returns:
         The measured figures.
+    Raises:
+        ValueError: the run failed, or a weight or figure is not finite; the entry is as it was.
     """
     import keras
 
     import tflm_export
+    from saaug_keras import callbacks as checks
     from saaug_keras import datasets, layers, recipes  # noqa: F401  the layers are registered for load_model
 
     entry = zoo.Entry.read(name)
@@ -38,6 +41,8 @@ def train(name: str, out, *, data_dir=None, callbacks=(), resume: bool = True) -
     result = recipes.train(entry.recipe, data, out, callbacks=callbacks, resume=resume)
     model = keras.models.load_model(pathlib.Path(out) / "target.keras", compile=False)
     weights.deploy(model)
+    if broken := checks.first_not_finite(model):
+        raise ValueError(f"zoo: the weights of {name} must be finite; {broken} is not. Train it by another recipe.")
     with tempfile.TemporaryDirectory() as directory:
         aside = pathlib.Path(directory)
         weights.write(model, aside / "weights.npz")
@@ -52,6 +57,9 @@ def train(name: str, out, *, data_dir=None, callbacks=(), resume: bool = True) -
         metric = "mean_iou" if data.y_train.ndim == 3 else "accuracy"
         measured |= {f"val_{metric}": round(result[f"val_{metric}"], 6), "epochs": result["epochs"],
                      "train_seconds": round(result["train_seconds"])}  # fmt: skip
+        figures = [value for value in measured.values() if isinstance(value, float)]
+        if not np.isfinite(figures).all():
+            raise ValueError(f"zoo: all figures of {name} must be finite. Received: {measured}.")
         files = {path.name: zoo.sha256(path) for path in sorted(aside.iterdir())}
         with atomic_folder(entry.folder) as folder:
             for path in aside.iterdir():
