@@ -77,8 +77,28 @@ class PlainShift(ShiftWeights):
             channel_axes=self._axes(),
         )  # fmt: skip
 
+    def assign_kernel(self, kernel):
+        """Takes the weights with which it deploys `round_kernel(kernel)`, whatever its variant.
+
+        Args:
+            kernel: float array of the kernel's shape.
+        """
+        if self.variant == "q":
+            self.kernel.assign(kernel)
+        else:
+            self.sign.assign(K.sign(self.round_kernel(kernel)))
+            self.shift.assign(ops.log2_magnitude(kernel))
+
     def get_config(self):
         return {**super().get_config(), **self._shift_config()}
+
+
+def assign_kernel(layer, kernel):
+    """Gives a plain layer, ours or Keras's, the weights with which it deploys a float `kernel`."""
+    if isinstance(layer, PlainShift):
+        layer.assign_kernel(kernel)
+    else:
+        layer.kernel.assign(kernel)
 
 
 def _sign_of(draw, spread, shape, dtype):
