@@ -301,7 +301,8 @@ class LayerSpec:
     """One layer of a lowered network; shapes are (H, W, C), "input" names the image.
 
     kind: of `KINDS`; "pool" is the global average, to 1x1, "multiply" has a second input that is 1x1 and broadcast,
-    "resize" is bilinear. `operator` is "none" where there are no weights. `scale` says what augmentation may widen: "width" (the residual stream), "expand" (inside a block) or "fixed".
+    "resize" is bilinear. `operator` is "none" where there are no weights. `scale` says what augmentation may widen:
+    "width" (the residual stream), "expand" (inside a block) or "fixed".
     """
 
     name: str

@@ -12,6 +12,7 @@ import dataclasses
 
 import numpy as np
 
+from saaug_keras import _validate
 from tflm_export import graph as ir
 from tflm_export import reference
 from tflm_export.quantize import ACCUMULATOR_LIMIT, ADDER_SCALE_LOG2, Network
@@ -34,6 +35,8 @@ def requantize_by_shifts(network: Network, graph: ir.Graph, images) -> Network:
     steps = []
     for step in network.steps:
         inputs = [values[tensor.name] for tensor in step.inputs]
+        if step.constants is not None:
+            _validate.one_of("tflm_export.power_of_two", "operator", step.constants.operator, ir.OPERATORS)
         if step.constants is not None and step.constants.operator != "conv":
             step = _shifted(step, inputs[0], wanted[step.op.name])
         values[step.output.name] = reference.run_step(step, inputs)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from saaug_keras import _validate
 from saaug_keras import ops as saaug_ops
 from tflm_export import graph as ir
 
@@ -19,6 +20,7 @@ ACCUMULATOR_LIMIT = 2**30 - 1  # of our kernels: leaves room for rounding
 ADDER_SCALE_LOG2 = 8  # an add layer's accumulator holds 2**8 times the sum of distances
 NIBBLE_LEVELS = 7  # exponents that a 4-bit code holds beside sign and zero
 BYTE_LEVELS = 16
+_LEAST_SCALE = 2.0**-100  # of a weight, far below whatever moves an output, far above float32's end
 PIXELS = (np.float32(1 / 255), -128)  # scale and zero point of an image in [0, 1]
 SAME_GRID = ("resize", "max_pool", "average_pool", "reshape", "pad")  # kinds whose output lies on the input's grid
 
@@ -300,6 +302,7 @@ def _clamp_point(value, tensor):
 
 def check_flavour(op: ir.Op, flavour):
     """The builtin flavour holds products of int8 weights alone."""
+    _validate.one_of("tflm_export.quantize", "operator", op.weights.operator, _MAKERS)
     if flavour == "custom":
         return
     if op.weights.operator == "adder":
@@ -393,7 +396,11 @@ class _Conv(_Maker):
 
 
 class _Shift(_Maker):
-    """Signed powers of two, exactly. A negative gain flips signs; a channel's least exponent is 0 where that fits."""
+    """Signed powers of two, exactly. A negative gain flips signs; a channel's least exponent is 0 where that fits.
+
+    Each output channel counts its exponents from its own least one, and a code holds 16 of them (7 in half a byte, for
+    layers that can have no more): a channel whose exponents lie further apart is refused, whatever the layer's bits.
+    """
 
     def make(self):
         fraction, self.exponents = np.frexp(self.weights.kernel.astype("float64"))
@@ -413,6 +420,14 @@ class _Shift(_Maker):
         exponents = self.exponents[channel] - 1
         least = int(exponents[used].min())
         powers = np.where(used, exponents - least, 0)
+        if powers.max() > self.most:
+            raise ValueError(
+                f"tflm_export: layer '{self.op.name}', output channel {channel}: its weights must span at most "
+                f"{self.most + 1} exponents, so many have a code. Received: 2**{least} to 2**{exponents[used].max()}. "
+                "Train with weight_bits <= 5, which always fit."
+            )
+        if abs(gain) * 2.0**least < _LEAST_SCALE:  # dead: a channel of zeros without the zero code is one of 2**-125
+            return self.constant_channel(channel, self.weights.bias[channel])
         return self.fit(channel, signs, powers, np.float32(math.ldexp(abs(gain), least)), self.weights.bias[channel])
 
     def constant_channel(self, channel, value):

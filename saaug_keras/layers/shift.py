@@ -117,7 +117,8 @@ class ShiftConv2D(PlainShift, keras.layers.Conv2D):
 
     Args:
         filters, kernel_size, **kwargs: as `keras.layers.Conv2D`, channels last, one group.
-        weight_bits: int in [3, 8], bits of a weight: a sign and the code of the exponent.
+        weight_bits: int in [3, 8], bits of a weight: a sign and the code of the exponent. Export packs up to 5 bits
+            always; beyond, it refuses a layer in which the exponents of one output channel span more than 16.
         zero_code: whether one code means zero, for |k| < 2**(lowest - 1); without it `lowest` is one lower.
         exponent_scope: "channel" or "layer", what shares the largest exponent.
         variant: "q" rounds `kernel` (DeepShift-Q). "ps" (DeepShift-PS) learns exponents and signs themselves, the
