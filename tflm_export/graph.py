@@ -52,6 +52,7 @@ class Weights:
         gain, bias: float64 (O,), batch norm and the layer's bias together.
         levels: of a shift kernel, how many exponents its layer can use; else 0.
         input_range: (low, high) that the layer's input quantizer was trained with, or None.
+        input_bits: of that quantizer.
     """
 
     operator: str
@@ -60,6 +61,7 @@ class Weights:
     bias: np.ndarray
     levels: int = 0
     input_range: tuple[float, float] | None = None
+    input_bits: int = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -305,8 +307,6 @@ class _Lowering:
         if known is None:
             names = ", ".join(cls.__name__ for cls in _KNOWN if cls not in _HYBRID)
             _fail(layer, f"is of a kind that export does not know; it knows {names}", kind)
-        if known in (*_SHIFT, *_ADDER) and layer.activation_bits not in (None, 8):
-            _fail(layer, "must have `activation_bits` 8 or None", f"activation_bits={layer.activation_bits}")
         if getattr(layer, "data_format", None) not in (None, "channels_last"):
             _fail(layer, "must be channels-last", f"data_format={layer.data_format!r}")
         if getattr(layer, "quantization_mode", None) is not None:
@@ -520,17 +520,19 @@ def _weights(layer, kernel):
     channels = kernel.shape[0]
     bias = layer.bias if layer.use_bias else None
     bias = np.zeros(channels) if bias is None else np.asarray(keras.ops.convert_to_numpy(bias), "float64")
-    operator, levels, low_high = "conv", 0, None
+    operator, levels, low_high, bits = "conv", 0, None, 8
     if isinstance(layer, _SHIFT):
         operator, levels = "shift", 2 ** (layer.weight_bits - 1) - (1 if layer.zero_code else 0)
     elif isinstance(layer, _ADDER):
         operator = "adder"
     if operator != "conv" and layer.activation_bits is not None:
         low, high = (float(v) for v in keras.ops.convert_to_numpy(layer.input_range))
-        low_high = (low, high) if high > low else None
+        low_high, bits = (low, high) if high > low else None, layer.activation_bits
+        if low_high is None and bits < 8:
+            _fail(layer, "must have seen inputs in training: its range is not known", f"activation_bits={bits}")
     if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
         _fail(layer, "must have finite weights", "NaN or infinity")
-    return Weights(operator, kernel, np.ones(channels), bias, levels, low_high)
+    return Weights(operator, kernel, np.ones(channels), bias, levels, low_high, bits)
 
 
 def _batch_norm(layer):
@@ -618,7 +620,7 @@ def _float_weighted(op, x):
     K = keras.ops
     weights = op.weights
     if weights.input_range is not None:
-        x = saaug_ops.fake_quantize(x, *weights.input_range, 8)
+        x = saaug_ops.fake_quantize(x, *weights.input_range, weights.input_bits)
     kernel, channels = weights.kernel, weights.kernel.shape[0]
     if op.kind == "dense":
         x = K.reshape(x, (-1, 1, 1, kernel.shape[3]))

@@ -27,7 +27,16 @@ def requantize_by_shifts(network: Network, graph: ir.Graph, images) -> Network:
         network: of the custom flavour, quantized as usual.
         graph: that it was made of.
         images: representative float32 (N, H, W, C); the first 32 are used.
+    Raises:
+        ValueError: a layer whose inputs have fewer than 8 bits, whose grid would have to be a power of two; or a bias
+            that a shift alone cannot bring into the accumulator.
     """
+    for op in graph.ops:
+        if op.weights is not None and op.weights.input_bits < 8:
+            raise ValueError(
+                f"tflm_export: layer '{op.name}' must have `activation_bits` 8 or None for requantization "
+                f"'power-of-two'. Received: activation_bits={op.weights.input_bits}. Export with requantization='q31'."
+            )
     images = images[:_IMAGES]
     wanted = {}
     ir.run_float(graph, images, wanted)
