@@ -65,6 +65,11 @@ def operator_kind(operator: str) -> str:
     return _OPERATORS[operator][0]
 
 
+def shift_levels(weight_bits: int, zero_code: bool = True) -> int:
+    """How many exponents a shift weight of so many bits can have, beside sign and zero."""
+    return 2 ** (weight_bits - 1) - (1 if zero_code else 0)
+
+
 def check_layer_options(owner: str, layer_options: dict | None, spec: NetSpec) -> dict:
     """Checks options of single layers: {layer name or "adder", "conv" or "shift": {option: value}}, as a dict.
 

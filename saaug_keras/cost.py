@@ -45,6 +45,7 @@ from saaug_keras.backbones import (
     operator_kind,
     operator_options,
     options_of,
+    shift_levels,
 )
 
 CONVENTIONS = ("honest", "paper")
@@ -91,6 +92,7 @@ RECORDS_OPERATOR = {"conv": 245, "depthwise": 270, "dense": 235, "add": 170, "mu
                     "resize": 150, "hard_swish": 115, "custom": 136}  # fmt: skip
 RECORDS_CHANNEL = 8
 
+ROUNDING_STEPS = 2  # before a layer whose inputs had fewer than 8 bits in training
 NIBBLE_LEVELS = 7  # exponents that a weight of half a byte holds beside sign and zero
 
 
@@ -179,8 +181,9 @@ def estimate(
         spec: the network. Blocks of depth augmentation (`kept=False`) cost nothing: they are not deployed.
         bits: 32, 8 or None; see the module.
         convention: "honest" or "paper"; see the module.
-        layer_options: as for `augment`. Weights of up to 7 exponents are stored in half a byte, others in one.
-            Activations take a byte whatever the bits of their training.
+        layer_options: as for `augment`; they count as deployed. Weights of up to 7 exponents are stored in half a byte,
+            others in one. Activations take a byte; where a layer was trained with fewer bits, two steps before it round
+            its inputs, whose operations and bytes are the layer's.
     Raises:
         ValueError: an unknown convention, bit width or option.
         TypeError: `spec` is no `NetSpec`.
@@ -194,11 +197,14 @@ def estimate(
     if layer_options:
         layer_options = check_layer_options("cost.estimate", layer_options, spec)
     paper = convention == "paper"
-    layers = tuple(_layer_cost(layer, _code_bytes(layer, layer_options or {}), bits, paper) for layer in lowered)
+    rounded = {layer.name for layer in lowered if bits is None and _reads_few_bits(layer, layer_options)}
+    layers = tuple(
+        _layer_cost(layer, _code_bytes(layer, layer_options), layer.name in rounded, bits, paper) for layer in lowered
+    )
     total = {name: sum(getattr(layer, name) for layer in layers) for name in _SUMMED}
     total["flash_bytes"] += 0 if bits == 32 else FLASH_NETWORK
     total["records_bytes"] += RECORDS_NETWORK
-    sram = plan_arena(_buffers(lowered, 4 if bits == 32 else 1))
+    sram = plan_arena(_buffers(lowered, 4 if bits == 32 else 1, rounded))
     return NetCost(bits=bits, convention=convention, sram_bytes=sram, layers=layers, **total)
 
 
@@ -225,12 +231,23 @@ def compare(
 
 
 @functools.lru_cache(maxsize=1 << 14)
-def _layer_cost(layer: LayerSpec, code_bytes, bits, paper) -> LayerCost:
+def _layer_cost(layer: LayerSpec, code_bytes, rounds_inputs, bits, paper) -> LayerCost:
     _validate.one_of("cost", "kind", layer.kind, KINDS)
     operations, operation_pj = _operations(layer, bits, paper)
+    flash, records = _flash(layer, code_bytes, bits), _records(layer, bits)
+    if rounds_inputs:  # depthwise steps of one tap, which need no more records than a convolution does
+        channels, steps = layer.input_shape[2], ROUNDING_STEPS
+        flash += steps * (FLASH_OPERATOR["conv"] + channels * (1 + FLASH_CHANNEL["conv"]))
+        records += steps * (RECORDS_OPERATOR["conv"] + channels * RECORDS_CHANNEL)
     energy, latency = (operation_pj, 0.0)
     if layer.weight_count:
         energy, latency = _accelerate(layer, code_bytes, bits, paper, operation_pj)
+    if rounds_inputs and not paper:
+        times = ROUNDING_STEPS * int(np.prod(layer.input_shape))
+        each = {"multiplies": 2, "shifts": 1, "adds": 2}  # the tap, and requantization
+        operations = {name: count + each[name] * times for name, count in operations.items()}
+        wide = MULTIPLY_PJ["int32"] + SHIFT_PJ["int32"] + 2 * ADD_PJ["int32"]
+        energy += times * (MULTIPLY_PJ["int8"] + wide)
     height, width, channels = layer.output_shape
     return LayerCost(
         name=layer.name,
@@ -239,8 +256,8 @@ def _layer_cost(layer: LayerSpec, code_bytes, bits, paper) -> LayerCost:
         macs=layer.taps,
         **operations,
         params=layer.weight_count + layer.bias_count,
-        flash_bytes=_flash(layer, code_bytes, bits),
-        records_bytes=_records(layer, bits),
+        flash_bytes=flash,
+        records_bytes=records,
         output_bytes=height * width * channels * (4 if bits == 32 else 1),
         energy_mj=energy * 1e-9,
         latency_ms=latency,
@@ -426,12 +443,20 @@ def _code_bytes(layer: LayerSpec, layer_options) -> float:
     return _stored_bytes(layer.operator, options.get("weight_bits"), options.get("zero_code", True))
 
 
+def _reads_few_bits(layer: LayerSpec, layer_options) -> bool:
+    """Whether a layer was trained with inputs of fewer bits than the exported model's."""
+    if not layer_options or layer.operator == "none" or operator_kind(layer.operator) == "conv":
+        return False
+    bits = options_of(layer, layer_options).get("activation_bits", 8)
+    return bits is not None and bits < 8
+
+
 @functools.lru_cache(maxsize=256)
 def _stored_bytes(operator, weight_bits, zero_code) -> float:
     if operator == "none" or _known_operator(operator_kind(operator)) != "shift":
         return 1
     bits = operator_options(operator)["weight_bits"] if weight_bits is None else weight_bits
-    return 0.5 if 2 ** (bits - 1) - (1 if zero_code else 0) <= NIBBLE_LEVELS else 1
+    return 0.5 if shift_levels(bits, zero_code) <= NIBBLE_LEVELS else 1
 
 
 def _known_operator(kind):
@@ -469,19 +494,20 @@ def _records(layer: LayerSpec, bits) -> int:
     return RECORDS_OPERATOR[layer.kind] + RECORDS_CHANNEL * channels + swish
 
 
-def _buffers(layers: tuple[LayerSpec, ...], element_bytes: int) -> list[tuple[int, int, int]]:
+def _buffers(layers: tuple[LayerSpec, ...], element_bytes: int, rounded=()) -> list[tuple[int, int, int]]:
     """(bytes, first use, last use) of every activation, in the order of TFLite Micro's tensors.
 
     A use is an operator's number, from 1; the image is there at 0. Batch norm and clamping activations are part of the
-    layer's operator; hard-swish is an operator of its own.
+    layer's operator; hard-swish is an operator of its own, and so are the steps before layers whose names are `rounded`.
     """
     height, width, channels = layers[0].input_shape
     buffers = [[height * width * channels * element_bytes, 0, 0]]
     home, step = {"input": 0}, 0
     for layer in layers:
-        height, width, channels = layer.output_shape
         inputs = [home[name] for name in layer.inputs]
-        for _ in range(2 if layer.activation == "hard_swish" else 1):
+        shapes = [layer.input_shape] * (ROUNDING_STEPS if layer.name in rounded else 0)
+        shapes += [layer.output_shape] * (2 if layer.activation == "hard_swish" else 1)
+        for height, width, channels in shapes:
             step += 1
             for index in inputs:
                 buffers[index][2] = step

@@ -6,7 +6,7 @@ import json
 import keras
 import numpy as np
 import pytest
-from export_models import compile_and_compare, images_like, settle, small_backbone
+from export_models import compile_and_compare, images_like, layer_by_layer, settle, small_backbone
 
 import tflm_export
 from saaug_keras import backbones
@@ -290,6 +290,31 @@ def test_a_channel_whose_exponents_no_code_holds_is_refused(bits, fits):
         return
     network, _ = compile_and_compare(model, images, flavour="custom")
     assert flatbuffer.custom_layer(network.steps[0]).record.layout == flatbuffer.LAYOUT_BYTE
+
+
+@pytest.mark.parametrize("flavour", ["builtin", "custom"])
+def test_inputs_of_few_bits_are_exact_whoever_else_reads_them(flavour):
+    """Padding, a vector, a tensor below 0 that another layer reads with more bits, one that goes beyond the range."""
+    keras.utils.set_random_seed(2)
+    image = keras.Input((7, 6, 3))
+    x = L.Conv2D(6, 1)(image)
+    wide = ours.ShiftConv2D(6, 1, name="wide")(x)
+    x = L.Add()([wide, ours.ShiftConv2D(6, 3, padding="same", activation_bits=3, name="narrow")(x)])
+    x = L.GlobalAveragePooling2D()(L.ReLU()(x))
+    model = keras.Model(image, ours.ShiftDense(4, activation_bits=5, name="vector")(x))
+    images = images_like((7, 6, 3), 6)
+    settle(model, images)
+    for name, (low, high) in {"wide": (-2.0, 2.0), "narrow": (-0.3, 0.7)}.items():
+        model.get_layer(name).input_range.assign([low, high])
+    network, tensors = compile_and_compare(model, images, flavour=flavour)
+    for step, difference in layer_by_layer(model, network, tensors):
+        if step.constants is not None and step.constants.operator == "shift":
+            codes = np.unique(tensors[step.inputs[0].name])
+            assert len(codes) <= {"wide": 256, "narrow": 8, "vector": 32}[step.op.name]
+            assert difference.max() <= 1.001, step.op.name
+    if flavour == "custom":
+        with pytest.raises(ValueError, match="layer 'narrow' must have `activation_bits` 8 or None for requantization"):
+            tflm_export.compile_network(model, images, flavour="custom", requantization="power-of-two")
 
 
 def test_a_channel_of_zeros_without_the_zero_code_is_a_constant():

@@ -13,6 +13,7 @@ import tflm_export
 from saaug_keras import backbones, cost
 from saaug_keras.backbones import BlockSpec, NetSpec, StemSpec
 from saaug_keras.layers import hybrid
+from tflm_export import flatbuffer, runner
 
 SPEC = NetSpec("options", (8, 8, 3), 4, StemSpec(8, strides=1), (BlockSpec(8, 16, strides=1, residual=True),))
 # Options together, and whether they go through `fit`, which is dear; the others take their ranges from one pass.
@@ -93,7 +94,6 @@ def test_what_was_trained_is_what_is_run(kind, options, fit):
         layer = target.get_layer(step.op.layers[0]) if step.op.layers else None
         assert difference.max() <= allowed(step, layer), (step.op.name, difference.max())
     found = np.asarray(network.output.dequantize(tensors[network.output.name]))
-    print(options, np.abs(found - inside[: len(found)]).max() / np.ptp(inside), [s.op.name for s in network.steps])
     assert np.abs(found - inside[: len(found)]).max() < 0.25 * np.ptp(inside)
 
 
@@ -116,6 +116,18 @@ def test_the_options_are_kept_by_the_layers_and_priced_as_they_are_stored():
     wide, narrow = (cost.estimate(spec, layer_options={"shift": {"weight_bits": bits}}) for bits in (5, 4))
     assert wide.energy_mj == cost.estimate(SPEC.with_operator("shift5")).energy_mj > narrow.energy_mj
     assert cost.compare(spec, layer_options={"shift": {"weight_bits": 5}})["deployed"] == wide
+
+
+@pytest.mark.parametrize("options", [{}, {"activation_bits": 4}, {"zero_code": False, "activation_bits": 2}])
+def test_the_price_of_options_is_what_the_exporter_makes(options):
+    images = images_like((8, 8, 3), 4)
+    model = trained("shift", options, False, images)
+    data = flatbuffer.write(tflm_export.compile_network(model.export_target(), images, flavour="custom"))
+    arena = runner.measure_arena(data)
+    found = cost.estimate(model.spec, layer_options={"shift": options})
+    assert 0.85 * found.flash_bytes < len(data) < 1.05 * found.flash_bytes  # the exporter shares equal records
+    assert found.sram_bytes == arena.head
+    assert found.records_bytes == pytest.approx(arena.tail, rel=0.05)
 
 
 @pytest.mark.parametrize("owner, call", [
@@ -152,12 +164,12 @@ def test_a_plain_layer_of_other_options_does_not_take_a_target():
 @pytest.mark.parametrize("call", [
     lambda layer: backbones.make_layer(dataclasses.replace(layer, kind="cosine")),
     lambda layer: dataclasses.replace(layer, kind="cosine").weight_count,
-    lambda layer: cost._layer_cost(dataclasses.replace(layer, kind="cosine"), 1, 8, False),
+    lambda layer: cost._layer_cost(dataclasses.replace(layer, kind="cosine"), 1, False, 8, False),
     lambda layer: backbones.make_layer(dataclasses.replace(layer, operator="xnor")),
     lambda layer: backbones.make_layer(dataclasses.replace(layer, operator="shiftadd")),
     lambda layer: backbones.make_layer(dataclasses.replace(layer, kind="dense", operator="adder")),
-    lambda layer: cost._layer_cost(dataclasses.replace(layer, operator="xnor"), 1, 8, False),
-    lambda layer: cost._layer_cost(dataclasses.replace(layer, operator="shiftadd"), 1, 8, False),
+    lambda layer: cost._layer_cost(dataclasses.replace(layer, operator="xnor"), 1, False, 8, False),
+    lambda layer: cost._layer_cost(dataclasses.replace(layer, operator="shiftadd"), 1, False, 8, False),
     lambda layer: backbones.operator_kind("xnor"),
     lambda layer: backbones.make_activation("tanh", "a"),
 ])  # fmt: skip

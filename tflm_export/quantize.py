@@ -304,6 +304,9 @@ def quantize(graph: ir.Graph, tensors, observation: Observation, *, flavour="bui
         act_max = 127 if high == math.inf else min(127, _clamp_point(high, output))
         steps.append(Step(op, inputs, output, constants, act_min, act_max))
     ends = tensors[graph.input], tensors[graph.output]
+    if any(op.weights is not None and op.weights.input_bits < 8 for op in graph.ops):
+        # In the order of computation: TFLite Micro's planner then finds the smaller arena.
+        tensors = {tensor.name: tensor for tensor in (ends[0], *(step.output for step in steps))}
     return Network(graph.name, tuple(steps), tensors, *ends, flavour, tuple(notes))
 
 
