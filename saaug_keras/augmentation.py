@@ -45,7 +45,9 @@ class HybridNetwork(keras.layers.Layer):
             kernels have the size of the largest of each.
         remap: whether the target sees its slice of the latent kernels through the Gaussian-to-Laplace remap.
         mutable: gives every multiplication-free layer a gate, 1 = multiplication-free, 0 = still multiplicative.
-        layer_options: further options of the hybrid layers: {layer name or operator kind: {option: value}}.
+        layer_options: options of single layers, {layer name, or "adder", "conv" or "shift": {option: value}}; a layer's
+            own go before its family's. Options are `backbones.LAYER_OPTIONS`, see `HybridConv2D`; what else a layer has,
+            the spec says. The deployed network has them, too, and `cost.estimate` prices them.
     Shapes:
         inputs (N, H, W, C) -> logits (N, num_classes), or (N, H, W, num_classes) for segmentation.
     Source: ShiftAddAug, arXiv:2407.02881, sections 3 and 4; NetAug, arXiv:2110.08890.
@@ -59,15 +61,8 @@ class HybridNetwork(keras.layers.Layer):
         self.expand = factors_of("HybridNetwork", "expand", expand)
         self.remap = remap
         self.mutable = mutable
-        self.layer_options = dict(layer_options or {})
+        self.layer_options = backbones.check_layer_options("HybridNetwork", layer_options, self.spec)
         self.layer_specs = backbones.lower(self.spec, all_blocks=True)
-        owners = {"adder", "conv", "shift", "shiftadd"} | {layer.name for layer in self.layer_specs}
-        for owner, options in self.layer_options.items():
-            _validate.one_of("HybridNetwork", "layer_options", owner, owners)
-            if not isinstance(options, dict):
-                raise TypeError(
-                    f"HybridNetwork: `layer_options` must hold a dict of options for {owner!r}. Received: {options!r}."
-                )
         self._sizes = {layer.name: self._sizes_of(layer) for layer in self.layer_specs}
         handed_on = self._handed_on_activations()
         self._unactivated = set(handed_on.values())
@@ -123,15 +118,14 @@ class HybridNetwork(keras.layers.Layer):
             "name": layer.name,
             "dtype": self.dtype_policy,
             "input_activation": self._input_activations.get(layer.name),
-            **backbones.operator_options(layer.operator),
-            **self.layer_options.get(kind, {}),
-            **self.layer_options.get(layer.name, {}),
+            **backbones.options_of(layer, self.layer_options),
         }
         if layer.kind == "dense":
             return layers.HybridDense(layer.output_shape[2], **options)
         options |= {"strides": layer.strides, "padding": "same", "dilation_rate": layer.dilation}
         if layer.kind == "depthwise":
             return layers.HybridDepthwise(layer.kernel_size, **options)
+        _validate.one_of("HybridNetwork", "kind", layer.kind, ("conv", "dense", "depthwise"))
         filters = int(self._sizes[layer.name].max())
         return layers.HybridConv2D(filters, layer.kernel_size, target_filters=layer.output_shape[2], **options)
 
@@ -203,7 +197,7 @@ class HybridNetwork(keras.layers.Layer):
             out = operation(x, augmented=augmented, training=training)
         elif layer.kind == "depthwise":
             out = operation(x, augmented=augmented, training=training)
-        else:
+        else:  # "conv": `_make` knows no other
             out = operation(x, filters=filters, training=training)
         if layer.batch_norm:
             out = self.norms[layer.name](out, augmented=augmented, training=statistics)
@@ -215,7 +209,8 @@ class HybridNetwork(keras.layers.Layer):
         return out
 
     def export_target(self) -> keras.Model:
-        """The deployed network as a functional model of plain layers: remap baked in, batch norm of the target.
+        """The deployed network as a functional model of plain layers with the options of those in training: remap baked
+        in, batch norm of the target.
 
         Raises:
             ValueError: a block of depth augmentation still takes part in the target, or a layer is still
@@ -227,14 +222,13 @@ class HybridNetwork(keras.layers.Layer):
                 f"export_target: the blocks {self.dropped_blocks} of depth augmentation must have left the target "
                 f"(depth_gate 0). Received: depth_gate={gate:g}. Train to the end of DepthDecay's schedule first."
             )
-        if self.mutable:
-            waiting = [name for name, layer in self.weighted.items() if self._is_multiplicative(layer)]
-            if waiting:
-                raise ValueError(
-                    "export_target: every layer must have turned multiplication-free. Received: still multiplicative: "
-                    f"{', '.join(waiting)}. Train to the end of BlockMutation's schedule first."
-                )
-        model = backbones.build(self.spec)
+        waiting = [name for name, layer in self.weighted.items() if self._is_multiplicative(layer)]
+        if waiting:
+            raise ValueError(
+                "export_target: every layer must have turned multiplication-free. Received: still multiplicative: "
+                f"{', '.join(waiting)}. Train to the end of BlockMutation's schedule first."
+            )
+        model = backbones.build(self.spec, layer_options=self.layer_options)
         for layer in backbones.lower(self.spec):
             if layer.name in self.weighted:
                 self.weighted[layer.name].copy_target_to(model.get_layer(layer.name))

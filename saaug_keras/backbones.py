@@ -19,8 +19,30 @@ from dataclasses import dataclass
 
 from saaug_keras import _validate
 
-OPERATORS = ("conv", "shift", "shift5", "shift-ps", "shift5-ps", "adder", "shiftadd")
+# Name -> its family, and the layer options that it stands for ("shiftadd": those of its shift half).
+_OPERATORS = {
+    "conv": ("conv", {}),
+    "shift": ("shift", {"weight_bits": 4, "variant": "q"}),
+    "shift5": ("shift", {"weight_bits": 5, "variant": "q"}),
+    "shift-ps": ("shift", {"weight_bits": 4, "variant": "ps"}),
+    "shift5-ps": ("shift", {"weight_bits": 5, "variant": "ps"}),
+    "adder": ("adder", {}),
+    "shiftadd": ("shiftadd", {"weight_bits": 4, "variant": "q"}),
+}
+OPERATORS = tuple(_OPERATORS)
 ACTIVATIONS = ("relu", "relu6", "hard_swish", "hard_sigmoid")
+KINDS = ("conv", "depthwise", "dense", "pool", "add", "multiply", "resize")  # of a `LayerSpec`
+
+# What `layer_options` may set: of the layers in training, and of the deployed ones by family. All else is the spec's.
+LAYER_OPTIONS = (
+    "activation_bits", "exponent_scope", "extra", "gradient_scale", "kl_weight", "laplace_scale", "mutable", "remap",
+    "variant", "weight_bits", "zero_code",
+)  # fmt: skip
+_DEPLOYED_OPTIONS = {
+    "conv": (),
+    "shift": ("activation_bits", "exponent_scope", "variant", "weight_bits", "zero_code"),
+    "adder": ("activation_bits", "gradient_scale"),
+}
 
 
 def operator_options(operator: str) -> dict:
@@ -34,16 +56,49 @@ def operator_options(operator: str) -> dict:
         ValueError: an unknown name.
     """
     _validate.one_of("operator_options", "operator", operator, OPERATORS)
-    if not operator.startswith("shift"):
-        return {}
-    variant = "ps" if operator.endswith("-ps") else "q"
-    return {"weight_bits": 5 if operator.startswith("shift5") else 4, "variant": variant}
+    return dict(_OPERATORS[operator][1])
 
 
 def operator_kind(operator: str) -> str:
     """"conv", "shift", "adder" or "shiftadd": the family of an operator's name, without its bits and variant."""
     _validate.one_of("operator_kind", "operator", operator, OPERATORS)
-    return operator if operator in ("conv", "adder", "shiftadd") else "shift"
+    return _OPERATORS[operator][0]
+
+
+def shift_levels(weight_bits: int, zero_code: bool = True) -> int:
+    """How many exponents a shift weight of so many bits can have, beside sign and zero."""
+    return 2 ** (weight_bits - 1) - (1 if zero_code else 0)
+
+
+def check_layer_options(owner: str, layer_options: dict | None, spec: NetSpec) -> dict:
+    """Checks options of single layers: {layer name or "adder", "conv" or "shift": {option: value}}, as a dict.
+
+    Raises:
+        ValueError: neither a layer of the network nor a family, or an option that is not of `LAYER_OPTIONS`.
+        TypeError: not a dict of dicts.
+    """
+    layer_options = {} if layer_options is None else layer_options
+    if not isinstance(layer_options, dict):
+        raise TypeError(
+            f"{owner}: `layer_options` must be a dict of dicts, {{layer name or operator: {{option: value}}}}. "
+            f"Received: layer_options={layer_options!r}."
+        )
+    owners = {*_DEPLOYED_OPTIONS, *(layer.name for layer in lower(spec, all_blocks=True))}
+    for name, options in layer_options.items():
+        _validate.one_of(owner, "layer_options", name, owners)
+        if not isinstance(options, dict):
+            raise TypeError(
+                f"{owner}: `layer_options` must hold a dict of options for {name!r}. Received: {options!r}."
+            )
+        for option in options:
+            _validate.one_of(owner, f"layer_options[{name!r}]", option, LAYER_OPTIONS)
+    return dict(layer_options)
+
+
+def options_of(layer: LayerSpec, layer_options: dict) -> dict:
+    """The options of one layer: what its operator's name stands for, then its family's options, then its own."""
+    kind = operator_kind(layer.operator)
+    return {**operator_options(layer.operator), **layer_options.get(kind, {}), **layer_options.get(layer.name, {})}
 
 
 @dataclass(frozen=True)
@@ -250,9 +305,9 @@ class NetSpec:
 class LayerSpec:
     """One layer of a lowered network; shapes are (H, W, C), "input" names the image.
 
-    kind: "conv", "depthwise", "dense", "pool" (global average, to 1x1), "add", "multiply" (the second input is 1x1 and
-    broadcast) or "resize" (bilinear). `operator` is "none" where there are no weights. `scale` says what augmentation
-    may widen: "width" (the residual stream), "expand" (inside a block) or "fixed".
+    kind: of `KINDS`; "pool" is the global average, to 1x1, "multiply" has a second input that is 1x1 and broadcast,
+    "resize" is bilinear. `operator` is "none" where there are no weights. `scale` says what augmentation may widen:
+    "width" (the residual stream), "expand" (inside a block) or "fixed".
     """
 
     name: str
@@ -276,7 +331,10 @@ class LayerSpec:
         taps = self.kernel_size**2
         if self.kind in ("conv", "dense"):
             return taps * self.input_shape[2] * self.output_shape[2]
-        return taps * self.output_shape[2] if self.kind == "depthwise" else 0
+        if self.kind == "depthwise":
+            return taps * self.output_shape[2]
+        _validate.one_of("LayerSpec", "kind", self.kind, KINDS)
+        return 0
 
     @property
     def bias_count(self) -> int:
@@ -597,24 +655,29 @@ def _scale_width(stem, blocks, head, width):
 # The builder
 
 
-def build(spec: NetSpec, *, name: str | None = None):
+def build(spec: NetSpec, *, name: str | None = None, layer_options: dict | None = None):
     """A functional Keras model of the deployed network; its outputs are logits.
 
     Layers are named as `lower` names them, with "_bn" and "_act" behind the batch norm's and the activation's. Blocks
     of depth augmentation are left out.
 
+    Args:
+        spec: the network.
+        name: of the model; default: the spec's.
+        layer_options: as for `augment`: what it was trained with is what is built. Options of training alone are ignored.
     Shapes:
         inputs (N, H, W, C) float32 in [0, 1] -> (N, num_classes), or (N, H, W, num_classes) for segmentation.
     """
     import keras
 
+    layer_options = check_layer_options("backbones.build", layer_options, spec)
     image = keras.Input(spec.input_shape, name="image")
     tensors = {"input": image}
     for layer in lower(spec):
         inputs = [tensors[name] for name in layer.inputs]
         if layer.kind == "dense":
             inputs = [keras.layers.Flatten(name="flatten")(inputs[0])]
-        out = make_layer(layer)(inputs if len(inputs) > 1 else inputs[0])
+        out = make_layer(layer, layer_options)(inputs if len(inputs) > 1 else inputs[0])
         if layer.batch_norm:
             out = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=layer.name + "_bn")(out)
         if layer.activation:
@@ -627,6 +690,7 @@ def make_activation(activation: str, name: str):
     """The Keras layer of an activation's name."""
     import keras
 
+    _validate.one_of("make_activation", "activation", activation, ACTIVATIONS)
     if activation == "relu6":
         return keras.layers.ReLU(max_value=6.0, name=name)
     if activation == "relu":
@@ -634,13 +698,16 @@ def make_activation(activation: str, name: str):
     return keras.layers.Activation(activation, name=name)
 
 
-def make_layer(layer: LayerSpec):
-    """The plain (deployed) Keras layer of one `LayerSpec`, without its batch norm and activation."""
+def make_layer(layer: LayerSpec, layer_options: dict | None = None):
+    """The plain (deployed) Keras layer of one `LayerSpec`, without its batch norm and activation.
+
+    Raises:
+        ValueError: a kind, or an operator of that kind, that there is no layer for.
+    """
     import keras
 
     from saaug_keras import layers as ours
 
-    common = {"use_bias": layer.use_bias, "name": layer.name}
     if layer.kind == "pool":
         return keras.layers.GlobalAveragePooling2D(keepdims=True, name=layer.name)
     if layer.kind == "add":
@@ -649,20 +716,24 @@ def make_layer(layer: LayerSpec):
         return keras.layers.Multiply(name=layer.name)
     if layer.kind == "resize":
         return keras.layers.Resizing(*layer.output_shape[:2], interpolation="bilinear", name=layer.name)
-    kind = operator_kind(layer.operator)
-    options = operator_options(layer.operator)
-    if layer.kind == "dense":
-        if kind == "shift":
-            return ours.ShiftDense(layer.output_shape[2], **options, **common)
-        return keras.layers.Dense(layer.output_shape[2], **common)
-    window = {
-        "kernel_size": layer.kernel_size, "strides": layer.strides, "padding": "same", "dilation_rate": layer.dilation,
-    }  # fmt: skip
-    if layer.kind == "depthwise":
-        classes = {
+    classes = {
+        "conv": {"conv": keras.layers.Conv2D, "shift": ours.ShiftConv2D, "adder": ours.AdderConv2D},
+        "depthwise": {
             "conv": keras.layers.DepthwiseConv2D, "shift": ours.ShiftDepthwiseConv2D,
             "adder": ours.AdderDepthwiseConv2D,
+        },
+        "dense": {"conv": keras.layers.Dense, "shift": ours.ShiftDense},
+    }  # fmt: skip
+    _validate.one_of("make_layer", "kind", layer.kind, KINDS)
+    kind = operator_kind(layer.operator)
+    _validate.one_of("make_layer", f"operator of a {layer.kind} layer", kind, classes[layer.kind])
+    found = options_of(layer, layer_options or {})
+    options = {name: found[name] for name in _DEPLOYED_OPTIONS[kind] if name in found}
+    options |= {"use_bias": layer.use_bias, "name": layer.name}
+    if layer.kind != "dense":
+        options |= {
+            "kernel_size": layer.kernel_size, "strides": layer.strides, "padding": "same",
+            "dilation_rate": layer.dilation,
         }  # fmt: skip
-        return classes[kind](**window, **options, **common)
-    classes = {"conv": keras.layers.Conv2D, "shift": ours.ShiftConv2D, "adder": ours.AdderConv2D}
-    return classes[kind](layer.output_shape[2], **window, **options, **common)
+    channels = () if layer.kind == "depthwise" else (layer.output_shape[2],)
+    return classes[layer.kind][kind](*channels, **options)

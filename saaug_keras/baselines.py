@@ -59,6 +59,7 @@ def build_twin(spec: NetSpec, K):
         elif layer.kind == "pool":
             out = K.layers.GlobalAveragePooling2D(keepdims=True, name=layer.name)(*inputs)
         else:
+            _validate.one_of("baselines.build_twin", "kind", layer.kind, ("add", "conv", "dense", "depthwise", "pool"))
             out = K.layers.Add(name=layer.name)(inputs)
         if layer.batch_norm:
             out = K.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=layer.name + "_bn")(out)

@@ -36,7 +36,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from saaug_keras import _validate
-from saaug_keras.backbones import LayerSpec, NetSpec, lower, operator_kind
+from saaug_keras.backbones import (
+    KINDS,
+    LayerSpec,
+    NetSpec,
+    check_layer_options,
+    lower,
+    operator_kind,
+    operator_options,
+    options_of,
+    shift_levels,
+)
 
 CONVENTIONS = ("honest", "paper")
 
@@ -81,6 +91,9 @@ RECORDS_NETWORK = 690
 RECORDS_OPERATOR = {"conv": 245, "depthwise": 270, "dense": 235, "add": 170, "multiply": 90, "pool": 250,
                     "resize": 150, "hard_swish": 115, "custom": 136}  # fmt: skip
 RECORDS_CHANNEL = 8
+
+ROUNDING_STEPS = 2  # before a layer whose inputs had fewer than 8 bits in training
+NIBBLE_LEVELS = 7  # exponents that a weight of half a byte holds beside sign and zero
 
 
 @dataclass(frozen=True)
@@ -155,7 +168,9 @@ _SUMMED = (
 )  # fmt: skip
 
 
-def estimate(spec: NetSpec, *, bits: int | None = None, convention: str = "honest") -> NetCost:
+def estimate(
+    spec: NetSpec, *, bits: int | None = None, convention: str = "honest", layer_options: dict | None = None
+) -> NetCost:
     """The costs of a network, without building it.
 
     The search for an accelerator's tiling is kept per layer geometry: a network of known geometries takes well under a
@@ -166,8 +181,11 @@ def estimate(spec: NetSpec, *, bits: int | None = None, convention: str = "hones
         spec: the network. Blocks of depth augmentation (`kept=False`) cost nothing: they are not deployed.
         bits: 32, 8 or None; see the module.
         convention: "honest" or "paper"; see the module.
+        layer_options: as for `augment`; they count as deployed. Weights of up to 7 exponents are stored in half a byte,
+            others in one. Activations take a byte; where a layer was trained with fewer bits, two steps before it round
+            its inputs, whose operations and bytes are the layer's.
     Raises:
-        ValueError: an unknown convention or bit width.
+        ValueError: an unknown convention, bit width or option.
         TypeError: `spec` is no `NetSpec`.
     """
     if not isinstance(spec, NetSpec):
@@ -176,17 +194,26 @@ def estimate(spec: NetSpec, *, bits: int | None = None, convention: str = "hones
         raise ValueError(f"cost.estimate: `bits` must be 8, 32 or None (as deployed). Received: bits={bits!r}.")
     _validate.one_of("cost.estimate", "convention", convention, CONVENTIONS)
     lowered = lower(spec)
-    layers = tuple(_layer_cost(layer, bits, convention == "paper") for layer in lowered)
+    if layer_options:
+        layer_options = check_layer_options("cost.estimate", layer_options, spec)
+    paper = convention == "paper"
+    rounded = {layer.name for layer in lowered if bits is None and _reads_few_bits(layer, layer_options)}
+    layers = tuple(
+        _layer_cost(layer, _code_bytes(layer, layer_options), layer.name in rounded, bits, paper) for layer in lowered
+    )
     total = {name: sum(getattr(layer, name) for layer in layers) for name in _SUMMED}
     total["flash_bytes"] += 0 if bits == 32 else FLASH_NETWORK
     total["records_bytes"] += RECORDS_NETWORK
-    sram = plan_arena(_buffers(lowered, 4 if bits == 32 else 1))
+    sram = plan_arena(_buffers(lowered, 4 if bits == 32 else 1, rounded))
     return NetCost(bits=bits, convention=convention, sram_bytes=sram, layers=layers, **total)
 
 
-def compare(spec: NetSpec, *, convention: str = "honest") -> dict[str, NetCost]:
+def compare(
+    spec: NetSpec, *, convention: str = "honest", layer_options: dict | None = None
+) -> dict[str, NetCost]:
     """Operator and bit width apart: the costs of a network and of its multiplicative twin.
 
+    Args: as `estimate`.
     Returns:
         "fp32_multiply" and "int8_multiply", the twin; "operator_alone", this network at 32 bits; "deployed".
     """
@@ -195,7 +222,7 @@ def compare(spec: NetSpec, *, convention: str = "honest") -> dict[str, NetCost]:
         "fp32_multiply": estimate(twin, bits=32, convention=convention),
         "int8_multiply": estimate(twin, bits=8, convention=convention),
         "operator_alone": estimate(spec, bits=32, convention=convention),
-        "deployed": estimate(spec, convention=convention),
+        "deployed": estimate(spec, convention=convention, layer_options=layer_options),
     }
 
 
@@ -204,11 +231,23 @@ def compare(spec: NetSpec, *, convention: str = "honest") -> dict[str, NetCost]:
 
 
 @functools.lru_cache(maxsize=1 << 14)
-def _layer_cost(layer: LayerSpec, bits, paper) -> LayerCost:
+def _layer_cost(layer: LayerSpec, code_bytes, rounds_inputs, bits, paper) -> LayerCost:
+    _validate.one_of("cost", "kind", layer.kind, KINDS)
     operations, operation_pj = _operations(layer, bits, paper)
+    flash, records = _flash(layer, code_bytes, bits), _records(layer, bits)
+    if rounds_inputs:  # depthwise steps of one tap, which need no more records than a convolution does
+        channels, steps = layer.input_shape[2], ROUNDING_STEPS
+        flash += steps * (FLASH_OPERATOR["conv"] + channels * (1 + FLASH_CHANNEL["conv"]))
+        records += steps * (RECORDS_OPERATOR["conv"] + channels * RECORDS_CHANNEL)
     energy, latency = (operation_pj, 0.0)
     if layer.weight_count:
-        energy, latency = _accelerate(layer, bits, paper, operation_pj)
+        energy, latency = _accelerate(layer, code_bytes, bits, paper, operation_pj)
+    if rounds_inputs and not paper:
+        times = ROUNDING_STEPS * int(np.prod(layer.input_shape))
+        each = {"multiplies": 2, "shifts": 1, "adds": 2}  # the tap, and requantization
+        operations = {name: count + each[name] * times for name, count in operations.items()}
+        wide = MULTIPLY_PJ["int32"] + SHIFT_PJ["int32"] + 2 * ADD_PJ["int32"]
+        energy += times * (MULTIPLY_PJ["int8"] + wide)
     height, width, channels = layer.output_shape
     return LayerCost(
         name=layer.name,
@@ -217,8 +256,8 @@ def _layer_cost(layer: LayerSpec, bits, paper) -> LayerCost:
         macs=layer.taps,
         **operations,
         params=layer.weight_count + layer.bias_count,
-        flash_bytes=_flash(layer, bits),
-        records_bytes=_records(layer, bits),
+        flash_bytes=flash,
+        records_bytes=records,
         output_bytes=height * width * channels * (4 if bits == 32 else 1),
         energy_mj=energy * 1e-9,
         latency_ms=latency,
@@ -243,6 +282,7 @@ def _operations(layer: LayerSpec, bits, paper):
         elif kind == "shift":
             shifts, energy = taps, taps * shift_pj
         else:
+            _known_operator(kind)
             adds, energy = taps, taps * ADD_PJ[small]
         if not paper:  # the sum, which starts at the bias
             adds, energy = adds + taps, energy + taps * ADD_PJ[wide]
@@ -257,6 +297,8 @@ def _operations(layer: LayerSpec, bits, paper):
         elif layer.kind == "resize":  # bilinear, as TFLite Micro: four neighbours, each times two weights
             multiplies, adds = 8 * outputs, 3 * outputs
             energy = outputs * (8 * MULTIPLY_PJ[wide] + 3 * ADD_PJ[wide])
+        else:
+            _validate.one_of("cost", "kind without weights", layer.kind, ("add", "multiply", "pool", "resize"))
     swish = 0 if paper or layer.activation != "hard_swish" else outputs  # x * (relu6(x + 3) / 6)
     multiplies, adds, energy = multiplies + swish, adds + swish, energy + swish * (MULTIPLY_PJ[small] + ADD_PJ[small])
     if not (paper or floats):
@@ -269,7 +311,7 @@ def _operations(layer: LayerSpec, bits, paper):
     return {"multiplies": multiplies, "shifts": shifts, "adds": adds}, energy
 
 
-def _accelerate(layer: LayerSpec, bits, paper, operation_pj):
+def _accelerate(layer: LayerSpec, code_bytes, bits, paper, operation_pj):
     """Energy (pJ) and latency (ms) of a layer with weights on the accelerator."""
     activation_bits = weight_bits = 8 if bits is None else bits
     slower = 1.0
@@ -279,7 +321,7 @@ def _accelerate(layer: LayerSpec, bits, paper, operation_pj):
             activation_bits = weight_bits = PAPER_SHIFT_BITS if shift else 32
             slower = activation_bits / 32
         elif shift:
-            weight_bits = 8 * _code_bytes(layer.operator)
+            weight_bits = 8 * code_bytes
     height, width, channels = layer.input_shape
     memory, latency = _tile(
         height,
@@ -395,9 +437,31 @@ def _tile(
 # Memory of a microcontroller
 
 
-def _code_bytes(operator) -> float:
-    """Bytes of a deployed weight. The exporter halves those of a 5-bit layer whose exponents happen to fit 4 bits."""
-    return 0.5 if operator in ("shift", "shift-ps") else 1
+def _code_bytes(layer: LayerSpec, layer_options) -> float:
+    """Bytes of a deployed weight. The exporter halves those of a wide layer whose exponents happen to fit 4 bits."""
+    options = options_of(layer, layer_options) if layer_options and layer.operator != "none" else {}
+    return _stored_bytes(layer.operator, options.get("weight_bits"), options.get("zero_code", True))
+
+
+def _reads_few_bits(layer: LayerSpec, layer_options) -> bool:
+    """Whether a layer was trained with inputs of fewer bits than the exported model's."""
+    if not layer_options or layer.operator == "none" or operator_kind(layer.operator) == "conv":
+        return False
+    bits = options_of(layer, layer_options).get("activation_bits", 8)
+    return bits is not None and bits < 8
+
+
+@functools.lru_cache(maxsize=256)
+def _stored_bytes(operator, weight_bits, zero_code) -> float:
+    if operator == "none" or _known_operator(operator_kind(operator)) != "shift":
+        return 1
+    bits = operator_options(operator)["weight_bits"] if weight_bits is None else weight_bits
+    return 0.5 if shift_levels(bits, zero_code) <= NIBBLE_LEVELS else 1
+
+
+def _known_operator(kind):
+    """A family of operators that has a price; "shiftadd" is lowered to two layers before."""
+    return _validate.one_of("cost", "operator", kind, ("adder", "conv", "shift"))
 
 
 def _is_custom(layer: LayerSpec, bits) -> bool:
@@ -406,7 +470,7 @@ def _is_custom(layer: LayerSpec, bits) -> bool:
     return kind == "adder" or (kind == "shift" and bits is None)
 
 
-def _flash(layer: LayerSpec, bits) -> int:
+def _flash(layer: LayerSpec, code_bytes, bits) -> int:
     """Bytes of a layer in the exported model."""
     if bits == 32:
         return 4 * (layer.weight_count + layer.bias_count)
@@ -417,7 +481,7 @@ def _flash(layer: LayerSpec, bits) -> int:
     if not _is_custom(layer, bits):
         return layer.weight_count + channels * FLASH_CHANNEL["conv"] + FLASH_OPERATOR["conv"] + swish
     row = layer.weight_count // channels  # codes of an output channel, padded to a multiple of 4
-    codes = int(channels * -(-row // 4) * 4 * _code_bytes(layer.operator))
+    codes = int(channels * -(-row // 4) * 4 * code_bytes)
     return codes + channels * FLASH_CHANNEL["custom"] + FLASH_OPERATOR["custom"] + swish
 
 
@@ -430,19 +494,20 @@ def _records(layer: LayerSpec, bits) -> int:
     return RECORDS_OPERATOR[layer.kind] + RECORDS_CHANNEL * channels + swish
 
 
-def _buffers(layers: tuple[LayerSpec, ...], element_bytes: int) -> list[tuple[int, int, int]]:
+def _buffers(layers: tuple[LayerSpec, ...], element_bytes: int, rounded=()) -> list[tuple[int, int, int]]:
     """(bytes, first use, last use) of every activation, in the order of TFLite Micro's tensors.
 
     A use is an operator's number, from 1; the image is there at 0. Batch norm and clamping activations are part of the
-    layer's operator; hard-swish is an operator of its own.
+    layer's operator; hard-swish is an operator of its own, and so are the steps before layers whose names are `rounded`.
     """
     height, width, channels = layers[0].input_shape
     buffers = [[height * width * channels * element_bytes, 0, 0]]
     home, step = {"input": 0}, 0
     for layer in layers:
-        height, width, channels = layer.output_shape
         inputs = [home[name] for name in layer.inputs]
-        for _ in range(2 if layer.activation == "hard_swish" else 1):
+        shapes = [layer.input_shape] * (ROUNDING_STEPS if layer.name in rounded else 0)
+        shapes += [layer.output_shape] * (2 if layer.activation == "hard_swish" else 1)
+        for height, width, channels in shapes:
             step += 1
             for index in inputs:
                 buffers[index][2] = step

@@ -65,3 +65,17 @@ def compile_and_compare(model, images, **options):
     """Compiles a model, compares it with TFLite Micro, and returns (network, reference tensors)."""
     network = tflm_export.compile_network(model, images, **options)
     return network, assert_every_tensor_equal(network, images)
+
+
+def layer_by_layer(model, network, tensors):
+    """Yields (step, steps of difference): each Keras layer on the very int8 inputs that the exported one had."""
+    for step in network.steps:
+        values = [tensor.dequantize(tensors[tensor.name]) for tensor in step.inputs]
+        for position, name in enumerate(step.op.layers):
+            layer = model.get_layer(name)
+            if isinstance(layer, keras.layers.Dense):
+                values = [v.reshape(len(v), -1) for v in values]
+            values = [layer(values if position == 0 and len(values) > 1 else values[0])]
+        expected = np.asarray(values[0]).reshape(-1, *step.output.shape)
+        expected = np.clip(expected / step.output.scale + step.output.zero_point, -128, 127)
+        yield step, np.abs(tensors[step.output.name] - expected)

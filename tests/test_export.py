@@ -6,12 +6,13 @@ import json
 import keras
 import numpy as np
 import pytest
-from export_models import compile_and_compare, images_like, settle, small_backbone
+from export_models import compile_and_compare, images_like, layer_by_layer, settle, small_backbone
 
 import tflm_export
 from saaug_keras import backbones
 from saaug_keras import layers as ours
-from tflm_export import flatbuffer, graph, quantize, reference, runner
+from saaug_keras import ops as saaug_ops
+from tflm_export import flatbuffer, graph, power_of_two, quantize, reference, runner
 from tflm_export.report import count_operations
 
 L = keras.layers
@@ -145,7 +146,7 @@ def test_layout_follows_the_exponents_in_use(least, layout):
         pytest.param(lambda x: L.Resizing(9, 9, interpolation="nearest", name="near")(x), "layer 'near' .* bilinear",
                      id="nearest"),
         pytest.param(lambda x: ours.ShiftConv2D(2, 1, activation_bits=4, name="narrow")(x),
-                     "layer 'narrow' .*`activation_bits` 8 or None", id="activation-bits"),
+                     "layer 'narrow' .* must have seen inputs in training", id="activation-bits"),
         pytest.param(lambda x: ours.HybridConv2D(4, 1, target_filters=2, target_channels=4, name="aug")(x),
                      r"layer 'aug' .* export_target\(\)", id="hybrid"),
         pytest.param(lambda x: x + 1.0, "must have two tensors", id="constant-operand"),
@@ -157,6 +158,174 @@ def test_layer_that_export_does_not_know_is_named(build, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         tflm_export.export(model, images_like((8, 6, 4), 2), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+class Distances(L.Conv2D):
+    """The l1 distance in the place of products, as a user may write it."""
+
+    def convolution_op(self, inputs, kernel):
+        return -saaug_ops.adder_conv2d(inputs, kernel, padding="valid")
+
+
+def relu6(x):
+    return 2 * keras.ops.relu6(x)
+
+
+def own(parent, **methods):
+    """A subclass that overrides methods and attributes of a layer class."""
+    return type("Own", (parent,), methods)
+
+
+def same(self, inputs, *args, **kwargs):
+    return inputs
+
+
+def shadowed(layer):
+    layer.call = lambda inputs: inputs
+    return layer
+
+
+def quantized(layer):
+    keras.Sequential([keras.Input((8, 6, 4)), layer])
+    layer.quantize("int8")
+    return layer
+
+
+OWN_WAYS = {
+    "convolution_op": (lambda: Distances(2, 1, name="own"), "its own convolution_op"),
+    "call": (lambda: own(L.DepthwiseConv2D, call=same)(1, name="own"), "its own call"),
+    "mixin": (lambda: type("Own", (type("Mixin", (), {"call": same}), L.Dense), {})(2, name="own"), "its own call"),
+    "dunder": (lambda: own(L.ReLU, __call__=lambda self, x: L.ReLU.__call__(self, x))(name="own"), "its own __call__"),
+    "instance": (lambda: shadowed(L.BatchNormalization(name="own")), "its own call"),
+    "shift": (lambda: own(ours.ShiftConv2D, quantized_kernel=lambda s: s.kernel)(2, 1, name="own"), "quantized_kernel"),
+    "add": (lambda: own(ours.AdderConv2D, on_grid=lambda s, k, step: k)(2, 1, name="own"), "its own on_grid"),
+    "dropped": (lambda: own(L.Dropout, call=same)(0.5, name="own"), "its own call"),
+    "a-name-that-is-dropped": (lambda: type("Dropout", (L.Layer,), {"call": same})(name="own"), "of a kind that export"),
+    "a-name-that-is-known": (lambda: type("Add", (L.Layer,), {"call": same})(name="own"), "of a kind that export"),
+    "activation": (lambda: L.Conv2D(2, 1, activation=relu6, name="own"), "Keras's own relu, .*activation='relu6'"),
+    "activation-layer": (lambda: L.Activation(relu6, name="own"), "Keras's own relu, .*activation='relu6'"),
+    "pooling": (lambda: L.GlobalAveragePooling2D(data_format="channels_first", name="own"), "must be channels-last"),
+    "antialias": (lambda: L.Resizing(4, 3, antialias=True, name="own"), "must resize bilinearly"),
+    "quantized-by-keras": (lambda: quantized(L.Dense(2, name="own")), "must not be quantized by Keras"),
+    "nested-model": (lambda: own_model(), "must compute what its layers compute"),
+}
+
+
+def own_model():
+    image = keras.Input((8, 6, 4))
+    return own(keras.Model, call=same)(image, L.ReLU()(image), name="own")
+
+
+@pytest.mark.parametrize("case", OWN_WAYS)
+def test_what_computes_in_its_own_way_is_refused_by_name(case):
+    build, message = OWN_WAYS[case]
+    image = keras.Input((8, 6, 4))
+    with pytest.raises(ValueError, match=f"layer 'own' .*{message}"):
+        graph.lower(keras.Model(image, build()(image)))
+
+
+def test_a_model_with_a_call_of_its_own_is_refused():
+    with pytest.raises(ValueError, match=r"layer 'own' \(Own\) must compute what its layers compute"):
+        graph.lower(own_model())
+
+
+def test_subclasses_that_compute_as_their_parents_do_are_exported():
+    def build(self, input_shape):
+        self.built_for = input_shape
+        L.Conv2D.build(self, input_shape)
+
+    def initialise(self, filters, **options):
+        L.Conv2D.__init__(self, filters, (2, 1), **options)
+
+    image = keras.Input((8, 6, 4))
+    convolution = own(L.Conv2D, __init__=initialise, build=build, get_config=dict, helper=same, __doc__="Ours.")
+    training = own(keras.Model, train_step=same)
+    found = training(image, own(L.ReLU)()(convolution(3, activation="relu6", name="mine")(image)))
+    assert graph.lower(found).ops[0].name == "mine"
+
+
+@pytest.mark.parametrize("ladder", ["float", "float-kind", "reference", "reference-kind", "report", "report-kind",
+                                    "quantize", "power-of-two"])  # fmt: skip
+def test_an_unknown_operator_or_kind_is_refused_with_those_known(ladder):
+    """At every place that decides by them, so that a new one cannot be taken for an old one."""
+    model = plain_model()
+    images = images_like((6, 5, 2), 2)
+    network = tflm_export.compile_network(model, images, flavour="custom")
+    lowered = graph.lower(model)
+    op, step = lowered.ops[0], network.steps[0]
+    bad_op = dataclasses.replace(op, weights=dataclasses.replace(op.weights, operator="xnor"))
+    bad_step = dataclasses.replace(step, constants=dataclasses.replace(step.constants, operator="xnor"))
+    other = dataclasses.replace(step, op=dataclasses.replace(step.op, kind="cosine"), constants=None)
+    bad_network, other = (dataclasses.replace(network, steps=(each,)) for each in (bad_step, other))
+    stored = network.input.quantize(images)
+    run = {
+        "float": lambda: graph.run_float(dataclasses.replace(lowered, ops=(bad_op,)), images),
+        "float-kind": lambda: graph._float_op(dataclasses.replace(op, kind="cosine", weights=None), [images], (1,)),
+        "reference": lambda: reference.run(bad_network, stored),
+        "reference-kind": lambda: reference.run(other, stored),
+        "report": lambda: count_operations(bad_network),
+        "report-kind": lambda: count_operations(other),
+        "quantize": lambda: quantize.quantize(dataclasses.replace(lowered, ops=(bad_op,)), network.tensors,
+                                              quantize.observe(lowered, images), flavour="custom"),
+        "power-of-two": lambda: power_of_two.requantize_by_shifts(bad_network, lowered, images),
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="must be one of 'a.*Received: .*='(xnor|cosine)'|must be one of 'max_pool'"):
+        run[ladder]()
+
+
+@pytest.mark.parametrize("bits, fits", [(5, True), (6, True), (6, False), (8, False)])
+def test_a_channel_whose_exponents_no_code_holds_is_refused(bits, fits):
+    """Per channel, whatever the bits; other channels may lie elsewhere."""
+    span = 15 if fits else 16
+    image = keras.Input((5, 4, 2))
+    model = keras.Model(image, ours.ShiftConv2D(2, 1, weight_bits=bits, use_bias=False, name="wide")(image))
+    least = max(span, 14) if bits > 5 else 14
+    kernel = np.array([[1.0, -(2.0**-least)], [2.0**-9, 2.0**-9]]).T.reshape(1, 1, 2, 2)
+    model.get_layer("wide").kernel.assign(kernel)
+    images = images_like((5, 4, 2), 4)
+    if not fits:
+        with pytest.raises(ValueError, match=r"layer 'wide', output channel 0: its weights must span at most 16 exponents"
+                           r".*2\*\*-16 to 2\*\*0\. Train with weight_bits <= 5"):  # fmt: skip
+            tflm_export.compile_network(model, images, flavour="custom")
+        return
+    network, _ = compile_and_compare(model, images, flavour="custom")
+    assert flatbuffer.custom_layer(network.steps[0]).record.layout == flatbuffer.LAYOUT_BYTE
+
+
+@pytest.mark.parametrize("flavour", ["builtin", "custom"])
+def test_inputs_of_few_bits_are_exact_whoever_else_reads_them(flavour):
+    """Padding, a vector, a tensor below 0 that another layer reads with more bits, one that goes beyond the range."""
+    keras.utils.set_random_seed(2)
+    image = keras.Input((7, 6, 3))
+    x = L.Conv2D(6, 1)(image)
+    wide = ours.ShiftConv2D(6, 1, name="wide")(x)
+    x = L.Add()([wide, ours.ShiftConv2D(6, 3, padding="same", activation_bits=3, name="narrow")(x)])
+    x = L.GlobalAveragePooling2D()(L.ReLU()(x))
+    model = keras.Model(image, ours.ShiftDense(4, activation_bits=5, name="vector")(x))
+    images = images_like((7, 6, 3), 6)
+    settle(model, images)
+    for name, (low, high) in {"wide": (-2.0, 2.0), "narrow": (-0.3, 0.7)}.items():
+        model.get_layer(name).input_range.assign([low, high])
+    network, tensors = compile_and_compare(model, images, flavour=flavour)
+    for step, difference in layer_by_layer(model, network, tensors):
+        if step.constants is not None and step.constants.operator == "shift":
+            codes = np.unique(tensors[step.inputs[0].name])
+            assert len(codes) <= {"wide": 256, "narrow": 8, "vector": 32}[step.op.name]
+            assert difference.max() <= 1.001, step.op.name
+    if flavour == "custom":
+        with pytest.raises(ValueError, match="layer 'narrow' must have `activation_bits` 8 or None for requantization"):
+            tflm_export.compile_network(model, images, flavour="custom", requantization="power-of-two")
+
+
+def test_a_channel_of_zeros_without_the_zero_code_is_a_constant():
+    image = keras.Input((5, 4, 2))
+    model = keras.Model(image, ours.ShiftConv2D(2, 1, zero_code=False, name="dead")(image))
+    model.get_layer("dead").kernel.assign(np.array([[0.0, 0.0], [0.5, -1.0]]).T.reshape(1, 1, 2, 2))
+    model.get_layer("dead").bias.assign([0.25, 0.0])
+    images = images_like((5, 4, 2), 4)
+    network, tensors = compile_and_compare(model, images, flavour="custom")
+    found = network.output.dequantize(tensors[network.output.name])
+    np.testing.assert_allclose(found, model(images[:2]), atol=float(network.output.scale))
 
 
 def plain_model(shape=(6, 5, 2)):

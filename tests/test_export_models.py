@@ -3,27 +3,13 @@
 import keras
 import numpy as np
 import pytest
-from export_models import compile_and_compare, images_like, settle, small_backbone
+from export_models import compile_and_compare, images_like, layer_by_layer, settle, small_backbone
 
 import tflm_export
 from saaug_keras import layers as ours
 from tflm_export import flatbuffer, graph, reference, runner
 
 L = keras.layers
-
-
-def layer_by_layer(model, network, tensors):
-    """Yields (step, steps of difference): each Keras layer on the very int8 inputs that the exported one had."""
-    for step in network.steps:
-        values = [tensor.dequantize(tensors[tensor.name]) for tensor in step.inputs]
-        for position, name in enumerate(step.op.layers):
-            layer = model.get_layer(name)
-            if isinstance(layer, L.Dense):
-                values = [v.reshape(len(v), -1) for v in values]
-            values = [layer(values if position == 0 and len(values) > 1 else values[0])]
-        expected = np.asarray(values[0]).reshape(-1, *step.output.shape)
-        expected = np.clip(expected / step.output.scale + step.output.zero_point, -128, 127)
-        yield step, np.abs(tensors[step.output.name] - expected)
 
 
 CASES = [

@@ -15,6 +15,7 @@ from saaug_keras.callbacks import StopAtNonFinite
 from saaug_keras.search import SearchSpace, StageSpace, SuperNet, SuperNetEvaluator, TwoStageOracle, TwoStageTuner
 from saaug_keras.search import evaluator as evaluator_module
 from saaug_keras.search.pipeline import Plan
+from saaug_keras.search.space import OPERATORS
 
 
 def make_space(stages=2, **options):
@@ -155,6 +156,36 @@ def test_the_second_stages_shift_and_kept_blocks_are_those_of_the_model_cut_out(
     rounded = np.array(model.get_layer("block0_project").quantized_kernel())
     exponents = np.log2(np.abs(rounded[rounded != 0]))
     np.testing.assert_allclose(exponents, np.round(exponents), atol=1e-6)
+
+
+def test_a_candidate_of_every_operator_cut_out_computes_what_it_computed_inside(digits):
+    """Eagerly: that the graph computes the same is shown elsewhere."""
+    import tensorflow as tf
+
+    with pytest.raises(ValueError, match="`operators` must be one of .*Received: operators='shiftadd'"):
+        make_space(1, operators=("shiftadd",))
+    space = make_space(1, operators=OPERATORS, resolutions=(8,), widths=(1.0,), head=8)
+    net = SuperNet(space, seed=1)
+    subnet = space.canonical({"stage0_depth": 2, "resolution": 8, "width": 1.0})
+    net.adapt_to(subnet)
+    rng = np.random.default_rng(0)
+    for name, variable in net._parameters.items():
+        if not name.endswith("kernel"):
+            variable.assign(rng.normal(name.endswith("gamma"), 0.5, variable.shape))
+    images = digits[0][:16].astype("float32") / 255
+    targets = space.second_stage(subnet)
+    for operator in OPERATORS:
+        genes = {name: 1 if name.endswith("keep") else operator for name in targets.genes}
+        values = {"stage": 2, **subnet, **targets.canonical(genes)}
+        choice = net._choice(tf.constant(net.encode(values)))
+        net._forward(images, choice, "record", tf.constant(1.0))
+        inside = net._forward(images, choice, "stored").numpy()
+        model = net.build_model(values)
+        for layer in model.layers:
+            if hasattr(layer, "activation_bits"):
+                layer.activation_bits = None  # the SuperNet does not quantize activations
+        np.testing.assert_allclose(model(images), inside, rtol=1e-3, atol=1e-3, err_msg=operator)
+        assert np.ptp(inside) > 0.1
 
 
 def test_add_blocks_learn_their_own_kernels_and_leave_the_shared_ones(digits):

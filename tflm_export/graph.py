@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from dataclasses import dataclass
 
 import keras
 import numpy as np
 
+from saaug_keras import _validate, backbones
 from saaug_keras import layers as ours
 from saaug_keras import ops as saaug_ops
 from tflm_export.windows import distances, windows
@@ -20,11 +22,24 @@ from tflm_export.windows import distances, windows
 WEIGHTED = ("conv", "depthwise", "dense")
 CLAMPS = {None: (-math.inf, math.inf), "relu": (0.0, math.inf), "relu6": (0.0, 6.0), "hard_sigmoid": (0.0, 1.0)}
 
+OPERATORS = ("adder", "conv", "shift")  # of `Weights`
+KINDS = ("add", "average_pool", "conv", "dense", "depthwise", "hard_swish", "max_pool", "mean", "multiply", "pad",
+         "reshape", "resize", "softmax")  # fmt: skip
+
+_L = keras.layers
 _SHIFT = (ours.ShiftConv2D, ours.ShiftDepthwiseConv2D, ours.ShiftDense)
 _ADDER = (ours.AdderConv2D, ours.AdderDepthwiseConv2D)
 _HYBRID = (ours.HybridConv2D, ours.HybridDepthwise, ours.HybridDense, ours.HybridBatchNormalization)
-_DROPPED = ("Dropout", "SpatialDropout2D", "GaussianDropout", "GaussianNoise", "AlphaDropout", "Identity",
-            "ActivityRegularization", "InputLayer")  # fmt: skip
+_DROPPED = (_L.Dropout, _L.SpatialDropout2D, _L.GaussianDropout, _L.GaussianNoise, _L.AlphaDropout, _L.Identity,
+            _L.ActivityRegularization)  # fmt: skip
+_KNOWN = (*_SHIFT, *_ADDER, *_HYBRID, *_DROPPED, _L.Conv2D, _L.DepthwiseConv2D, _L.Dense, _L.BatchNormalization, _L.ReLU,
+          _L.Activation, _L.Softmax, _L.Add, _L.Multiply, _L.GlobalAveragePooling2D, _L.MaxPooling2D,
+          _L.AveragePooling2D, _L.Flatten, _L.Reshape, _L.Resizing, _L.UpSampling2D, _L.Rescaling,
+          _L.ZeroPadding2D)  # fmt: skip
+# What a subclass of a known layer may define anew: none of it is run when the layer computes.
+_HARMLESS = {"build", "get_config", "from_config", "get_build_config", "build_from_config", "save_own_variables",
+             "load_own_variables"}  # fmt: skip
+_HARMFUL_DUNDERS = {"__call__", "__getattr__", "__getattribute__", "__new__", "__setattr__"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,11 +47,12 @@ class Weights:
     """What a weighted op computes: y = gain * operator(x, kernel) + bias, per output channel.
 
     Args:
-        operator: "conv" (products), "shift" (products with signed powers of two) or "adder" (-sum |x - w|).
+        operator: of `OPERATORS`: "conv" (products), "shift" (products with signed powers of two) or "adder" (-sum |x - w|).
         kernel: float32 (O, kernel_h, kernel_w, I), the deployed kernel before the batch norm; I = 1 for depthwise.
         gain, bias: float64 (O,), batch norm and the layer's bias together.
         levels: of a shift kernel, how many exponents its layer can use; else 0.
         input_range: (low, high) that the layer's input quantizer was trained with, or None.
+        input_bits: of that quantizer.
     """
 
     operator: str
@@ -45,6 +61,7 @@ class Weights:
     bias: np.ndarray
     levels: int = 0
     input_range: tuple[float, float] | None = None
+    input_bits: int = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,9 +111,12 @@ class Graph:
 def lower(model) -> Graph:
     """Lowers a functional or sequential model with one input and one output.
 
+    A layer is known by its class. A subclass is taken for its parent only where it defines nothing of the parent's anew
+    but constructor, `build`, configuration and saving: what else it overrides might be its arithmetic.
+
     Raises:
         TypeError: not such a model.
-        ValueError: a layer that export does not know; the message names it.
+        ValueError: a layer that export does not know, or that computes in its own way; the message names it.
     """
     if not isinstance(model, keras.Model) or not hasattr(_functional(model), "_nodes_by_depth"):
         raise TypeError(
@@ -142,11 +162,43 @@ def _functional(model):
     return getattr(model, "_functional", None) or model
 
 
+def _check_model(model):
+    """Refuses a functional or sequential model whose class has a `call` of its own: its layers are not what it computes."""
+    for cls in type(model).__mro__:
+        if cls.__module__.startswith("keras."):
+            break
+        if {"call", "__call__"} & set(vars(cls)):
+            _fail(model, "must compute what its layers compute", f"class {cls.__name__} with a `call` of its own")
+    if {"call", "__call__"} & set(vars(model)):
+        _fail(model, "must compute what its layers compute", "a `call` of its own")
+
+
+def _known_class(layer):
+    """The known class that a layer computes as, None for none; refuses what overrides more than is harmless."""
+    classes = type(layer).__mro__
+    known = next((cls for cls in classes if cls in _KNOWN), None)
+    if known is None:
+        return None
+    defined = {name for cls in classes[: classes.index(known)] for name in vars(cls)}
+    dunders = {name for name in defined if name.startswith("__") and name.endswith("__")}
+    own = {name for name in defined - dunders - _HARMLESS if hasattr(known, name)} | (dunders & _HARMFUL_DUNDERS)
+    # Keras itself gives every layer a `build` and a `quantize` of its own.
+    own |= {name for name in vars(layer) if callable(getattr(known, name, None))} - {"build", "quantize"}
+    if own:
+        _fail(
+            layer, f"must compute as {known.__name__} does: export knows that arithmetic and no other. Use "
+            f"{known.__name__} itself, or a subclass that overrides no more than constructor, build and configuration",
+            f"a layer with its own {', '.join(sorted(own))}",
+        )  # fmt: skip
+    return known
+
+
 def _flatten(model, env, calls):
     """Appends (operation, input keys, output key, output shape) of a model and of those nested in it, in order.
 
     `env` maps id(KerasTensor) to the key of the value; keys are ids of the tensors of the outermost place.
     """
+    _check_model(model)
     inner = _functional(model)
     for depth in sorted(inner._nodes_by_depth, reverse=True):
         for node in inner._nodes_by_depth[depth]:
@@ -249,9 +301,17 @@ class _Lowering:
         kind = type(layer).__name__
         if isinstance(layer, _HYBRID):
             _fail(layer, "belongs to an augmented model; export the model that export_target() gives", kind)
-        if getattr(layer, "activation_bits", None) not in (None, 8):
-            _fail(layer, "must have `activation_bits` 8 or None", f"activation_bits={layer.activation_bits}")
-        if kind in _DROPPED:
+        known = _known_class(layer)
+        if known is None and not isinstance(layer, keras.layers.Layer) and type(layer).__module__.startswith("keras."):
+            known = {"Add": _L.Add, "Multiply": _L.Multiply}.get(kind)  # `a + b` and `a * b` of tensors
+        if known is None:
+            names = ", ".join(cls.__name__ for cls in _KNOWN if cls not in _HYBRID)
+            _fail(layer, f"is of a kind that export does not know; it knows {names}", kind)
+        if getattr(layer, "data_format", None) not in (None, "channels_last"):
+            _fail(layer, "must be channels-last", f"data_format={layer.data_format!r}")
+        if getattr(layer, "quantization_mode", None) is not None:
+            _fail(layer, "must not be quantized by Keras", f"quantization_mode={layer.quantization_mode!r}")
+        if known in _DROPPED:
             return tensors[0]
         if isinstance(layer, keras.layers.ZeroPadding2D):
             return self.lower_padding(layer, tensors[0])
@@ -259,7 +319,7 @@ class _Lowering:
             tensors = [self.emit_pad(t) if t in self.pending else t for t in tensors]
         if isinstance(layer, keras.layers.DepthwiseConv2D):
             return self.lower_convolution("depthwise", layer, tensors[0], shape)
-        if isinstance(layer, keras.layers.Conv2D) and not isinstance(layer, keras.layers.Conv2DTranspose):
+        if isinstance(layer, keras.layers.Conv2D):
             if layer.groups != 1:
                 _fail(layer, "must have one group", f"groups={layer.groups}")
             return self.lower_convolution("conv", layer, tensors[0], shape)
@@ -281,9 +341,9 @@ class _Lowering:
         if isinstance(layer, keras.layers.Rescaling):
             gain, bias = (np.broadcast_to(np.asarray(v, "float64"), shape[-1:]) for v in (layer.scale, layer.offset))
             return self.lower_affine(layer, gain, bias, tensors[0])
-        if isinstance(layer, keras.layers.Add) or kind == "Add":
+        if known is _L.Add:
             return self.lower_pair("add", layer, tensors, shape)
-        if isinstance(layer, keras.layers.Multiply) or kind == "Multiply":
+        if known is _L.Multiply:
             return self.lower_pair("multiply", layer, tensors, shape)
         if isinstance(layer, keras.layers.GlobalAveragePooling2D):
             return self.emit("mean", layer, tensors, shape)
@@ -293,26 +353,23 @@ class _Lowering:
             same = self.shapes[tensors[0]] == tuple(shape)
             return tensors[0] if same else self.emit("reshape", layer, tensors, shape)
         if isinstance(layer, keras.layers.Resizing):
-            if layer.interpolation != "bilinear" or layer.crop_to_aspect_ratio or layer.pad_to_aspect_ratio:
-                _fail(layer, "must resize bilinearly, without crop or pad", f"interpolation={layer.interpolation!r}")
+            odd = layer.crop_to_aspect_ratio or layer.pad_to_aspect_ratio or getattr(layer, "antialias", False)
+            if layer.interpolation != "bilinear" or odd:
+                _fail(
+                    layer, "must resize bilinearly, without crop, pad or antialias",
+                    f"interpolation={layer.interpolation!r}",
+                )  # fmt: skip
             return self.emit("resize", layer, tensors, shape)
         if isinstance(layer, keras.layers.UpSampling2D):
             if layer.interpolation != "bilinear":
                 _fail(layer, "must have interpolation 'bilinear'", f"interpolation={layer.interpolation!r}")
             return self.emit("resize", layer, tensors, shape)
-        if isinstance(layer, (keras.layers.MaxPooling2D, keras.layers.AveragePooling2D)):
-            which = "max_pool" if isinstance(layer, keras.layers.MaxPooling2D) else "average_pool"
+        if known in (_L.MaxPooling2D, _L.AveragePooling2D):
+            which = "max_pool" if known is _L.MaxPooling2D else "average_pool"
             return self.emit(which, layer, tensors, shape, **self.window(layer, layer.pool_size, tensors[0]))
-        known = (
-            "Conv2D, DepthwiseConv2D, Dense, our shift and add layers, BatchNormalization, ReLU, Activation, Softmax, "
-            "Add, Multiply, GlobalAveragePooling2D, MaxPooling2D, AveragePooling2D, Flatten, Reshape, Resizing, "
-            "UpSampling2D, Rescaling, ZeroPadding2D, Dropout"
-        )
-        _fail(layer, f"is of a kind that export does not know; it knows {known}", kind)
+        raise NotImplementedError(f"tflm_export: {known.__name__} is listed as known, and nothing lowers it.")
 
     def window(self, layer, kernel_size, tensor, pads=(0, 0, 0, 0)):
-        if layer.data_format != "channels_last":
-            _fail(layer, "must be channels-last", f"data_format={layer.data_format!r}")
         kernel, strides = _tuple2(kernel_size), _tuple2(layer.strides)
         dilation = _tuple2(getattr(layer, "dilation_rate", 1))
         if layer.padding == "same":
@@ -432,18 +489,30 @@ class _Lowering:
         return stand_in
 
 
+def _activation_functions():
+    """[(function, name)] of the activations that export knows; a function of the user's of that name is another one."""
+    names = ("linear", "relu", "relu6", "hard_sigmoid", "hard_silu", "hard_swish", "softmax")
+    places = [keras.activations, keras.ops]
+    if "tensorflow" in sys.modules:
+        places.append(sys.modules["tensorflow"].nn)
+    found = [(getattr(place, name, None), name) for place in places for name in names]
+    aliases = {"linear": None, "hard_silu": "hard_swish"}
+    return [(function, aliases.get(name, name)) for function, name in found if function is not None]
+
+
 def _activation_name(layer):
-    activation = getattr(layer, "activation", None)
-    name = None if activation is None else getattr(activation, "__name__", type(activation).__name__)
-    name = {"linear": None, "hard_silu": "hard_swish"}.get(name, name)
-    if name not in (None, "relu", "relu6", "hard_sigmoid", "hard_swish", "softmax"):
-        known = "relu, relu6, hard_sigmoid, hard_swish, softmax or none"
-        _fail(layer, f"must have activation {known}", f"activation={name!r}")
-    return name
+    activation = layer.activation
+    if activation is None:
+        return None
+    for function, name in _activation_functions():
+        if activation is function:
+            return name
+    known = "Keras's own relu, relu6, hard_sigmoid, hard_swish, softmax or none"
+    _fail(layer, f"must have activation {known}", f"activation={getattr(activation, '__name__', activation)!r}")
 
 
 def _deployed_kernel(layer):
-    own = hasattr(layer, "quantized_kernel")
+    own = isinstance(layer, (*_SHIFT, *_ADDER))
     return np.asarray(keras.ops.convert_to_numpy(layer.quantized_kernel() if own else layer.kernel), "float32")
 
 
@@ -451,17 +520,19 @@ def _weights(layer, kernel):
     channels = kernel.shape[0]
     bias = layer.bias if layer.use_bias else None
     bias = np.zeros(channels) if bias is None else np.asarray(keras.ops.convert_to_numpy(bias), "float64")
-    operator, levels, low_high = "conv", 0, None
+    operator, levels, low_high, bits = "conv", 0, None, 8
     if isinstance(layer, _SHIFT):
-        operator, levels = "shift", 2 ** (layer.weight_bits - 1) - (1 if layer.zero_code else 0)
+        operator, levels = "shift", backbones.shift_levels(layer.weight_bits, layer.zero_code)
     elif isinstance(layer, _ADDER):
         operator = "adder"
     if operator != "conv" and layer.activation_bits is not None:
         low, high = (float(v) for v in keras.ops.convert_to_numpy(layer.input_range))
-        low_high = (low, high) if high > low else None
+        low_high, bits = (low, high) if high > low else None, layer.activation_bits
+        if low_high is None and bits < 8:
+            _fail(layer, "must have seen inputs in training: its range is not known", f"activation_bits={bits}")
     if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
         _fail(layer, "must have finite weights", "NaN or infinity")
-    return Weights(operator, kernel, np.ones(channels), bias, levels, low_high)
+    return Weights(operator, kernel, np.ones(channels), bias, levels, low_high, bits)
 
 
 def _batch_norm(layer):
@@ -522,9 +593,11 @@ def _float_op(op, inputs, shape):
         out = K.reshape(x, (-1, *shape))
     elif op.kind == "hard_swish":
         out = K.hard_silu(x)
-    else:
-        assert op.kind == "softmax", op.kind
+    elif op.kind == "softmax":
         out = K.softmax(x)
+    else:
+        _validate.one_of("tflm_export.run_float", "kind", op.kind, KINDS)
+        raise NotImplementedError(f"tflm_export.run_float: kind {op.kind!r} without weights.")
     return out
 
 
@@ -547,7 +620,7 @@ def _float_weighted(op, x):
     K = keras.ops
     weights = op.weights
     if weights.input_range is not None:
-        x = saaug_ops.fake_quantize(x, *weights.input_range, 8)
+        x = saaug_ops.fake_quantize(x, *weights.input_range, weights.input_bits)
     kernel, channels = weights.kernel, weights.kernel.shape[0]
     if op.kind == "dense":
         x = K.reshape(x, (-1, 1, 1, kernel.shape[3]))
@@ -558,8 +631,10 @@ def _float_weighted(op, x):
         )
         out = K.convert_to_tensor(-distances(patches, kernel, op.kind == "depthwise", "float32").astype("float32"))
     else:
+        _validate.one_of("tflm_export.run_float", "operator", weights.operator, OPERATORS)
         if any(op.pads):
             x = K.pad(x, _pad_widths(op.pads))
+        _validate.one_of("tflm_export.run_float", "kind with weights", op.kind, WEIGHTED)
         run = saaug_ops.conv2d
         if op.kind == "depthwise":
             run, inputs = saaug_ops.depthwise_conv2d, x.shape[-1]

@@ -12,6 +12,7 @@ import dataclasses
 
 import numpy as np
 
+from saaug_keras import _validate
 from tflm_export import graph as ir
 from tflm_export import reference
 from tflm_export.quantize import ACCUMULATOR_LIMIT, ADDER_SCALE_LOG2, Network
@@ -26,7 +27,16 @@ def requantize_by_shifts(network: Network, graph: ir.Graph, images) -> Network:
         network: of the custom flavour, quantized as usual.
         graph: that it was made of.
         images: representative float32 (N, H, W, C); the first 32 are used.
+    Raises:
+        ValueError: a layer whose inputs have fewer than 8 bits, whose grid would have to be a power of two; or a bias
+            that a shift alone cannot bring into the accumulator.
     """
+    for op in graph.ops:
+        if op.weights is not None and op.weights.input_bits < 8:
+            raise ValueError(
+                f"tflm_export: layer '{op.name}' must have `activation_bits` 8 or None for requantization "
+                f"'power-of-two'. Received: activation_bits={op.weights.input_bits}. Export with requantization='q31'."
+            )
     images = images[:_IMAGES]
     wanted = {}
     ir.run_float(graph, images, wanted)
@@ -34,6 +44,8 @@ def requantize_by_shifts(network: Network, graph: ir.Graph, images) -> Network:
     steps = []
     for step in network.steps:
         inputs = [values[tensor.name] for tensor in step.inputs]
+        if step.constants is not None:
+            _validate.one_of("tflm_export.power_of_two", "operator", step.constants.operator, ir.OPERATORS)
         if step.constants is not None and step.constants.operator != "conv":
             step = _shifted(step, inputs[0], wanted[step.op.name])
         values[step.output.name] = reference.run_step(step, inputs)

@@ -1,7 +1,8 @@
 """Scales, zero points and integer constants: a `Graph` of floats becomes a `Network` of integers.
 
 A tensor that a multiplication-free layer reads takes the range which that layer was trained with, so that int8 is the
-grid of training. Every other tensor takes the range of representative data. The image is int8 = pixel - 128.
+grid of training. Every other tensor takes the range of representative data. The image is int8 = pixel - 128. A layer
+trained with inputs of fewer bits reads a copy of its input on their grid, which a step before it makes.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from saaug_keras import _validate
 from saaug_keras import ops as saaug_ops
 from tflm_export import graph as ir
 
@@ -19,6 +21,7 @@ ACCUMULATOR_LIMIT = 2**30 - 1  # of our kernels: leaves room for rounding
 ADDER_SCALE_LOG2 = 8  # an add layer's accumulator holds 2**8 times the sum of distances
 NIBBLE_LEVELS = 7  # exponents that a 4-bit code holds beside sign and zero
 BYTE_LEVELS = 16
+_LEAST_SCALE = 2.0**-100  # of a weight, far below whatever moves an output, far above float32's end
 PIXELS = (np.float32(1 / 255), -128)  # scale and zero point of an image in [0, 1]
 SAME_GRID = ("resize", "max_pool", "average_pool", "reshape", "pad")  # kinds whose output lies on the input's grid
 
@@ -232,7 +235,7 @@ def _choose_grid(graph, names, ranges, input_range):
             return np.float32(1 / 256), -128
     for op in graph.ops:  # the first reader decides; others of the same tensor saw the same values
         if op.weights is not None and op.inputs[0] in names and op.weights.input_range is not None:
-            return saaug_ops.nudged_range(*op.weights.input_range, 8)[2:]
+            return _grid_of_reader(op.weights)
     for op in graph.ops:
         if op.activation == "hard_sigmoid" and op.output in names:
             return np.float32(1 / 255), -128
@@ -242,6 +245,24 @@ def _choose_grid(graph, names, ranges, input_range):
     if readers == {"hard_swish"}:
         low = max(low, -3.0)  # below, h-swish is 0: the steps are better spent on the rest
     return saaug_ops.nudged_range(low, high, 8)[2:]
+
+
+def _codes(weights):
+    """(scale, code of 0, largest code) of a layer's input quantizer; codes count from 0."""
+    bits = weights.input_bits
+    scale, zero_point = saaug_ops.nudged_range(*weights.input_range, bits)[2:]
+    return scale, zero_point + 2 ** (bits - 1), 2**bits - 1
+
+
+def _grid_of_reader(weights):
+    """The int8 grid (scale, zero point) of what a layer reads: a code is an odd number of steps, with 8 bits one.
+
+    A value that is first rounded to int8 and then to the few codes then comes out as if it were rounded once.
+    """
+    scale, code, top = _codes(weights)
+    steps = 255 // top
+    steps -= 1 - steps % 2
+    return np.float32(scale / steps), code * steps - 128
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -261,6 +282,11 @@ def quantize(graph: ir.Graph, tensors, observation: Observation, *, flavour="bui
     for op in graph.ops:
         inputs, output = tuple(tensors[name] for name in op.inputs), tensors[op.output]
         constants = None
+        if op.weights is not None and op.weights.input_bits < 8:
+            op, narrowing = _narrow(op, inputs[0])
+            steps.extend(narrowing)
+            inputs = (narrowing[-1].output,)
+            tensors.update({step.output.name: step.output for step in narrowing})
         if op.weights is not None and op.kind != "dense" and ir.padding_is_same(op, inputs[0].shape) is None:
             if flavour == "builtin" or op.weights.operator == "conv":  # the built-in ones know "same" and "valid"
                 op, padding = _split_pads(op, inputs[0])
@@ -278,7 +304,40 @@ def quantize(graph: ir.Graph, tensors, observation: Observation, *, flavour="bui
         act_max = 127 if high == math.inf else min(127, _clamp_point(high, output))
         steps.append(Step(op, inputs, output, constants, act_min, act_max))
     ends = tensors[graph.input], tensors[graph.output]
+    if any(op.weights is not None and op.weights.input_bits < 8 for op in graph.ops):
+        # In the order of computation: TFLite Micro's planner then finds the smaller arena.
+        tensors = {tensor.name: tensor for tensor in (ends[0], *(step.output for step in steps))}
     return Network(graph.name, tuple(steps), tensors, *ends, flavour, tuple(notes))
+
+
+def _narrow(op, source):
+    """The op that reads a tensor of few codes, and the steps that make it of an int8 tensor.
+
+    They multiply by 1, and saturate as int8 does: to codes of which the largest is 127, and back to a grid on which the
+    least is -128.
+    """
+    scale, code, top = _codes(op.weights)
+    steps = []
+    if len(source.shape) == 1:
+        image = dataclasses.replace(source, name=f"{op.name}/image", shape=(1, 1, *source.shape))
+        steps.append(Step(ir.Op("reshape", image.name, (source.name,), image.name), (source,), image, None, -128, 127))
+        source = image
+    codes = Tensor(f"{op.name}/codes", source.shape, np.float32(scale), code + 127 - top)
+    narrow = Tensor(f"{op.name}/narrow", source.shape, *_grid_of_reader(op.weights))
+    steps += [_copy(source, codes), _copy(codes, narrow)]
+    return dataclasses.replace(op, inputs=(narrow.name,)), steps
+
+
+def _copy(source, output):
+    """A depthwise step that brings a tensor to another grid."""
+    channels, fine = source.shape[-1], 64  # a weight of 1 in steps of 1/64, which keep what the multiplier rounds off
+    multiplier, shift = quantize_multiplier(effective_scale(source.scale, 1 / fine, output.scale))
+    full = lambda value: np.full(channels, value, "int32")  # noqa: E731
+    weights = full(fine).reshape(channels, 1, 1, 1)
+    scales = np.full(channels, 1 / fine, "float32")
+    constants = Constants("conv", weights, scales, full(0), full(multiplier), full(-shift))
+    op = ir.Op("depthwise", output.name, (source.name,), output.name)
+    return Step(op, (source,), output, constants, -128, 127)
 
 
 def _split_pads(op, source):
@@ -300,6 +359,7 @@ def _clamp_point(value, tensor):
 
 def check_flavour(op: ir.Op, flavour):
     """The builtin flavour holds products of int8 weights alone."""
+    _validate.one_of("tflm_export.quantize", "operator", op.weights.operator, _MAKERS)
     if flavour == "custom":
         return
     if op.weights.operator == "adder":
@@ -393,7 +453,11 @@ class _Conv(_Maker):
 
 
 class _Shift(_Maker):
-    """Signed powers of two, exactly. A negative gain flips signs; a channel's least exponent is 0 where that fits."""
+    """Signed powers of two, exactly. A negative gain flips signs; a channel's least exponent is 0 where that fits.
+
+    Each output channel counts its exponents from its own least one, and a code holds 16 of them (7 in half a byte, for
+    layers that can have no more): a channel whose exponents lie further apart is refused, whatever the layer's bits.
+    """
 
     def make(self):
         fraction, self.exponents = np.frexp(self.weights.kernel.astype("float64"))
@@ -413,6 +477,14 @@ class _Shift(_Maker):
         exponents = self.exponents[channel] - 1
         least = int(exponents[used].min())
         powers = np.where(used, exponents - least, 0)
+        if powers.max() > self.most:
+            raise ValueError(
+                f"tflm_export: layer '{self.op.name}', output channel {channel}: its weights must span at most "
+                f"{self.most + 1} exponents, so many have a code. Received: 2**{least} to 2**{exponents[used].max()}. "
+                "Train with weight_bits <= 5, which always fit."
+            )
+        if abs(gain) * 2.0**least < _LEAST_SCALE:  # dead: a channel of zeros without the zero code is one of 2**-125
+            return self.constant_channel(channel, self.weights.bias[channel])
         return self.fit(channel, signs, powers, np.float32(math.ldexp(abs(gain), least)), self.weights.bias[channel])
 
     def constant_channel(self, channel, value):

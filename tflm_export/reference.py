@@ -10,6 +10,8 @@ import math
 
 import numpy as np
 
+from saaug_keras import _validate
+from tflm_export import graph as ir
 from tflm_export.quantize import ADDER_SCALE_LOG2, Network, Step, quantize_multiplier
 from tflm_export.windows import distances, windows
 
@@ -36,6 +38,7 @@ def run(network: Network, images) -> dict[str, np.ndarray]:
 
 def run_step(step: Step, inputs) -> np.ndarray:
     """One operation on int8 (N, ...) inputs."""
+    _validate.one_of("tflm_export.reference", "kind", step.op.kind, _RUN)
     out = _RUN[step.op.kind](step, *(np.asarray(x, "int64") for x in inputs))
     return np.clip(out, step.act_min, step.act_max).astype("int8")
 
@@ -84,6 +87,7 @@ def accumulate(step, x):
     patches = _patches(x, step, zero_point)
     if step.constants.operator == "adder":
         return distances(patches, weights, op.kind == "depthwise", "int16") << ADDER_SCALE_LOG2
+    _validate.one_of("tflm_export.reference", "operator", step.constants.operator, ir.OPERATORS)
     return _products(patches - zero_point, weights, op.kind == "depthwise")
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from saaug_keras import _validate
+from tflm_export import graph as ir
 from tflm_export import reference
 from tflm_export.quantize import Network
 
@@ -112,6 +114,7 @@ def count_operations(network: Network) -> dict[str, int]:
                 counts["shifts"] += used
                 counts["additions"] += used
             else:
+                _validate.one_of("tflm_export.report", "operator", step.constants.operator, ir.OPERATORS)
                 counts["differences"] += taps
                 counts["additions"] += taps
             counts["requantizations"] += 0 if step.constants.power_of_two else size
@@ -135,4 +138,6 @@ def count_operations(network: Network) -> dict[str, int]:
         elif kind == "hard_swish":
             counts["multiplications"] += size
             counts["requantizations"] += 2 * size
+        else:
+            _validate.one_of("tflm_export.report", "kind", kind, ("max_pool", "pad", "reshape", "softmax"))  # not counted
     return counts

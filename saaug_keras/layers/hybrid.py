@@ -10,7 +10,7 @@ from saaug_keras import _validate, ops, remap
 from saaug_keras._compiled import subgraph
 from saaug_keras.layers._common import PersistAllWeights
 from saaug_keras.layers.adder import INITIALIZER_STD, AdderWeights
-from saaug_keras.layers.shift import ShiftWeights
+from saaug_keras.layers.shift import ShiftWeights, assign_kernel
 
 OPERATORS = ("adder", "conv", "shift")
 LAPLACE_SCALE = float(INITIALIZER_STD / np.sqrt(2))  # the Laplacian of the standard deviation that add kernels have
@@ -281,16 +281,22 @@ class Hybrid(ShiftWeights, AdderWeights, keras.layers.Layer):
         """Gives a plain layer (ShiftConv2D, keras.layers.Dense, ...) this layer's target.
 
         The plain layer then computes what this one computes on the target's inputs.
+
+        Raises:
+            ValueError: an option that it has otherwise: it would compute something else.
         """
-        kernel = self.baked_kernel()
-        if getattr(layer, "variant", "q") == "ps":
-            layer.sign.assign(np.sign(K.convert_to_numpy(self._view.rounded(kernel))))
-            layer.shift.assign(K.convert_to_numpy(ops.log2_magnitude(kernel)))
-        else:
-            layer.kernel.assign(kernel)
+        shift_options = ("weight_bits", "zero_code", "exponent_scope") if self.operator == "shift" else ()
+        for option in ("activation_bits", *shift_options):
+            mine, its = getattr(self, option), getattr(layer, option, None)
+            if mine != its:
+                raise ValueError(
+                    f"{type(self).__name__}: `layer` must have {option}={mine!r}, as '{self.name}' was trained with. "
+                    f"Received: {type(layer).__name__} '{layer.name}' with {option}={its!r}."
+                )
+        assign_kernel(layer, self.baked_kernel())
         if self.use_bias:
             layer.bias.assign(K.convert_to_numpy(self.bias)[: layer.bias.shape[0]])
-        if getattr(layer, "input_range", None) is not None:
+        if self.activation_bits is not None:
             layer.input_range.assign(K.convert_to_numpy(self.input_range))
 
     def _quantize_target(self, inputs, augmented, training):

@@ -77,8 +77,28 @@ class PlainShift(ShiftWeights):
             channel_axes=self._axes(),
         )  # fmt: skip
 
+    def assign_kernel(self, kernel):
+        """Takes the weights with which it deploys `round_kernel(kernel)`, whatever its variant.
+
+        Args:
+            kernel: float array of the kernel's shape.
+        """
+        if self.variant == "q":
+            self.kernel.assign(kernel)
+        else:
+            self.sign.assign(K.sign(self.round_kernel(kernel)))
+            self.shift.assign(ops.log2_magnitude(kernel))
+
     def get_config(self):
         return {**super().get_config(), **self._shift_config()}
+
+
+def assign_kernel(layer, kernel):
+    """Gives a plain layer, ours or Keras's, the weights with which it deploys a float `kernel`."""
+    if isinstance(layer, PlainShift):
+        layer.assign_kernel(kernel)
+    else:
+        layer.kernel.assign(kernel)
 
 
 def _sign_of(draw, spread, shape, dtype):
@@ -97,7 +117,8 @@ class ShiftConv2D(PlainShift, keras.layers.Conv2D):
 
     Args:
         filters, kernel_size, **kwargs: as `keras.layers.Conv2D`, channels last, one group.
-        weight_bits: int in [3, 8], bits of a weight: a sign and the code of the exponent.
+        weight_bits: int in [3, 8], bits of a weight: a sign and the code of the exponent. Export packs up to 5 bits
+            always; beyond, it refuses a layer in which the exponents of one output channel span more than 16.
         zero_code: whether one code means zero, for |k| < 2**(lowest - 1); without it `lowest` is one lower.
         exponent_scope: "channel" or "layer", what shares the largest exponent.
         variant: "q" rounds `kernel` (DeepShift-Q). "ps" (DeepShift-PS) learns exponents and signs themselves, the

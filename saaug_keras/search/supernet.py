@@ -5,8 +5,9 @@ from __future__ import annotations
 import keras
 import numpy as np
 
-from saaug_keras import backbones, ops, remap
+from saaug_keras import _validate, backbones, ops, remap
 from saaug_keras.backbones import operator_kind, operator_options
+from saaug_keras.layers.shift import assign_kernel
 from saaug_keras.search.space import OPERATORS, SearchSpace
 
 _ROWS = 4096  # drawn candidates; training goes round them
@@ -271,10 +272,12 @@ class SuperNet(keras.Model):
             return multiply(x, kernels[0])
 
         def layer(name):
-            if name == "conv":
+            kind = operator_kind(name)
+            if kind == "conv":
                 return lambda x, shared, *_: multiply(x, shared)
-            if operator_kind(name) == "adder":
+            if kind == "adder":
                 return lambda x, _, own: add(x, _adaptive(own))
+            _validate.one_of("SuperNet", "operator", kind, ("adder", "conv", "shift"))
             options = {"bits": operator_options(name)["weight_bits"], "channel_axes": channel_axes}
             return lambda x, shared, *_: multiply(x, ops.round_to_power_of_two(shared, **options))
 
@@ -409,7 +412,7 @@ class SuperNet(keras.Model):
                 self._copy(names[layer.name], layer, kernels.get(layer.name), model)
         classifier = model.get_layer("classifier")
         inputs = classifier.kernel.shape[0]
-        classifier.kernel.assign(self._parameters["classifier_kernel"][:inputs])
+        assign_kernel(classifier, keras.ops.convert_to_numpy(self._parameters["classifier_kernel"])[:inputs])
         classifier.bias.assign(self._parameters["classifier_bias"])
         return model
 
@@ -422,7 +425,7 @@ class SuperNet(keras.Model):
             kernel = kernel[border : border + size, border : border + size, :outputs]
         else:
             kernel = kernel[:, :, :inputs, :outputs]
-        model.get_layer(layer.name).kernel.assign(kernel)
+        assign_kernel(model.get_layer(layer.name), kernel)
         norm = model.get_layer(layer.name + "_bn")
         norm.gamma.assign(self._parameters[source + "_gamma"][:outputs])
         norm.beta.assign(self._parameters[source + "_beta"][:outputs])

@@ -56,7 +56,7 @@ def load(name: str, *, weights="default", verify: bool = True):
     from saaug_keras.zoo import weights as files
 
     entry = Entry.read(name)
-    model = backbones.build(entry.spec())
+    model = backbones.build(entry.spec(), layer_options=entry.recipe.layer_options)
     if weights is None:
         return model
     if isinstance(weights, str) and weights == "default":

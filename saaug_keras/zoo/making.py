@@ -103,7 +103,7 @@ def write_models(entry, model, observation, folder) -> dict:
             "parameters": report.parameters, f"{flavour}_flash_bytes": report.flash_bytes,
             f"{flavour}_arena_bytes": report.arena_bytes,
         }  # fmt: skip
-    columns = cost.compare(entry.spec())
+    columns = cost.compare(entry.spec(), layer_options=entry.recipe.layer_options)
     measured["energy_mj"] = {column: round(each.energy_mj, 6) for column, each in columns.items()}
     return measured
 
@@ -148,11 +148,16 @@ def evaluate(entry, model, data, folder, *, limit=None, classify=None) -> dict:
 
 def flavours_of(entry) -> tuple[str, ...]:
     """Custom where something of ours is in the network; built-in where every layer has an int8 multiplication."""
-    from saaug_keras import backbones
+    from saaug_keras import backbones, cost
 
-    operators = {layer.operator for layer in backbones.lower(entry.spec())} - {"none"}
-    kinds = {backbones.operator_kind(operator) for operator in operators}
-    wide = any(backbones.operator_options(operator).get("weight_bits", 4) > 4 for operator in operators)
+    layers = [layer for layer in backbones.lower(entry.spec()) if layer.operator != "none"]
+    kinds = {backbones.operator_kind(layer.operator) for layer in layers}
+    wide = False
+    for layer in layers:
+        options = backbones.options_of(layer, entry.recipe.layer_options)
+        if backbones.operator_kind(layer.operator) == "shift":
+            levels = backbones.shift_levels(options["weight_bits"], options.get("zero_code", True))
+            wide = wide or levels > cost.NIBBLE_LEVELS
     return (("custom",) if kinds != {"conv"} else ()) + (() if "adder" in kinds or wide else ("builtin",))
 
 
