@@ -31,7 +31,7 @@ def model(edit=lambda rows, ops: None):
     `edit(rows, ops)` may change the tensors (input, output, weights and params of each layer, in this order) and the
     operators before they are written.
     """
-    from tflm_export import flatbuffer
+    from tflm_export import flatbuffer, records
 
     rng = np.random.default_rng(31)
     layers = [("shift_conv_2d", NIBBLE), ("shift_conv_2d", BYTE), ("shift_depthwise_conv_2d", NIBBLE),
@@ -51,8 +51,8 @@ def model(edit=lambda rows, ops: None):
         rows.append(flatbuffer._TensorRow(names[1], weights.shape, "uint8", weights))
         rows.append(flatbuffer._TensorRow(names[2], case.params.shape, "int32", case.params))
         options = case.options()
-        record = flatbuffer.OptionRecord(
-            flatbuffer.MAGIC, flatbuffer.VERSION, 28, *options[:9], 0, *options[9:12], *options[12:]
+        record = records.OptionRecord(
+            records.MAGIC, records.VERSION, 28, *options[:9], 0, *options[9:12], *options[12:]
         )
         ops.append(flatbuffer._OpRow(op.upper(), tuple(names[:3]), (names[3],), (), record.pack()))
     edit(rows, ops)
