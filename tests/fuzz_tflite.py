@@ -98,6 +98,7 @@ class _Places(checking._File):
         super().__init__(data)
         self.found = collections.defaultdict(list)
         self.root()
+        self.found = {what: places for what, places in self.found.items() if places}
 
     def number(self, letter, place, what):
         self.found[what, letter].append((place, letter))
