@@ -54,6 +54,7 @@ _TABLES = {
     27: ("?",),  # mean: keep dimensions
     91: (),  # h-swish
 }
+_DEFAULTS = {(1, 4): 1, (1, 5): 1, (2, 5): 1, (2, 6): 1}  # of absent numbers that are not 0: dilations
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,6 +215,8 @@ class _File:
             place_of_field = place + offset if offset else None
             if kind == "operator" and slot == 4:  # whose kind is in the field before
                 values.append(self.options(values[3], place_of_field))
+            elif not offset and (kind, slot) in _DEFAULTS:
+                values.append(_DEFAULTS[kind, slot])
             else:
                 values.append(self.field(schema[slot], place_of_field, f"field {slot} of {what}"))
         return values
