@@ -45,7 +45,8 @@ def model(edit=lambda rows, ops: None):
         shapes = [case.input.shape, (1, *case.out_size)]
         scale = np.array([0.05], "float32")
         for name, shape, zero_point in zip((names[0], names[3]), shapes, case.zero_points, strict=True):
-            shape = (shape[0], shape[3]) if fully else shape
+            if fully:  # the input as an image, which it reads flat
+                shape = (shape[0], 1, 2, shape[3] // 2) if name == names[0] else (shape[0], shape[3])
             rows.append(flatbuffer._TensorRow(name, shape, "int8", None, scale, (zero_point,)))
         weights = case.weights().reshape(-1)
         rows.append(flatbuffer._TensorRow(names[1], weights.shape, "uint8", weights))

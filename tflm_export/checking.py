@@ -167,7 +167,10 @@ class _File:
     def __init__(self, data):
         self.data = data
         if not 12 <= len(data) <= _MOST_BYTES or data[4:8] != b"TFL3":
-            _fail("it must begin with an offset and 'TFL3' and have 12 bytes to 2**31 - 1")
+            raise ValueError(
+                "tflm_export.Interpreter: `model` must be a .tflite flatbuffer: 12 bytes to 2**31 - 1, bytes 4..8 are TFL3. "
+                f"Received: {len(data):,} bytes."
+            )
         self.seen = set()
 
     def root(self):
