@@ -10,6 +10,7 @@ may die. Prints how many mutants met which end; status 0 if every end was a good
 import argparse
 import collections
 import ctypes
+import functools
 import json
 import pathlib
 import select
@@ -219,6 +220,7 @@ def meet(data, keep_tensors):
         return f"foreign {type(error).__name__}: {error}"
 
 
+@functools.cache
 def c_check():
     """saaug_check_model of the firmware as a function of bytes, or None without a compiler."""
     try:

@@ -610,9 +610,9 @@ static const char *check_subgraph(const file *f, uint32_t subgraph, const vector
         }
     }
     *index = -1;
-    if (inputs.count == 0 || outputs.count == 0 || !are_tensors(f, &inputs, tensors.count, inputs.count) ||
-        !are_tensors(f, &outputs, tensors.count, outputs.count)) {
-        return "a subgraph's input or output does not exist";
+    if (inputs.count != 1 || outputs.count != 1 || !are_tensors(f, &inputs, tensors.count, 1) ||
+        !are_tensors(f, &outputs, tensors.count, 1)) {
+        return "a subgraph's input or output does not exist, or is not one";
     }
     return NULL;
 }
