@@ -69,6 +69,13 @@ def test_damaged_models_do_no_harm(show):
     assert "silent 0; tensors kept 0; failed in Eval 0" in output
 
 
+def test_damaged_models_of_built_in_operators_do_no_harm(show, small_models):
+    for name in ("products", "shift-builtin"):
+        _, output = show((small_models / f"{name}.tflite").read_bytes(), mutants=3000)
+        assert "sound: 0 ran, 0 refused, 0 unreadable" in output
+        assert "silent 0; tensors kept 0; failed in Eval 0" in output
+
+
 # Rows of the model's first layer.
 X, Y, WEIGHTS, PARAMS = range(4)
 
