@@ -159,6 +159,7 @@ PRODUCTS = [
     pytest.param(tensor_of("RESHAPE", "outputs", 0, shape=[1, 2, 3, 4, 1, 1, 1]), "dimensions", id="seven-dimensions"),
     pytest.param(tensor_of("RESHAPE", "outputs", 0, shape=[0]), "positive dimensions", id="empty"),
     pytest.param(tensor_of("ADD", "outputs", 0, shape=[1, 2**30, 9, 9]), "fewer than 2", id="too-large"),
+    pytest.param(tensor_of("ADD", "outputs", 0, shape=[1, 2**14, 2**14, 4]), "its activations take", id="arena"),
     pytest.param(tensor_of("ADD", "outputs", 0, type=0), "must be of int8", id="float"),
     pytest.param(tensor_of("ADD", "outputs", 0, isVariable=True), "is a variable", id="variable"),
     pytest.param(tensor_of("ADD", "outputs", 0, buffer=999), "the buffer of tensor", id="buffer-beyond"),
@@ -217,6 +218,12 @@ def test_what_is_wrong_is_said(sound, name, edit, sentence, request):
     assert sentence in str(raised.value)
     case = request.node.callspec.id.removeprefix(f"{name}-")
     assert in_firmware is not None or name == "shift" or case in NOT_IN_FIRMWARE
+
+
+def test_a_measurement_that_dies_says_why(sound):
+    model = edited(sound["products"], tensor_of("SOFTMAX", "inputs", 0, scale=GRID["scale"] * 1e-8))
+    with pytest.raises(RuntimeError, match=r"SOFTMAX, must have an input whose scale is above 2\*\*-26"):
+        runner.measure_arena(model)
 
 
 def test_an_edit_of_nothing_is_the_model(sound):

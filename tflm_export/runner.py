@@ -220,5 +220,9 @@ def measure_arena(model: bytes) -> Arena:
     found = {key: int(size) for key, size in re.findall(r"Arena allocation (head|tail) (\d+) bytes", done.stderr)}
     if done.returncode != 0 or set(found) != {"head", "tail"}:
         said = done.stderr.strip()[-2000:] or f"its process ended with status {done.returncode}, without a word"
+        try:
+            checking.read_model(model)
+        except ValueError as error:  # why, where TFLite Micro ends the process in silence
+            said = f"{said}\n{error}"
         raise RuntimeError(f"tflm_export.runner: TFLite Micro could not run the model:\n{said}")
     return Arena(found["head"], found["tail"])

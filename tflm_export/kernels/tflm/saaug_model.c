@@ -140,11 +140,21 @@ typedef struct {
     int32_t zero_point, axis; /* of the first scale */
 } tensor;
 
-enum { TYPE_INT32 = 2, TYPE_INT8 = 9, MOST_DIMENSIONS = 6 };
+enum { TYPE_INT32 = 2, TYPE_INT8 = 9, MOST_DIMENSIONS = 6, MOST_ACTIVATION_BYTES = 1 << 28 };
 
 static int32_t size_of(const file *f, const tensor *t, uint32_t dimension)
 {
     return (int32_t)read32(f, t->shape.place + 4 * dimension);
+}
+
+static int64_t values_of(const file *f, const tensor *t)
+{
+    int64_t product = 1;
+    uint32_t i;
+    for (i = 0; i < t->shape.count; ++i) {
+        product *= size_of(f, t, i);
+    }
+    return product;
 }
 
 /* Reads a tensor and checks what does not depend on who uses it. */
@@ -270,16 +280,6 @@ static int32_t option(const file *f, const operation *op, uint32_t slot, uint32_
         return f->bytes[place];
     }
     return has(f, place, 4) && place % 4 == 0 ? (int32_t)read32(f, place) : -1;
-}
-
-static int64_t values_of(const file *f, const tensor *t)
-{
-    int64_t product = 1;
-    uint32_t i;
-    for (i = 0; i < t->shape.count; ++i) {
-        product *= size_of(f, t, i);
-    }
-    return product;
 }
 
 static int same_shape(const file *f, const tensor *a, const tensor *b)
@@ -586,6 +586,7 @@ static const char *check_subgraph(const file *f, uint32_t subgraph, const vector
 {
     vector tensors, inputs, outputs, operations;
     const char *fault;
+    int64_t activations = 0;
     uint32_t i;
     if (!elements(f, subgraph, 0, 4, &tensors) || !elements(f, subgraph, 1, 4, &inputs) ||
         !elements(f, subgraph, 2, 4, &outputs) || !elements(f, subgraph, 3, 4, &operations) ||
@@ -594,11 +595,15 @@ static const char *check_subgraph(const file *f, uint32_t subgraph, const vector
     }
     for (i = 0; i < tensors.count; ++i) {
         const uint32_t table = table_of(f, &tensors, i);
-        tensor ignored;
+        tensor found;
         *index = (int32_t)i;
-        fault = table != 0 ? check_tensor(f, table, buffers, &ignored) : "a tensor is outside of the file";
+        fault = table != 0 ? check_tensor(f, table, buffers, &found) : "a tensor is outside of the file";
         if (fault != NULL) {
             return fault;
+        }
+        activations += found.data_place == 0 ? values_of(f, &found) * element_bytes(found.type) : 0;
+        if (activations > MOST_ACTIVATION_BYTES) {
+            return "the activations take more than 2^28 bytes";
         }
     }
     for (i = 0; i < operations.count; ++i) {
