@@ -2,8 +2,20 @@
 
 import os
 
+import pytest
+
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+@pytest.fixture(scope="session")
+def small_models(tmp_path_factory):
+    """A folder of small .tflite files with every operator that export writes, in both flavours."""
+    import fuzz_tflite
+
+    folder = tmp_path_factory.mktemp("models")
+    fuzz_tflite.write_models(folder)
+    return folder

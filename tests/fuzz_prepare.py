@@ -31,7 +31,7 @@ def model(edit=lambda rows, ops: None):
     `edit(rows, ops)` may change the tensors (input, output, weights and params of each layer, in this order) and the
     operators before they are written.
     """
-    from tflm_export import flatbuffer
+    from tflm_export import flatbuffer, records
 
     rng = np.random.default_rng(31)
     layers = [("shift_conv_2d", NIBBLE), ("shift_conv_2d", BYTE), ("shift_depthwise_conv_2d", NIBBLE),
@@ -45,14 +45,15 @@ def model(edit=lambda rows, ops: None):
         shapes = [case.input.shape, (1, *case.out_size)]
         scale = np.array([0.05], "float32")
         for name, shape, zero_point in zip((names[0], names[3]), shapes, case.zero_points, strict=True):
-            shape = (shape[0], shape[3]) if fully else shape
+            if fully:  # the input as an image, which it reads flat
+                shape = (shape[0], 1, 2, shape[3] // 2) if name == names[0] else (shape[0], shape[3])
             rows.append(flatbuffer._TensorRow(name, shape, "int8", None, scale, (zero_point,)))
         weights = case.weights().reshape(-1)
         rows.append(flatbuffer._TensorRow(names[1], weights.shape, "uint8", weights))
         rows.append(flatbuffer._TensorRow(names[2], case.params.shape, "int32", case.params))
         options = case.options()
-        record = flatbuffer.OptionRecord(
-            flatbuffer.MAGIC, flatbuffer.VERSION, 28, *options[:9], 0, *options[9:12], *options[12:]
+        record = records.OptionRecord(
+            records.MAGIC, records.VERSION, 28, *options[:9], 0, *options[9:12], *options[12:]
         )
         ops.append(flatbuffer._OpRow(op.upper(), tuple(names[:3]), (names[3],), (), record.pack()))
     edit(rows, ops)

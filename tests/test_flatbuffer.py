@@ -8,7 +8,7 @@ from ai_edge_litert import schema_py_generated as schema
 from export_models import small_backbone
 
 import tflm_export
-from tflm_export import flatbuffer
+from tflm_export import flatbuffer, records
 
 NAMES = {value: key for key, value in vars(schema.BuiltinOperator).items() if not key.startswith("_")}
 
@@ -81,7 +81,7 @@ def test_custom_model_holds_names_options_packed_weights_and_params(shift_model)
         names.append(code.customCode.decode() if code.customCode else NAMES[code.builtinCode])
         if step.constants is None:
             continue
-        record = flatbuffer.OptionRecord.unpack(bytes(op.customOptions))
+        record = records.OptionRecord.unpack(bytes(op.customOptions))
         assert (record.magic, record.version, record.length) == (0x47414153, 1, 28)
         assert (record.kernel_h, record.kernel_w) == step.op.kernel_size
         assert (record.pad_top, record.pad_left) == step.op.pads[:2]
@@ -139,17 +139,17 @@ def test_offsets_are_unsigned_with_zero_padding():
 
 def test_c_header_of_the_option_record_is_the_generated_one():
     header = pathlib.Path(tflm_export.KERNELS) / "src" / "saaug_option_record.h"
-    assert header.read_text() == flatbuffer.option_header()
+    assert header.read_text() == records.option_header()
 
 
 def test_option_record_round_trip_and_bytes():
-    record = flatbuffer.OptionRecord(
-        magic=flatbuffer.MAGIC, version=1, length=28, op=2, layout=1, requant=1, kernel_h=3, kernel_w=5, stride_h=2,
+    record = records.OptionRecord(
+        magic=records.MAGIC, version=1, length=28, op=2, layout=1, requant=1, kernel_h=3, kernel_w=5, stride_h=2,
         stride_w=1, dilation_h=1, dilation_w=2, reserved=0, pad_top=1, pad_left=258, depth_multiplier=3,
         input_zero_point=-128, output_zero_point=127, act_min=-5, act_max=9,
     )  # fmt: skip
     data = record.pack()
-    assert len(data) == flatbuffer.RECORD_BYTES == 28
+    assert len(data) == records.RECORD_BYTES == 28
     assert data[:8] == b"SAAG\x01\x00\x1c\x00" and data[18:24] == bytes([1, 0, 2, 1, 3, 0])
     assert data[24:] == bytes([0x80, 0x7F, 0xFB, 0x09])
-    assert flatbuffer.OptionRecord.unpack(data) == record
+    assert records.OptionRecord.unpack(data) == record

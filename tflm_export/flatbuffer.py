@@ -6,8 +6,6 @@ aligned to 16 bytes. Slot numbers and enumerations are those of the public Tenso
 
 from __future__ import annotations
 
-import dataclasses
-import struct
 from dataclasses import dataclass
 
 import flatbuffers
@@ -15,93 +13,20 @@ import numpy as np
 
 from tflm_export import graph as ir
 from tflm_export.quantize import NIBBLE_LEVELS, Network, Step
+from tflm_export.records import (
+    LAYOUT_BYTE,
+    LAYOUT_NIBBLE,
+    LAYOUT_OFFSET,
+    MAGIC,
+    OPERATORS,
+    RECORD_BYTES,
+    REQUANT_POWER_OF_TWO,
+    REQUANT_Q31,
+    VERSION,
+    OptionRecord,
+)  # fmt: skip
 
 # ---- our custom operators -------------------------------------------------------------------------------------------
-
-OPERATORS = {  # (operator, kind of op) -> (name in the model, number in the option record)
-    ("shift", "conv"): ("SHIFT_CONV_2D", 1),
-    ("shift", "depthwise"): ("SHIFT_DEPTHWISE_CONV_2D", 2),
-    ("shift", "dense"): ("SHIFT_FULLY_CONNECTED", 3),
-    ("adder", "conv"): ("ADDER_CONV_2D", 4),
-    ("adder", "depthwise"): ("ADDER_DEPTHWISE_CONV_2D", 5),
-}
-LAYOUT_NIBBLE, LAYOUT_BYTE, LAYOUT_OFFSET = 0, 1, 2
-REQUANT_Q31, REQUANT_POWER_OF_TWO = 0, 1
-MAGIC = int.from_bytes(b"SAAG", "little")
-VERSION = 1
-_FORMATS = {"u8": "B", "u16": "H", "u32": "I", "i8": "b"}
-
-
-def _field(kind):
-    return dataclasses.field(metadata={"kind": kind})
-
-
-@dataclass(frozen=True)
-class OptionRecord:
-    """The custom options of one of our operators: a packed little-endian struct, in this order.
-
-    Later versions append fields; a reader knows its version's length. `option_header` gives the offsets to C.
-    """
-
-    magic: int = _field("u32")
-    version: int = _field("u16")
-    length: int = _field("u16")
-    op: int = _field("u8")
-    layout: int = _field("u8")
-    requant: int = _field("u8")
-    kernel_h: int = _field("u8")
-    kernel_w: int = _field("u8")
-    stride_h: int = _field("u8")
-    stride_w: int = _field("u8")
-    dilation_h: int = _field("u8")
-    dilation_w: int = _field("u8")
-    reserved: int = _field("u8")
-    pad_top: int = _field("u16")
-    pad_left: int = _field("u16")
-    depth_multiplier: int = _field("u16")
-    input_zero_point: int = _field("i8")
-    output_zero_point: int = _field("i8")
-    act_min: int = _field("i8")
-    act_max: int = _field("i8")
-
-    def pack(self) -> bytes:
-        """The record's bytes."""
-        return struct.pack(_record_format(), *dataclasses.astuple(self))
-
-    @classmethod
-    def unpack(cls, data) -> OptionRecord:
-        """The record of some bytes; nothing but the length is checked."""
-        return cls(*struct.unpack(_record_format(), bytes(data)))
-
-
-def _record_format():
-    return "<" + "".join(_FORMATS[field.metadata["kind"]] for field in dataclasses.fields(OptionRecord))
-
-
-RECORD_BYTES = struct.calcsize(_record_format())
-
-
-def option_header() -> str:
-    """The C header with the offsets of `OptionRecord`; kernels/src/saaug_option_record.h holds this very text."""
-    offsets, offset = [], 0
-    for field in dataclasses.fields(OptionRecord):
-        offsets.append(f"#define SAAUG_OPTION_{field.name.upper()} {offset}")
-        offset += struct.calcsize(_FORMATS[field.metadata["kind"]])
-    lines = [
-        "/* Generated from OptionRecord in tflm_export/flatbuffer.py: byte offsets of the option record of the custom "
-        "operators. */",
-        "#ifndef SAAUG_OPTION_RECORD_H",
-        "#define SAAUG_OPTION_RECORD_H",
-        "",
-        *offsets,
-        "",
-        f"#define SAAUG_OPTIONS_MAGIC 0x{MAGIC:08X}u",
-        f"#define SAAUG_OPTIONS_VERSION {VERSION}u",
-        f"#define SAAUG_OPTIONS_BYTES {RECORD_BYTES}u",
-        "",
-        "#endif",
-    ]
-    return "\n".join(lines) + "\n"
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,11 +10,12 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 from dataclasses import dataclass
 
 import numpy as np
 
-from tflm_export import native
+from tflm_export import checking, native
 
 _ACCESSORS = (  # mangled with the types in the global namespace, and in tflite::micro
     ("_ZN6tflite5micro12GetEvalInputEPK13TfLiteContextPK10TfLiteNodei",
@@ -88,7 +89,7 @@ class Arena:
 
 
 class Interpreter:
-    """A loaded model.
+    """A loaded model: one that `export` wrote, or another of the same operators. Threads may share it.
 
     Args:
         model: bytes, or the path of a .tflite file.
@@ -101,11 +102,8 @@ class Interpreter:
     def __init__(self, model, *, keep_tensors=False):
         runtime = require_wheel()
         self.model = model if isinstance(model, bytes) else pathlib.Path(model).read_bytes()
-        self.schema = read_schema(self.model)
-        subgraph = self.schema.subgraphs[0]
-        if len(self.schema.subgraphs) != 1 or len(subgraph.inputs) != 1 or len(subgraph.outputs) != 1:
-            raise ValueError("tflm_export.runner: `model` must have one subgraph with one input and one output.")
-        self.custom = any(code.customCode for code in self.schema.operatorCodes)
+        self._checked = checking.read_model(self.model)
+        self.custom = self._checked.custom
         if self.custom:
             _glue()
         config = runtime.InterpreterConfig
@@ -113,17 +111,17 @@ class Interpreter:
             self._interpreter = runtime.Interpreter.from_bytes(
                 self.model,
                 custom_op_registerers=[_REGISTERER] if self.custom else [],
-                arena_size=arena_bound(self.schema),
+                arena_size=_arena_bound([t.bytes for t in self._checked.tensors], len(self._checked.operators)),
                 intrepreter_config=config.kPreserveAllTensors if keep_tensors else config.kAllocationRecording,
             )
         except RuntimeError as error:
             raise ValueError(f"tflm_export.runner: TFLite Micro refused the model: {error}") from error
         self.keep_tensors = keep_tensors
-        source, output = subgraph.tensors[subgraph.inputs[0]], subgraph.tensors[subgraph.outputs[0]]
-        self.input_shape = tuple(int(n) for n in source.shape[1:])
-        self.output_shape = tuple(int(n) for n in output.shape[1:])
-        self.input_scale, self.input_zero_point = _grid(source)
-        self.output_scale, self.output_zero_point = _grid(output)
+        self._lock = threading.Lock()  # TFLite Micro has one set of tensors, and lets go of Python while it runs
+        source, output = self._checked.input, self._checked.output
+        self.input_shape, self.output_shape = source.shape[1:], output.shape[1:]
+        self.input_scale, self.input_zero_point = source.scale, source.zero_point
+        self.output_scale, self.output_zero_point = output.scale, output.zero_point
 
     def quantize(self, images):
         """int8 of images: uint8 pixels, float32 in the units of training, or int8 already."""
@@ -146,12 +144,20 @@ class Interpreter:
 
     def run(self, images):
         """int8 outputs (N, ...) of images (N, H, W, C)."""
-        return np.stack([self._one(image) for image in self.quantize(images)])
+        rows = [self._one(image) for image in self.quantize(images)]
+        return np.array(rows, "int8").reshape(-1, *self.output_shape)
 
     def _one(self, image):
-        self._interpreter.set_input(image[None], 0)
-        self._interpreter.invoke()
-        return np.array(self._interpreter.get_output(0)).reshape(self.output_shape)
+        with self._lock:
+            self._invoke(image)
+            return np.array(self._interpreter.get_output(0)).reshape(self.output_shape)
+
+    def _invoke(self, image):
+        try:
+            self._interpreter.set_input(image[None], 0)
+            self._interpreter.invoke()
+        except RuntimeError as error:
+            raise ValueError(f"tflm_export.runner: TFLite Micro could not run the model: {error}") from error
 
     def classify(self, images):
         """The class of every image (N,), or of every pixel (N, H, W)."""
@@ -160,28 +166,21 @@ class Interpreter:
     def tensors(self, image) -> dict[str, np.ndarray]:
         """Every activation of one image (H, W, C): tensor name -> int8, without the batch."""
         assert self.keep_tensors, "made without keep_tensors"
-        self._one(self.quantize(np.asarray(image)[None])[0])
-        constants = {number for number, buffer in enumerate(self.schema.buffers) if buffer.data is not None}
+        stored = self.quantize(np.asarray(image)[None])[0]
         values = {}
-        for index, tensor in enumerate(self.schema.subgraphs[0].tensors):
-            if tensor.buffer not in constants:
-                data = self._interpreter.GetTensor(index, 0)["tensor_data"]
-                values[tensor.name.decode()] = np.array(data).reshape([int(n) for n in tensor.shape[1:]])
+        with self._lock:
+            self._invoke(stored)
+            for tensor in self._checked.tensors:
+                if tensor.data is None:
+                    data = self._interpreter.GetTensor(tensor.index, 0)["tensor_data"]
+                    values[tensor.name] = np.array(data).reshape(tensor.shape[1:])
         return values
 
 
-def _grid(tensor):
-    quantization = tensor.quantization
-    if tensor.type != 9 or quantization is None or quantization.scale is None:
-        raise ValueError(f"tflm_export.runner: tensor '{tensor.name.decode()}' must be int8 with a scale.")
-    return float(quantization.scale[0]), int(quantization.zeroPoint[0])
-
-
-def arena_bound(schema):
+def _arena_bound(tensor_bytes, operators):
     """More bytes than any plan of the arena takes."""
-    tensors = schema.subgraphs[0].tensors
-    total = sum(int(np.prod(tensor.shape)) * (4 if tensor.type == 2 else 1) + 64 for tensor in tensors)
-    return 2 * total + 4096 * (len(tensors) + len(schema.subgraphs[0].operators)) + (1 << 20)
+    total = sum(tensor_bytes) + 64 * len(tensor_bytes)
+    return 2 * total + 4096 * (len(tensor_bytes) + operators) + (1 << 20)
 
 
 _PROBE = """
@@ -208,15 +207,22 @@ def measure_arena(model: bytes) -> Arena:
         RuntimeError: the process failed; the message holds its output.
     """
     schema = read_schema(model)
+    subgraph = schema.subgraphs[0]
+    sizes = [int(np.prod(tensor.shape)) * (4 if tensor.type == 2 else 1) for tensor in subgraph.tensors]
     custom = any(code.customCode for code in schema.operatorCodes)
     library = native.build((native.WHEEL_GLUE,)) if custom else ""
     with tempfile.NamedTemporaryFile(suffix=".tflite") as file:
         file.write(model)
         file.flush()
-        arguments = [file.name, json.dumps([_REGISTERER] if custom else []), str(arena_bound(schema)),
+        arguments = [file.name, json.dumps([_REGISTERER] if custom else []), str(_arena_bound(sizes, len(subgraph.operators))),
                      str(pathlib.Path(__file__).resolve().parents[1]), str(library)]  # fmt: skip
         done = subprocess.run([sys.executable, "-c", _PROBE, *arguments], capture_output=True, text=True, check=False)
     found = {key: int(size) for key, size in re.findall(r"Arena allocation (head|tail) (\d+) bytes", done.stderr)}
     if done.returncode != 0 or set(found) != {"head", "tail"}:
-        raise RuntimeError(f"tflm_export.runner: TFLite Micro could not run the model:\n{done.stderr.strip()[-2000:]}")
+        said = done.stderr.strip()[-2000:] or f"its process ended with status {done.returncode}, without a word"
+        try:
+            checking.read_model(model)
+        except ValueError as error:  # why, where TFLite Micro ends the process in silence
+            said = f"{said}\n{error}"
+        raise RuntimeError(f"tflm_export.runner: TFLite Micro could not run the model:\n{said}")
     return Arena(found["head"], found["tail"])

@@ -39,7 +39,8 @@ typedef struct {
     const char *custom_name;
 } registration;
 
-enum { RESOLVER_SIZE = 200, BUILTIN_CUSTOM = 32, TYPE_INT32 = 2, TYPE_UINT8 = 3, TYPE_INT8 = 9, STATE_MAGIC = 0x53414147 };
+enum { INPUTS = 3, RESOLVER_SIZE = 200, STATE_MAGIC = 0x53414147 };
+enum { BUILTIN_CUSTOM = 32, TYPE_INT32 = 2, TYPE_UINT8 = 3, TYPE_INT8 = 9 }; /* of the file and of the runtime */
 
 typedef struct {
     void *vtable;
@@ -59,8 +60,6 @@ typedef eval_tensor *get_output(const void *context, const node_prefix *node, in
 
 static get_input *input_of;
 static get_output *output_of;
-static void *scratch;
-static size_t scratch_bytes;
 
 /** Addresses of tflite::micro::GetEvalInput and GetEvalOutput of the loaded wheel. */
 void saaug_wheel_set_accessors(void *input_address, void *output_address)
@@ -94,26 +93,29 @@ static int complain(const char *what, saaug_status status)
     return 1;
 }
 
-static int elements(const eval_tensor *tensor)
+/* How many elements a tensor has, or 0 where its sizes are not positive or have a product beyond 2^31 - 1. */
+static int32_t elements(const eval_tensor *tensor)
 {
-    int i, product = 1;
+    int64_t product = tensor->dims->size > 0;
+    int i;
     for (i = 0; i < tensor->dims->size; ++i) {
-        product *= tensor->dims->data[i];
+        const int size = tensor->dims->data[i];
+        product = size > 0 && product <= INT32_MAX / size ? product * size : 0;
     }
-    return product;
+    return (int32_t)product;
 }
 
-static void sizes(const eval_tensor *tensor, int flat, int32_t *h, int32_t *w, int32_t *c)
+/* An activation as a batch of images, or of rows where it is flat. @return 0 if it is neither. */
+static int sizes(const eval_tensor *tensor, int flat, int32_t *n, int32_t *h, int32_t *w, int32_t *c)
 {
-    const int rank = tensor->dims->size;
-    *h = *w = 1;
-    if (flat || rank < 4) {
-        *c = rank == 0 ? 1 : elements(tensor) / tensor->dims->data[0];
-    } else {
-        *h = tensor->dims->data[1];
-        *w = tensor->dims->data[2];
-        *c = tensor->dims->data[3];
+    if (elements(tensor) == 0 || (flat ? tensor->dims->size < 2 : tensor->dims->size != 4)) {
+        return 0;
     }
+    *n = tensor->dims->data[0];
+    *h = flat ? 1 : tensor->dims->data[1];
+    *w = flat ? 1 : tensor->dims->data[2];
+    *c = flat ? elements(tensor) / *n : tensor->dims->data[3];
+    return 1;
 }
 
 typedef int32_t size_getter(const saaug_options *options, const saaug_shape *shape);
@@ -136,7 +138,8 @@ static int invoke(void *context, node_prefix *node)
     saaug_options options;
     saaug_shape shape;
     saaug_status status;
-    int32_t bytes;
+    void *scratch;
+    int32_t bytes, out_batches;
     int flat;
 
     if (own == NULL || own->magic != STATE_MAGIC) {
@@ -155,9 +158,10 @@ static int invoke(void *context, node_prefix *node)
         return complain("tensors must be int8, uint8 weights, int32 params, int8 output", SAAUG_OK);
     }
     flat = options.op == SAAUG_SHIFT_FULLY_CONNECTED;
-    shape.batches = x->dims->data[0];
-    sizes(x, flat, &shape.in_h, &shape.in_w, &shape.in_c);
-    sizes(y, flat, &shape.out_h, &shape.out_w, &shape.out_c);
+    if (!sizes(x, flat, &shape.batches, &shape.in_h, &shape.in_w, &shape.in_c) ||
+        !sizes(y, flat, &out_batches, &shape.out_h, &shape.out_w, &shape.out_c) || out_batches != shape.batches) {
+        return complain("the shapes of input and output must be sound, and of as many batches", SAAUG_BAD_INPUT);
+    }
     if (!own->checked) {
         status = saaug_check(&options, &shape);
         if (status == SAAUG_OK) {
@@ -173,16 +177,12 @@ static int invoke(void *context, node_prefix *node)
     if (bytes < 0) {
         return complain("no scratch size", SAAUG_BAD_SCRATCH);
     }
-    if ((size_t)bytes > scratch_bytes) {
-        free(scratch);
-        scratch_bytes = (size_t)bytes;
-        scratch = malloc(scratch_bytes);
-        if (scratch == NULL) {
-            scratch_bytes = 0;
-            return complain("out of memory", SAAUG_BAD_SCRATCH);
-        }
+    scratch = malloc((size_t)bytes + 1); /* of its own: interpreters may run in several threads */
+    if (scratch == NULL) {
+        return complain("out of memory", SAAUG_BAD_SCRATCH);
     }
     status = layers[options.op](&options, &shape, x->data, weights->data, params->data, y->data, scratch);
+    free(scratch);
     return status == SAAUG_OK ? 0 : complain("the layer failed", status);
 }
 
@@ -191,7 +191,13 @@ static int prepare(void *context, node_prefix *node)
 {
     const state *const own = node->user_data;
     (void)context;
-    return own != NULL && own->magic == STATE_MAGIC ? 0 : complain("this wheel's node struct is not known", SAAUG_OK);
+    if (own == NULL || own->magic != STATE_MAGIC) {
+        return complain("this wheel's node struct is not known", SAAUG_OK);
+    }
+    if (node->inputs == NULL || node->inputs->size != INPUTS || node->outputs == NULL || node->outputs->size != 1) {
+        return complain("there must be 3 inputs and 1 output", SAAUG_OK);
+    }
+    return 0;
 }
 
 bool saaug_wheel_register(resolver_prefix *resolver)

@@ -1,4 +1,4 @@
-/* Generated from OptionRecord in tflm_export/flatbuffer.py: byte offsets of the option record of the custom operators. */
+/* Generated from OptionRecord in tflm_export/records.py: byte offsets of the option record of the custom operators. */
 #ifndef SAAUG_OPTION_RECORD_H
 #define SAAUG_OPTION_RECORD_H
 

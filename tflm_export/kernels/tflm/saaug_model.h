@@ -2,10 +2,11 @@
  * @file saaug_model.h
  * A check of a .tflite file before TensorFlow Lite for Microcontrollers reads it.
  *
- * The interpreter follows the offsets of the file wherever they lead, and takes the length of a constant from its tensor's
- * shape: with a truncated or damaged file it reads outside of it. This walk finds that first. It follows what the interpreter
- * follows on its way to our operators: codes, subgraphs, tensors, their quantization and buffers, operators and their options.
- * Fields that only a built-in operator's own options have are the interpreter's business.
+ * The interpreter follows the offsets of the file wherever they lead, takes the length of a constant from its tensor's
+ * shape, and stops the processor where a scale is out of proportion. This finds that first: a walk over what the interpreter
+ * follows (codes, subgraph, tensors, their quantization and buffers, operators and their options), then the rules of every
+ * built-in operator that exported models have: its inputs, its options, the size of its output. Other built-in operators are
+ * refused. Our own operators check themselves, in their Prepare.
  */
 #ifndef SAAUG_MODEL_H
 #define SAAUG_MODEL_H

@@ -98,7 +98,7 @@ class Tensors {
   TfLiteTensor* const output;
 };
 
-/** Reads the sizes of an activation; a fully connected layer has rows of values instead of an image. */
+/** Reads the sizes of an activation; a fully connected layer reads an image, or what it is given, as rows of values. */
 bool ReadActivation(const char* op, const char* name, const TfLiteTensor* tensor, bool rows, int32_t zero_point,
                     int32_t* sizes) {
   if (tensor->type != kTfLiteInt8) {
@@ -121,16 +121,16 @@ bool ReadActivation(const char* op, const char* name, const TfLiteTensor* tensor
   }
   if (rows) {
     int64_t count = 1;
-    for (int i = 0; i < rank - 1; ++i) {
+    for (int i = 1; i < rank && count <= 65535; ++i) {
       count *= dims->data[i];
     }
     if (count > 65535) {
-      MicroPrintf("%s: `%s` must have at most 65535 rows.", op, name);
+      MicroPrintf("%s: `%s` must have rows of at most 65535 values.", op, name);
       return false;
     }
-    sizes[0] = static_cast<int32_t>(count);
+    sizes[0] = dims->data[0];
     sizes[1] = sizes[2] = 1;
-    sizes[3] = dims->data[rank - 1];
+    sizes[3] = static_cast<int32_t>(count);
   } else {
     for (int i = 0; i < 4; ++i) {
       sizes[i] = dims->data[i];
