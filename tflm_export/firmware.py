@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tflm_export import flatbuffer, native, plan, reference
+from tflm_export import ends, flatbuffer, native, plan, reference
 from tflm_export.quantize import Network, effective_scale, quantize_multiplier
 
 # As SAAUG_<VERSION> of saaug_internal.h; the portable one works on columns of 4 or 8 words, as the core has registers.
@@ -285,8 +285,9 @@ class Samples:
 
     @classmethod
     def of(cls, network, images):
-        """From float images on the network's input range."""
-        stored = network.input.quantize(images)
+        """From images as `export` takes them."""
+        source = network.input
+        stored = ends.to_stored(images, source.scale, source.zero_point, owner="tflm_export", name="images")
         return cls(stored, reference.run(network, stored)[network.output.name])
 
 
@@ -536,7 +537,7 @@ Static memory for activations and scratch, by version of the kernels (little-end
 |---|---|
 {rows}
 
-Input: int8, {" x ".join(map(str, network.input.shape))}; where its scale is 1/255, pixel - 128 of an image.
+Input: int8, {" x ".join(map(str, network.input.shape))}: pixel - 128 of an image of pixels from 0 to 255.
 """
 
 
