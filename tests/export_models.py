@@ -65,3 +65,23 @@ def compile_and_compare(model, images, **options):
     """Compiles a model, compares it with TFLite Micro, and returns (network, reference tensors)."""
     network = tflm_export.compile_network(model, images, **options)
     return network, assert_every_tensor_equal(network, images)
+
+
+PADDINGS = [((1, 1), (1, 1)), ((3, 3), (3, 3)), ((0, 4), (2, 0)), ((5, 0), (0, 1))]  # of ZeroPadding2D
+WINDOWS = [(kernel, strides, padding) for kernel in (1, 3, (1, 2))
+           for strides, padding in ((1, "valid"), (2, "valid"), (1, "same"), (2, "same"))]  # fmt: skip
+
+
+def padded_model(families, paddings=PADDINGS, windows=WINDOWS, shape=(5, 6, 2)):
+    """ZeroPadding2D before every kind of window, side by side; the sum of what they give, on average over the image."""
+    keras.utils.set_random_seed(4)
+    image, total, L = keras.Input(shape), None, keras.layers
+    for family in families:
+        for zeros in paddings:
+            for kernel, strides, padding in windows:
+                options = {"strides": strides, "padding": padding, "bias_initializer": "normal"}
+                depthwise = "Depthwise" in family.__name__
+                layer = family(kernel, **options) if depthwise else family(2, kernel, **options)
+                x = L.GlobalAveragePooling2D()(layer(L.ZeroPadding2D(zeros)(image)))
+                total = x if total is None else L.Add()([total, x])
+    return keras.Model(image, total)

@@ -261,12 +261,11 @@ def quantize(graph: ir.Graph, tensors, observation: Observation, *, flavour="bui
     for op in graph.ops:
         inputs, output = tuple(tensors[name] for name in op.inputs), tensors[op.output]
         constants = None
-        if op.weights is not None and op.kind != "dense" and ir.padding_is_same(op, inputs[0].shape) is None:
-            if flavour == "builtin" or op.weights.operator == "conv":  # the built-in ones know "same" and "valid"
-                op, padding = _split_pads(op, inputs[0])
-                steps.append(padding)
-                inputs = (padding.output,)
-                tensors[padding.output.name] = padding.output
+        if op.weights is not None and not _takes_pads(op, inputs[0].shape, flavour):
+            op, padding = _split_pads(op, inputs[0])
+            steps.append(padding)
+            inputs = (padding.output,)
+            tensors[padding.output.name] = padding.output
         if op.weights is not None:
             check_flavour(op, flavour)
             channels = observation.channels[op.name]
@@ -279,6 +278,19 @@ def quantize(graph: ir.Graph, tensors, observation: Observation, *, flavour="bui
         steps.append(Step(op, inputs, output, constants, act_min, act_max))
     ends = tensors[graph.input], tensors[graph.output]
     return Network(graph.name, tuple(steps), tensors, *ends, flavour, tuple(notes))
+
+
+def _takes_pads(op, input_shape, flavour):
+    """Whether a weighted op makes its zeros itself.
+
+    The built-in operators know "same" and "valid"; ours any zeros that a window with a tap on the image still reaches.
+    """
+    if op.kind == "dense" or ir.padding_is_same(op, input_shape) is not None:
+        return True
+    if flavour == "builtin" or op.weights.operator == "conv":
+        return False
+    reach = [(size - 1) * step for size, step in zip(op.kernel_size, op.dilation, strict=True)]
+    return all(zeros <= reach[side % 2] for side, zeros in enumerate(op.pads))
 
 
 def _split_pads(op, source):
