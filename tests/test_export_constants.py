@@ -12,7 +12,7 @@ from test_export import constants_of, weighted
 
 import tflm_export
 from saaug_keras import layers as ours
-from tflm_export import firmware, flatbuffer, native, reference
+from tflm_export import firmware, flatbuffer, native, reference, runner
 
 L = keras.layers
 
@@ -101,31 +101,49 @@ def test_values_that_hardly_vary_are_exported_bit_for_bit(name, tmp_path):
         assert numbers and max(map(abs, numbers)) < 2**31
 
 
-def test_c_project_of_logits_that_hardly_vary_ends(tmp_path):
-    model, images = still_model("softmax of zeros")
-    tflm_export.export(model, images, tmp_path / "net", target="c", name="net", input_range=(-1.0, 1.0))
-    assert "output NOT" not in built(tmp_path / "net")()
+@pytest.fixture(scope="module")
+def run_project(tmp_path_factory):
+    """Builds a C project with sanitizers, the kernels' included, and runs it: folder -> (exit status, what it printed)."""
+    objects = tmp_path_factory.mktemp("kernels")
 
+    def compile(folder, *words):
+        flags = ["-std=c99", "-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+        include = [f"-I{path}" for path in (folder, folder / "kernels/include", folder / "kernels/src")]
+        command = [str(word) for word in (native.find_compiler(), *flags, *include, *words)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=objects)
+        assert done.returncode == 0, done.stderr[-2000:]
 
-def built(folder):
-    """A project with sanitizers, its kernels' reference version: a function that runs it and gives what it printed."""
-    include = [f"-I{path}" for path in (folder, folder / "kernels/include", folder / "kernels/src")]
-    files = [*sorted(folder.glob("*.c")), *sorted(folder.glob("kernels/src/*.c")), *sorted(folder.glob("kernels/src/*/*.c"))]
-    flags = ["-std=c99", "-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    command = [native.find_compiler(), *flags, *include, *files, "-o", folder / "program"]
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-
-    def run():
+    def run(folder):
+        if not list(objects.glob("*.o")):  # the kernels are the same in every project
+            compile(folder, "-c", *sorted(folder.glob("kernels/src/**/*.c")))
+        compile(folder, *sorted(folder.glob("*.c")), *sorted(objects.glob("*.o")), "-o", folder / "program")
         ran = subprocess.run([str(folder / "program")], capture_output=True, text=True, timeout=20)
-        assert "Sanitizer" not in ran.stderr and "runtime error" not in ran.stderr, ran.stderr[-2000:]
         assert ran.returncode in (0, 100), ran.stdout + ran.stderr[-2000:]
-        return ran.stdout
+        return ran.returncode, ran.stdout
 
     return run
 
 
-def test_c_project_sees_damaged_options_and_constants_before_it_runs(tmp_path):
+def test_c_project_of_logits_that_hardly_vary_ends(tmp_path, run_project):
+    model, images = still_model("softmax of zeros")
+    tflm_export.export(model, images, tmp_path / "net", target="c", name="net", input_range=(-1.0, 1.0))
+    assert run_project(tmp_path / "net")[0] == 0
+
+
+@pytest.mark.parametrize("activation", [None, "hard_sigmoid"])
+def test_c_project_of_a_single_output_prints_the_class_of_the_interpreter(activation, tmp_path, run_project):
+    keras.utils.set_random_seed(9)
+    image = keras.Input((4, 4, 2))
+    model, images = keras.Model(image, L.Dense(1, activation=activation)(L.Flatten()(image))), balanced((4, 4, 2), 8)
+    tflm_export.export(model, images, tmp_path / "net", target="c", name="net", input_range=(-1.0, 1.0), samples=8)
+    network = tflm_export.compile_network(model, images, flavour="custom", input_range=(-1.0, 1.0))
+    found = runner.Interpreter(flatbuffer.write(network)).classify(images)
+    status, text = run_project(tmp_path / "net")
+    assert status == 0 and 0 < found.sum() < 8
+    assert [int(number) for number in re.findall(r"class (\d)", text)] == found.tolist()
+
+
+def test_c_project_sees_damaged_options_and_constants_before_it_runs(tmp_path, run_project):
     """One number changed at a time, in whatever step: the check names the step, and nothing runs."""
     keras.utils.set_random_seed(8)
     image = x = keras.Input((4, 4, 2))
@@ -136,10 +154,10 @@ def test_c_project_sees_damaged_options_and_constants_before_it_runs(tmp_path):
     model.get_layer("A_B").kernel.assign(np.array([1.0, -(2.0**-13), 0.5, 1.0]).reshape(1, 1, 2, 2))
     images = images_like((4, 4, 2), 4)
     model(images, training=True)
-    tflm_export.export(model, images, tmp_path / "net", target="c", name="main")
+    tflm_export.export(model, images, tmp_path / "net", target="c", name="main", samples=1)
     folder = tmp_path / "net"
     code, data = folder / "net_main.c", folder / "net_main_data.c"
-    assert "output NOT" not in built(folder)()
+    assert run_project(folder)[0] == 0
 
     def params(index, row):
         """Replaces the first channel's (bias, multiplier, shift) of a step."""
@@ -167,28 +185,9 @@ def test_c_project_sees_damaged_options_and_constants_before_it_runs(tmp_path):
         damaged, count = re.subn(pattern, replacement, text, count=1)
         assert count == 1 and damaged != text, name
         file.write_text(damaged)
-        assert f"step {step} is damaged" in built_quickly(folder), name
+        status, printed = run_project(folder)
+        assert status == 100 and f"step {step} is damaged" in printed, name
         file.write_text(text)
-
-
-def built_quickly(folder):
-    """As `built`, with the kernels and samples compiled once."""
-    include = [f"-I{path}" for path in (folder, folder / "kernels/include", folder / "kernels/src")]
-    flags = ["-std=c99", "-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", *include]
-    changing = sorted(folder.glob("net_main*.c"))
-    objects = folder / "objects"
-    if not objects.exists():
-        objects.mkdir()
-        fixed = sorted({*folder.glob("*.c")} - {*changing}) + sorted(folder.glob("kernels/src/**/*.c"))
-        command = [native.find_compiler(), *flags, "-c", *fixed]
-        done = subprocess.run([str(word) for word in command], capture_output=True, text=True, cwd=objects)
-        assert done.returncode == 0, done.stderr[-2000:]
-    command = [native.find_compiler(), *flags, *changing, *sorted(objects.glob("*.o")), "-o", folder / "program"]
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    ran = subprocess.run([str(folder / "program")], capture_output=True, text=True, timeout=20)
-    assert ran.returncode == 100, ran.stdout + ran.stderr[-2000:]
-    return ran.stdout
 
 
 @pytest.mark.parametrize("options", [{"kernel_size": (1, 300)}, {"kernel_size": 1, "strides": 300},

@@ -281,12 +281,12 @@ def test_export_killed_between_its_files_leaves_no_report(tmp_path, monkeypatch)
 
     old, new = tmp_path / "old", tmp_path / "new"
     for folder, seed in ((old, 1), (new, 2)):
-        tflm_export.export(linear(seed=seed), pixels(), folder, name="zebra", target="tflm")
+        tflm_export.export(linear(seed=seed), pixels(), folder, name="zebra", target="c", samples=1)
     names = sorted(str(path.relative_to(new)) for path in new.rglob("*") if path.is_file())
     replace = os.replace
-    for count in range(0, len(names) + 1, 7):
+    for count in range(0, len(names) + 1, 11):
         folder = tmp_path / f"killed-{count}"
-        tflm_export.export(linear(seed=1), pixels(), folder, name="zebra", target="tflm")
+        tflm_export.export(linear(seed=1), pixels(), folder, name="zebra", target="c", samples=1)
         done = []
 
         def stop(source, target, count=count, done=done):
@@ -297,7 +297,7 @@ def test_export_killed_between_its_files_leaves_no_report(tmp_path, monkeypatch)
 
         monkeypatch.setattr(_files.os, "replace", stop)
         try:
-            tflm_export.export(linear(seed=2), pixels(), folder, name="zebra", target="tflm")
+            tflm_export.export(linear(seed=2), pixels(), folder, name="zebra", target="c", samples=1)
         except Killed:
             assert not (folder / "report.json").exists(), count
         monkeypatch.setattr(_files.os, "replace", replace)

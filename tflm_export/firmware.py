@@ -265,8 +265,8 @@ class _CWriter:
         self.call("saaug_plain_pad_image", f"&{layer}", *inputs, out)
 
     def reshape(self, index, step, inputs, out):
-        ends = {self.network.input.name, self.network.output.name}
-        if not ({step.inputs[0].name, step.output.name} & ends):
+        outside = {self.network.input.name, self.network.output.name}
+        if not ({step.inputs[0].name, step.output.name} & outside):
             offsets = {p.tensors[step.inputs[0].name] == p.tensors[step.output.name] for p in self.plans.values()}
             if offsets == {True}:
                 self.calls[-1] = f"/* {step.op.name}: the same bytes */"
@@ -330,7 +330,7 @@ def write_c(network: Network, name, samples: Samples, folder) -> dict[str, int]:
     (folder / f"{word}_data.h").write_text(_guarded(f"{word}_data", declarations))
     (folder / f"{word}_data.c").write_text(f'#include "{word}_data.h"\n\n' + "\n".join(writer.data))
     _write_samples(samples, folder, "c")
-    main = _MAIN_C.replace("NETWORK_CLASSES", f"{word.upper()}_CLASSES").replace("NETWORK", word)
+    main = _MAIN_C.replace("CLASS_OF_OUTPUT", _class_of_c(network, word)).replace("NETWORK", word)
     (folder / "main.c").write_text(main)
     (folder / "CMakeLists.txt").write_text(_CMAKE_C.replace("NETWORK", word))
     arenas = {version: made.arena_bytes for version, made in writer.plans.items()}
@@ -355,7 +355,7 @@ def write_tflm(network: Network, name, model: bytes, arena_bytes, samples: Sampl
     operators = flatbuffer.operator_names(network)
     custom = [operator for operator in operators if operator in _OP_NAMES.values()]
     main = _MAIN_TFLM.replace("NETWORK", word).replace("ARENA_BYTES_VALUE", str(arena_bytes))
-    main = main.replace("OPERATOR_COUNT", str(len(operators)))
+    main = main.replace("OPERATOR_COUNT", str(len(operators))).replace("// CLASS\n", _class_of_tflm(network))
     main = main.replace("// REGISTER\n", "".join(f"  {_registration(operator)}\n" for operator in operators))
     main = main.replace("// INCLUDE\n", '#include "saaug_model.h"\n#include "saaug_ops.h"\n' if custom else "")
     main = main.replace("// CHECK\n", _CHECK_TFLM.replace("NETWORK", word) if custom else "")
@@ -523,13 +523,23 @@ int main(void)
     for (i = 0; i < SAMPLE_COUNT; ++i) {
         const int status = NETWORK_run(sample_images[i], output);
         const int same = status == 0 && memcmp(output, sample_outputs[i], sizeof output) == 0;
-        const long best = (long)saaug_plain_argmax(output, NETWORK_CLASSES); /* of the first pixel, if there are many */
+        const long best = CLASS_OF_OUTPUT; /* of the first pixel, if there are many */
         printf("sample %d: class %ld, status %d, %s as expected\\n", i, best, status, same ? "output" : "output NOT");
         wrong += !same;
     }
     return wrong;
 }
 """
+
+
+
+def _class_of_c(network, word):
+    """The C expression of the class."""
+    output = network.output
+    if output.shape[-1] == 1:  # class 1 from there
+        return f"output[0] >= {ends.least_of_class_1(output.scale, output.zero_point)}"
+    return f"(long)saaug_plain_argmax(output, {word.upper()}_CLASSES)"
+
 
 _CMAKE_C = """# Any C99 compiler: cmake -B build && cmake --build build; for a microcontroller, with its toolchain file.
 cmake_minimum_required(VERSION 3.13)
@@ -616,16 +626,28 @@ int main() {
     const bool ran = interpreter.Invoke() == kTfLiteOk;
     const int8_t* const output = interpreter.output(0)->data.int8;
     const bool same = ran && std::memcmp(output, sample_outputs[i], sizeof sample_outputs[i]) == 0;
-    std::size_t best = 0;
-    for (std::size_t c = 1; c < sizeof sample_outputs[i]; ++c) {
-      if (output[c] > output[best]) best = c;
-    }
+// CLASS
     std::printf("sample %d: class %u, output %sas expected\\n", i, static_cast<unsigned>(best), same ? "" : "NOT ");
     wrong += !same;
   }
   return wrong;
 }
 """
+
+
+
+def _class_of_tflm(network):
+    """The statements that find the class: of the first pixel, if there are many."""
+    output = network.output
+    if output.shape[-1] == 1:
+        least = ends.least_of_class_1(output.scale, output.zero_point)
+        return f"    const int best = output[0] >= {least}; // a single output: class 1 from there\n"
+    return f"""    std::size_t best = 0;
+    for (std::size_t c = 1; c < {output.shape[-1]}; ++c) {{
+      if (output[c] > output[best]) best = c;
+    }}
+"""
+
 
 # A damaged model must be found before TFLite Micro reads it.
 _CHECK_TFLM = """  int32_t index = -1;
