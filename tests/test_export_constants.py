@@ -26,9 +26,12 @@ def opposite(x):
 
 
 def apart(x):
-    """Two large tensors of which one is always 0: their product is."""
-    a, b = opposite(x)
-    return L.ReLU()(a), L.ReLU()(b)
+    """Two large tensors of which one is 0 wherever the other is not, on images that `balanced` gives."""
+    return [L.ReLU()(L.Conv2D(1, 1, kernel_initializer=_of([row]))(x)) for row in ((500.0, 0.0), (0.0, 500.0))]
+
+
+def _of(rows):
+    return keras.initializers.Constant(np.array(rows, "float32").T[None, None])
 
 
 def dead(layer, gain=0.0, bias=-5.0):
@@ -44,7 +47,8 @@ def dead(layer, gain=0.0, bias=-5.0):
 
 def alternating(x):
     """A tensor of large values whose mean over the image is 0, on images that `balanced` gives."""
-    return L.GlobalAveragePooling2D(keepdims=True)(L.Conv2D(2, 1, use_bias=False)(x))
+    large = L.Conv2D(2, 1, use_bias=False, kernel_initializer=_of([(500.0, 0.0), (0.0, 500.0)]))
+    return L.GlobalAveragePooling2D(keepdims=True)(large(x))
 
 
 STILL = {
@@ -69,8 +73,9 @@ STILL = {
 
 
 def balanced(shape, count):
-    """Images of two halves, each the negative of the other, on the grid of (-1, 1)."""
-    half = np.random.default_rng(5).integers(-120, 121, (count, shape[0], shape[1] // 2, shape[2]))
+    """Images on the grid of (-1, 1) whose right half is the negative of the left, and channel 1 of channel 0."""
+    half = np.random.default_rng(5).integers(-120, 121, (count, shape[0], shape[1] // 2, 1))
+    half = np.concatenate([half, -half], axis=3)
     return (np.concatenate([half, -half], axis=2) / 127.5).astype("float32")
 
 

@@ -93,12 +93,6 @@ def classes_of(outputs, scale=None, zero_point=0) -> np.ndarray:
     return (values > (0.5 if _is_probability(scale, zero_point) else 0.0)).astype("int64")
 
 
-def least_of_class_1(scale, zero_point) -> int:
-    """The least int8 of a single output that `classes_of` takes for class 1; 128 if there is none."""
-    stored = np.arange(-128, 128).astype("int8")
-    return int(stored.size - 128 - classes_of(stored[:, None], scale, zero_point).sum())
-
-
 def _is_probability(scale, zero_point):
     return zero_point == -128 and np.float32(scale) in (np.float32(1 / 255), np.float32(1 / 256))
 

@@ -533,11 +533,18 @@ int main(void)
 
 
 
+def _class_of_single(output):
+    """The C expression of the class, 0 or 1, of a single output."""
+    classes = ends.classes_of(np.arange(-128, 128).astype("int8")[:, None], output.scale, output.zero_point)
+    least = 128 - int(classes.sum())  # of class 1; the grid may end below
+    return f"output[0] >= {least}" if least < 128 else "0"
+
+
 def _class_of_c(network, word):
     """The C expression of the class."""
     output = network.output
-    if output.shape[-1] == 1:  # class 1 from there
-        return f"output[0] >= {ends.least_of_class_1(output.scale, output.zero_point)}"
+    if output.shape[-1] == 1:
+        return _class_of_single(output)
     return f"(long)saaug_plain_argmax(output, {word.upper()}_CLASSES)"
 
 
@@ -640,8 +647,7 @@ def _class_of_tflm(network):
     """The statements that find the class: of the first pixel, if there are many."""
     output = network.output
     if output.shape[-1] == 1:
-        least = ends.least_of_class_1(output.scale, output.zero_point)
-        return f"    const int best = output[0] >= {least}; // a single output: class 1 from there\n"
+        return f"    const int best = {_class_of_single(output)}; // a single output\n"
     return f"""    std::size_t best = 0;
     for (std::size_t c = 1; c < {output.shape[-1]}; ++c) {{
       if (output[c] > output[best]) best = c;
