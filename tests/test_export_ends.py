@@ -316,3 +316,22 @@ def test_model_that_is_not_the_reports_is_refused(tmp_path, capsys):
         report.check_model(file)
     assert main(["run", str(file), "--dataset", "digits"]) != 0
     assert "report.json beside it" in capsys.readouterr().err
+
+
+def test_model_that_begins_with_rescaling_takes_pixels(tmp_path, capsys):
+    """From the command line, too: what the pixels mean is the model's own input range."""
+    from saaug_keras import datasets
+
+    keras.utils.set_random_seed(3)
+    image = keras.Input((8, 8, 1))
+    model = keras.Model(image, L.Dense(10)(L.Flatten()(L.Rescaling(1 / 127.5, offset=-1.0)(image))))
+    data = datasets.load("digits")
+    labels = model.predict_on_batch(data.x_test.astype("float32")).argmax(axis=-1)
+    model.save(tmp_path / "model.keras")
+    words = ["export", str(tmp_path / "model.keras"), "--dataset", "digits", "--evaluate", "--input-range", "0", "255",
+             "--out", str(tmp_path / "out"), "--json"]  # fmt: skip
+    assert main(words) == 0
+    written = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert written["agreement"] > 0.97
+    classes = runner.Interpreter(tmp_path / "out" / written["model_file"]).classify(data.x_test)
+    assert (classes == labels).mean() > 0.97

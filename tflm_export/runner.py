@@ -127,8 +127,8 @@ class Interpreter:
         self.output_scale, self.output_zero_point = _grid(output)
 
     def quantize(self, images):
-        """int8 of images: integers are pixels that span the model's input range, floats are in the units of training,
-        int8 is stored already; see `ends`."""
+        """int8 of images: integers are pixels, whose 0 to 255 span the model's input range; floats are in the units of
+        training; int8 is stored already."""
         images = np.asarray(images)
         if images.ndim != len(self.input_shape) + 1 or images.shape[1:] != self.input_shape:
             raise ValueError(
@@ -149,8 +149,8 @@ class Interpreter:
         return np.array(self._interpreter.get_output(0)).reshape(self.output_shape)
 
     def classify(self, images):
-        """The class of every image (N,), or of every pixel (N, H, W); of a single output 0 or 1, see
-        `ends.classes_of`."""
+        """The class of every image (N,), or of every pixel (N, H, W). A single output is a logit, class 1 above 0, or a
+        probability, class 1 above one half."""
         return ends.classes_of(self.run(images), self.output_scale, self.output_zero_point)
 
     def tensors(self, image) -> dict[str, np.ndarray]:
