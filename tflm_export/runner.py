@@ -7,7 +7,6 @@ import functools
 import json
 import pathlib
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -214,9 +213,6 @@ def measure_arena(model: bytes) -> Arena:
         done = subprocess.run([sys.executable, "-c", _PROBE, *arguments], capture_output=True, text=True, check=False)
     found = {key: int(size) for key, size in re.findall(r"Arena allocation (head|tail) (\d+) bytes", done.stderr)}
     if done.returncode != 0 or set(found) != {"head", "tail"}:
-        how = f"signal {signal.Signals(-done.returncode).name}" if done.returncode < 0 else f"status {done.returncode}"
-        raise RuntimeError(
-            f"tflm_export.runner: TFLite Micro could not run the model; its process ended with {how}, and "
-            + (f"said:\n{said[-2000:]}" if (said := (done.stderr + done.stdout).strip()) else "said nothing.")
-        )
+        said = done.stderr.strip()[-2000:] or f"its process ended with status {done.returncode}, without a word"
+        raise RuntimeError(f"tflm_export.runner: TFLite Micro could not run the model:\n{said}")
     return Arena(found["head"], found["tail"])
