@@ -128,6 +128,12 @@ def custom_layer(step: Step) -> CustomLayer:
         layout, packed = (LAYOUT_NIBBLE, pack_nibbles(rows)) if nibbles else (LAYOUT_BYTE, pack_bytes(rows))
     params = exact(np.stack([bias, constants.multiplier, constants.shift], axis=1), "int32", op.name)
     depth_multiplier = len(weights) // source.shape[-1] if op.kind == "depthwise" else 1
+    held = {"kernel_size": max(op.kernel_size), "strides": max(op.strides), "dilation_rate": max(op.dilation)}
+    for key, value, most in (*((key, value, 255) for key, value in held.items()), ("depth_multiplier", depth_multiplier, 65535)):
+        if value > most:
+            raise ValueError(
+                f"tflm_export: layer '{op.name}': `{key}` must be at most {most} for our kernels. Received: {key}={value}."
+            )
     record = OptionRecord(
         magic=MAGIC, version=VERSION, length=RECORD_BYTES, op=number, layout=layout,
         requant=REQUANT_POWER_OF_TWO if constants.power_of_two else REQUANT_Q31,
@@ -136,14 +142,6 @@ def custom_layer(step: Step) -> CustomLayer:
         depth_multiplier=depth_multiplier, input_zero_point=source.zero_point, output_zero_point=output.zero_point,
         act_min=step.act_min, act_max=step.act_max,
     )  # fmt: skip
-    for field in dataclasses.fields(OptionRecord):
-        most, signed = 8 * struct.calcsize(_FORMATS[kind := field.metadata["kind"]]), kind.startswith("i")
-        low, high = (-(2 ** (most - 1)), 2 ** (most - 1) - 1) if signed else (0, 2**most - 1)
-        if not low <= getattr(record, field.name) <= high:
-            raise ValueError(
-                f"tflm_export: layer '{op.name}': its `{field.name}` must be in [{low}, {high}] for our kernels. Received: "
-                f"{field.name}={getattr(record, field.name)}."
-            )
     return CustomLayer(name, record, packed, params)
 
 

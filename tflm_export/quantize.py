@@ -235,17 +235,18 @@ def _coarsen(graph, tensors, group_of, power_of_two):
 def _finest_step(op, tensors):
     """(tensor, least scale of it): below, a fixed-point constant of TFLite Micro's or a shifted sum leaves 32 bits."""
     scales = [tensors[name].scale for name in op.inputs]
+    clamp = np.float32(6 * 2.0**-29 if op.activation in ("relu", "relu6") else 0)  # 6 is an int32 of steps
     if op.kind == "softmax":
         return op.inputs[0], np.float32(2.0**-25)  # of differences in 26 fraction bits
     if op.kind == "hard_swish":  # a 128th of the input's, and a little to spare
         return op.output, np.float32(scales[0] / np.float32(127))
     if op.kind == "add":
-        return op.output, np.float32(float(max(scales)) * 2.0**-18)  # of sums in 20 fraction bits
+        return op.output, max(clamp, np.float32(float(max(scales)) * 2.0**-18))  # of sums in 20 fraction bits
     if op.kind == "multiply":
-        return op.output, np.float32(float(scales[0]) * float(scales[1]) * 2.0**-14)  # products have 16 bits
+        return op.output, max(clamp, np.float32(float(scales[0]) * float(scales[1]) * 2.0**-14))  # products: 16 bits
     if op.kind == "mean":
         return op.output, np.float32(float(scales[0]) * 2.0**-20)
-    return op.output, np.float32(0)
+    return op.output, clamp
 
 
 def _power_of_two_grid(scale, zero_point):
