@@ -128,8 +128,10 @@ def custom_layer(step: Step) -> CustomLayer:
         layout, packed = (LAYOUT_NIBBLE, pack_nibbles(rows)) if nibbles else (LAYOUT_BYTE, pack_bytes(rows))
     params = exact(np.stack([bias, constants.multiplier, constants.shift], axis=1), "int32", op.name)
     depth_multiplier = len(weights) // source.shape[-1] if op.kind == "depthwise" else 1
-    held = {"kernel_size": max(op.kernel_size), "strides": max(op.strides), "dilation_rate": max(op.dilation)}
-    for key, value, most in (*((key, value, 255) for key, value in held.items()), ("depth_multiplier", depth_multiplier, 65535)):
+    for key, value, most in (
+        ("kernel_size", max(op.kernel_size), 255), ("strides", max(op.strides), 255),
+        ("dilation_rate", max(op.dilation), 255), ("depth_multiplier", depth_multiplier, 65535),
+    ):  # fmt: skip
         if value > most:
             raise ValueError(
                 f"tflm_export: layer '{op.name}': `{key}` must be at most {most} for our kernels. Received: {key}={value}."
