@@ -57,12 +57,17 @@ def atomic_file(path):
 
 
 @contextlib.contextmanager
-def atomic_folder(path):
+def atomic_folder(path, last=None):
     """Yields an empty folder beside `path` to build in; its files appear under `path` only if the block succeeds.
 
     A new folder is renamed into place as a whole. In a folder that exists, files of the same name are replaced one by
     one (each atomically) and others are left alone. On an exception nothing of the new is left and nothing of the old
     is lost.
+
+    Args:
+        path: the folder.
+        last: name of a file that vouches for the others: in a folder that exists the old one is removed before any is
+            replaced, and the new one comes after all, so that it never stands beside files of another time.
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,7 +80,9 @@ def atomic_folder(path):
         if not path.exists():
             os.replace(aside, path)
             return
-        for source in sorted(aside.rglob("*")):
+        if last is not None:
+            (path / last).unlink(missing_ok=True)
+        for source in sorted(aside.rglob("*"), key=lambda found: (found == aside / str(last), found)):
             target = path / source.relative_to(aside)
             if source.is_dir():
                 target.mkdir(exist_ok=True)

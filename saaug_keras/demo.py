@@ -51,7 +51,7 @@ def run(args) -> int:
         model, sized[:4], out / "model", flavour=flavour, name=args.entry, observation=entry.observation()
     )
     in_keras = model.predict(datasets.pipeline(sized, batch_size=64), verbose=0).argmax(axis=-1)
-    on_board = tflm_export.Interpreter(out / "model" / exported.files[0]).classify(sized)
+    on_board = tflm_export.Interpreter(out / "model" / exported.model_file).classify(sized)
     draw_sheet(images, labels, on_board, names, out / "sheet.png")
     right = int((on_board == labels).sum())
     measured = entry.measured

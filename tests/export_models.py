@@ -79,3 +79,23 @@ def layer_by_layer(model, network, tensors):
         expected = np.asarray(values[0]).reshape(-1, *step.output.shape)
         expected = np.clip(expected / step.output.scale + step.output.zero_point, -128, 127)
         yield step, np.abs(tensors[step.output.name] - expected)
+
+
+PADDINGS = [((1, 1), (1, 1)), ((3, 3), (3, 3)), ((0, 4), (2, 0)), ((5, 0), (0, 1))]  # of ZeroPadding2D
+WINDOWS = [(kernel, strides, padding) for kernel in (1, 3, (1, 2))
+           for strides, padding in ((1, "valid"), (2, "valid"), (1, "same"), (2, "same"))]  # fmt: skip
+
+
+def padded_model(families, paddings=PADDINGS, windows=WINDOWS, shape=(5, 6, 2)):
+    """ZeroPadding2D before every kind of window, side by side; the sum of what they give, on average over the image."""
+    keras.utils.set_random_seed(4)
+    image, total, L = keras.Input(shape), None, keras.layers
+    for family in families:
+        for zeros in paddings:
+            for kernel, strides, padding in windows:
+                options = {"strides": strides, "padding": padding, "bias_initializer": "normal"}
+                depthwise = "Depthwise" in family.__name__
+                layer = family(kernel, **options) if depthwise else family(2, kernel, **options)
+                x = L.GlobalAveragePooling2D()(layer(L.ZeroPadding2D(zeros)(image)))
+                total = x if total is None else L.Add()([total, x])
+    return keras.Model(image, total)

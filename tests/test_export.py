@@ -364,7 +364,7 @@ def test_model_of_another_kind_is_refused(tmp_path):
         tflm_export.export("model.keras", images_like((6, 5, 2), 2), tmp_path / "out")
     image = keras.Input((6, 5, 2))
     two = keras.Model(image, [L.Conv2D(1, 1)(image), L.Conv2D(1, 1)(image)])
-    with pytest.raises(ValueError, match="one input and one output. Received: 1 inputs, 2 outputs"):
+    with pytest.raises(ValueError, match=r"one input and one output. Received: 1 inputs \(.*\); 2 outputs \("):
         tflm_export.export(two, images_like((6, 5, 2), 2), tmp_path / "out")
 
 

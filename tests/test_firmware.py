@@ -8,7 +8,7 @@ import emulator
 import keras
 import numpy as np
 import pytest
-from export_models import images_like, settle, small_backbone
+from export_models import WINDOWS, images_like, padded_model, settle, small_backbone
 from kernel_cases import sanitizers_of
 from test_reference_integer import every_builtin_op
 
@@ -113,6 +113,16 @@ def test_power_of_two_project_multiplies_nothing_and_equals_the_reference(tmp_pa
     assert (report.operations["multiplications"], report.operations["requantizations"]) == (0, 0)
     assert "NOT" not in run_on_host(tmp_path / "net", "PORTABLE")
     assert "saaug_plain_" not in (tmp_path / "net" / "net.c").read_text().replace("saaug_plain.h", "")
+
+
+def test_c_project_of_zeros_wider_than_the_kernels_reach_equals_the_reference(tmp_path, run_on_host):
+    families = (ours.ShiftConv2D, ours.ShiftDepthwiseConv2D, ours.AdderConv2D, ours.AdderDepthwiseConv2D)
+    model, images = padded_model(families, [((3, 3), (3, 3)), ((0, 4), (2, 0))], WINDOWS[::3]), images_like((5, 6, 2), 4)
+    model(images, training=True)
+    write(tmp_path / "net", model, images)
+    assert lively(tflm_export.compile_network(model, images, flavour="custom"), images)
+    for version in ("REFERENCE", "PORTABLE"):
+        assert run_on_host(tmp_path / "net", version).count("output as expected") == 4
 
 
 @pytest.mark.parametrize("core", list(emulator.CORES))

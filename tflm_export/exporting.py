@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -10,7 +12,7 @@ import numpy as np
 
 from saaug_keras import _validate
 from saaug_keras._files import atomic_folder
-from tflm_export import firmware, flatbuffer, plan, quantize, reference, runner
+from tflm_export import ends, firmware, flatbuffer, plan, quantize, reference, runner
 from tflm_export import graph as ir
 from tflm_export.power_of_two import requantize_by_shifts
 from tflm_export.report import Report, count_operations
@@ -19,6 +21,10 @@ _OWNER = "tflm_export.export"
 FLAVOURS = ("builtin", "custom")
 TARGETS = ("tflite", "tflm", "c")
 REQUANTIZATIONS = ("power-of-two", "q31")
+# Images that are taken of what can only be iterated over, which may have no end.
+MOST_REPRESENTATIVE = 4096
+MOST_EVALUATED = 100_000
+REPORT = "report.json"
 
 
 def observe(model, representative_data, *, input_range=None) -> quantize.Observation:
@@ -27,7 +33,7 @@ def observe(model, representative_data, *, input_range=None) -> quantize.Observa
     Args: as `export`.
     """
     graph = ir.lower(model)
-    return quantize.observe(graph, _images(representative_data, graph.shapes[graph.input], input_range))
+    return quantize.observe(graph, _images(_array(representative_data)[0], graph.shapes[graph.input], input_range))
 
 
 def compile_network(
@@ -49,44 +55,100 @@ def compile_network(
     for op in graph.ops:
         if op.weights is not None:
             quantize.check_flavour(op, flavour)
-    images = _images(representative_data, graph.shapes[graph.input], input_range)
+    data, notes = _array(representative_data)
+    images = _images(data, graph.shapes[graph.input], input_range)
     if observation is None:
         observation = quantize.observe(graph, images)
+        notes += _spread_notes(images, input_range, graph, observation)
     else:
         quantize.check_observation(observation, graph)
     tensors = quantize.choose_tensors(graph, observation, input_range, power_of_two=power_of_two)
     network = quantize.quantize(graph, tensors, observation, flavour=flavour)
+    network = dataclasses.replace(network, notes=(*notes, *network.notes))
     return requantize_by_shifts(network, graph, images) if power_of_two else network
 
 
 def _array(data):
-    """An array, tf.data.Dataset or iterable of batches (or of (images, ...) tuples) as one array."""
+    """An array, tf.data.Dataset or iterable of batches (or of (images, ...) tuples) as (one array, notes).
+
+    What can only be iterated over may never end: it is cut after `MOST_REPRESENTATIVE` images, and a note says so.
+    """
+    if hasattr(data, "shape") or not (hasattr(data, "__iter__") or hasattr(data, "num_batches")):
+        return np.asarray(data), ()
+    batches, count, cut = [], 0, False
+    for batch in _iterate(data):
+        if cut := count >= MOST_REPRESENTATIVE:
+            break
+        batches.append(np.asarray(_only(batch[0] if isinstance(batch, (tuple, list)) else batch)))
+        count += len(batches[-1]) if batches[-1].ndim else 0
+    if len({(batch.shape[1:], batch.ndim) for batch in batches}) > 1:
+        shapes = ", ".join(sorted({str(batch.shape) for batch in batches}))
+        raise ValueError(
+            f"{_OWNER}: `representative_data` must be images, or batches of images of one shape. Received: {shapes}."
+        )
+    array = np.concatenate(batches) if batches and batches[0].ndim else np.zeros(0, "float32")
+    if not cut and count <= MOST_REPRESENTATIVE:
+        return array, ()
+    return array[:MOST_REPRESENTATIVE], (
+        f"representative data: only the first {MOST_REPRESENTATIVE:,} images were used.",
+    )  # fmt: skip
+
+
+def _iterate(data):
+    """The batches of a data set of TensorFlow, Keras or Torch, or of an iterable, in NumPy."""
     if hasattr(data, "as_numpy_iterator"):
-        data = data.as_numpy_iterator()
-    if not isinstance(data, np.ndarray) and hasattr(data, "__iter__") and not hasattr(data, "shape"):
-        batches = [np.asarray(batch[0] if isinstance(batch, (tuple, list)) else batch) for batch in data]
-        data = np.concatenate(batches) if batches else np.zeros(0, "float32")
-    return np.asarray(data)
+        return data.as_numpy_iterator()
+    if hasattr(data, "num_batches"):  # of a keras PyDataset, which the iteration protocol never ends
+        return (data[index] for index in range(data.num_batches)) if data.num_batches is not None else iter(data)
+    return iter(data)
 
 
-def _images(data, shape, input_range):
+def _only(value):
+    """The one image tensor of a batch, which Keras also takes by its input's name."""
+    return next(iter(value.values())) if isinstance(value, dict) and len(value) == 1 else value
+
+
+def _images(images, shape, input_range):
     """Representative images as float32 (N, H, W, C), checked."""
-    images = _array(data)
-    if images.dtype == np.uint8:
-        images = images.astype("float32") / np.float32(255)
     if images.ndim != len(shape) + 1 or images.shape[1:] != tuple(shape) or len(images) == 0:
         raise ValueError(
             f"{_OWNER}: `representative_data` must be images (N, {', '.join(map(str, shape))}), at least one. "
             f"Received: shape {images.shape}."
         )
-    images = images.astype("float32")
-    low, high = (0.0, 1.0) if input_range is None else input_range
+    images = ends.to_float(images, input_range, owner=_OWNER, name="representative_data")
+    low, high = ends.UNIT if input_range is None else input_range
     if not (np.isfinite(images).all() and images.min() >= low - 1e-3 and images.max() <= high + 1e-3):
         raise ValueError(
             f"{_OWNER}: `representative_data` must lie in [{low:g}, {high:g}]; other inputs need "
             f"`input_range=(low, high)`. Received: values in [{images.min():g}, {images.max():g}]."
         )
     return images
+
+
+def _spread_notes(images, input_range, graph, observation):
+    """Notes where the representative data vary so little that ranges taken from them mean nothing."""
+    low, high = ends.UNIT if input_range is None else input_range
+    least, most = float(images.min()), float(images.max())
+    advice = "Ranges of tensors come from these images: give a few hundred that look like those of the field."
+    if least == most:
+        return (f"representative data show no spread: every value is {least:g}. {advice}",)
+    if len(images) > 1 and (images == images[0]).all():
+        return (f"representative data show no spread: all {len(images):,} images are the same. {advice}",)
+    notes = ()
+    if most - least < (high - low) / 16:
+        notes = (
+            f"representative data show little spread: values lie in [{least:g}, {most:g}], of an input range "
+            f"[{low:g}, {high:g}]. {advice}",
+        )  # fmt: skip
+    still = [op.name for op in graph.ops if op.weights is not None and _is_still(observation.channels[op.name])]
+    if still:
+        shown = ", ".join(f"'{name}'" for name in still[:5]) + (f" and {len(still) - 5} more" if len(still) > 5 else "")
+        notes += (f"no output of layer {shown} varies on the representative data: exported as constants.",)
+    return notes
+
+
+def _is_still(channels):
+    return bool((channels[0] == channels[1]).all())
 
 
 def export(
@@ -97,18 +159,22 @@ def export(
 
     Args:
         model: functional keras.Model, one image in, one output; of an AugmentedModel, its export_target().
-        representative_data: images as training saw them, float32 (N, H, W, C) in [0, 1] or uint8; an array, a
-            tf.data.Dataset or an iterable of batches. A few hundred are plenty: they set the ranges of the tensors that
-            training did not.
-        out_dir: folder to write; made if missing. It gets report.json and what the target is, whole or not at all.
+        representative_data: images as training saw them, (N, H, W, C): floats in `input_range`, or integers, whose 0
+            to 255 span that range. An array, a tf.data.Dataset or an iterable of batches, of which at most 4,096 images
+            are taken. A few hundred are plenty: they set the ranges of the tensors that training did not.
+        out_dir: folder to write; made if missing. It gets what the target is, whole or not at all, and report.json,
+            which comes last and holds the model file's SHA-256: a folder without it is of an export that was cut off.
         flavour: "builtin" runs on any TFLite Micro: shift weights are int8 powers of two, add layers are refused.
             "custom" packs shift weights to 4 bits and needs our kernels. Default: builtin for target "tflite", else
             custom; target "c" knows no other.
         target: "tflite", the model alone, <name>.tflite; "tflm", a firmware project with TFLite Micro; "c", one of
             plain C calls and a static memory plan, without an interpreter.
         requantization: "q31", one multiplication per output; "power-of-two", a shift (custom flavour).
-        evaluation_data: (images, labels) to compare the exported with the Keras model, or None.
-        input_range: (low, high) of the model's inputs where they are not images in [0, 1].
+        evaluation_data: what `model.evaluate` takes, to compare the exported with the Keras model: (images, labels), a
+            tf.data.Dataset, a keras PyDataset or an iterable of such batches, of which at most 100,000 images are
+            taken. Labels are classes or one-hot; sample weights are not used. Or None.
+        input_range: (low, high) of the model's inputs where they are not images in [0, 1]: (0, 255) for a model that
+            begins with Rescaling.
         sram_bytes, flash_bytes: limits of the device; an export beyond them is refused.
         name: of the files; default: the model's.
         samples: how many of the representative images a firmware project carries, with their outputs.
@@ -130,45 +196,50 @@ def export(
     if target == "c" and flavour != "custom":
         raise ValueError(f"{_OWNER}: `flavour` must be 'custom' for target 'c'. Received: flavour={flavour!r}.")
     _check_writable(out_dir)
-    representative_data = _array(representative_data)
+    _validate.one_of(_OWNER, "flavour", flavour, FLAVOURS)
+    ir.lower(model)  # a model that cannot be exported is refused before data are read
+    representative_data, notes = _array(representative_data)
     options = {"flavour": flavour, "input_range": input_range, "observation": observation}
     network = compile_network(model, representative_data, requantization=requantization, **options)
-    evaluation = None if evaluation_data is None else _evaluation(evaluation_data, network)
     name = _file_name(model.name if name is None else name)
     data = flatbuffer.write(network)
     _check_limit("flash_bytes", flash_bytes, len(data), "the model file takes")
     scratch = _scratch(network, needed=target != "tflite")
     arena = runner.measure_arena(data) if _wheel_is_there() and target != "c" else None
     _check_sram(network, sram_bytes, arena, scratch)
+    notes = (*notes, *network.notes)
     accuracy = {}
-    if evaluation is not None:
-        accuracy = _evaluate(model, network, data, evaluation)
+    if evaluation_data is not None:
+        contenders = {"tflm_accuracy": network}
         if requantization == "power-of-two":
-            plain = compile_network(model, representative_data, **options)
-            plain_accuracy = _evaluate(model, plain, flatbuffer.write(plain), evaluation)
-            accuracy["int8_accuracy_q31"] = plain_accuracy["tflm_accuracy"]
+            contenders["int8_accuracy_q31"] = compile_network(model, representative_data, **options)
+        accuracy, more = _evaluate(model, contenders, evaluation_data, input_range)
+        notes += more
     weight_bytes, constant_bytes = _constant_bytes(network)
-    with atomic_folder(out_dir) as folder:
+    with atomic_folder(out_dir, last=REPORT) as folder:
         plans = None
         if target == "tflite":
-            (folder / f"{name}.tflite").write_bytes(data)
+            model_file = f"{name}.tflite"
+            (folder / model_file).write_bytes(data)
         else:
-            shown = _images(representative_data[:samples], network.input.shape, input_range)
-            shown = firmware.Samples.of(network, shown)
+            shown = firmware.Samples.of(network, representative_data[:samples])
             if target == "c":
+                model_file = f"{firmware.identifier(name)}_data.c"
                 plans = firmware.write_c(network, name, shown, folder)
             else:
+                model_file = f"{firmware.identifier(name)}.tflite"
                 firmware.write_tflm(network, name, data, _arena_for_device(arena, scratch), shown, folder)
         report = Report(
-            name=name, flavour=flavour, target=target, requantization=requantization,
+            name=name, flavour=flavour, target=target, requantization=requantization, model_file=model_file,
+            model_sha256=hashlib.sha256((folder / model_file).read_bytes()).hexdigest(),
             parameters=sum(s.constants.weights.size + s.constants.bias.size for s in network.steps if s.constants),
             weight_bytes=weight_bytes, constant_bytes=constant_bytes, flash_bytes=len(data),
             arena_bytes=arena and arena.head, arena_tail_host_bytes=arena and arena.tail,
             scratch_bytes=scratch and {version: max(sizes) for version, sizes in scratch.items()}, plan_bytes=plans,
-            operations=count_operations(network), notes=network.notes,
-            files=tuple(sorted([path.name for path in folder.iterdir()] + ["report.json"])), **accuracy,
+            operations=count_operations(network), notes=notes,
+            files=tuple(sorted([path.name for path in folder.iterdir()] + [REPORT])), **accuracy,
         )  # fmt: skip
-        (folder / "report.json").write_text(json.dumps(report.as_dict(), indent=1) + "\n")
+        (folder / REPORT).write_text(json.dumps(report.as_dict(), indent=1) + "\n")
     return report
 
 
@@ -258,35 +329,72 @@ def _constant_bytes(network):
     return weights, weights + other
 
 
-def _evaluation(data, network):
-    images, labels = data
-    images, labels = np.asarray(images), np.asarray(labels)
-    if images.dtype == np.uint8:
-        images = images.astype("float32") / np.float32(255)
-    if len(images) == 0 or images.shape[1:] != network.input.shape or len(labels) != len(images):
+def _labelled(data, network, input_range):
+    """Yields (float32 images, int8 images, classes) of evaluation data, batch by batch."""
+    expected = ", ".join(map(str, network.input.shape))
+    batches = (tuple, list) if isinstance(data, list) else tuple
+    pair = isinstance(data, (tuple, list)) and not (data and isinstance(data[0], batches))
+    if isinstance(data, np.ndarray) or not (pair or hasattr(data, "__iter__") or hasattr(data, "num_batches")):
         raise ValueError(
-            f"{_OWNER}: `evaluation_data` must be (images, labels), images of shape (N, "
-            f"{', '.join(map(str, network.input.shape))}). Received: shapes {images.shape} and {labels.shape}."
+            f"{_OWNER}: `evaluation_data` must be (images, labels) or batches of them. Received: {type(data).__name__}."
         )
-    return images.astype("float32"), labels
-
-
-def _evaluate(model, network, data, evaluation):
-    """Accuracies of the Keras model and of the exported one; the wheel runs the latter, without it the reference."""
-    images, labels = evaluation
-    expected = np.asarray(model.predict(images, batch_size=64, verbose=0)).argmax(axis=-1)
-    if _wheel_is_there():
-        found = runner.Interpreter(data).classify(network.input.quantize(images))
-    else:
-        found = []
+    if hasattr(data, "cardinality") and int(data.cardinality()) == -1:
+        raise ValueError(f"{_OWNER}: `evaluation_data` must end. Received: a data set that repeats; take(...) of it.")
+    for batch in [data] if pair else _iterate(data):
+        if not isinstance(batch, (tuple, list)) or not 2 <= len(batch) <= 3:
+            raise ValueError(
+                f"{_OWNER}: `evaluation_data` must be (images, labels) or batches of them. Received: a batch that is no "
+                "such pair."
+            )
+        images, labels = np.asarray(_only(batch[0])), np.asarray(_only(batch[1]))
+        if images.shape[1:] != network.input.shape or labels.ndim == 0 or len(labels) != len(images):
+            raise ValueError(
+                f"{_OWNER}: `evaluation_data` must be (images, labels), images of shape (N, {expected}). Received: shapes "
+                f"{images.shape} and {labels.shape}."
+            )
+        names = {"owner": _OWNER, "name": "evaluation_data"}
+        labels = ends.class_labels(labels, network.output.shape, **names)
         for start in range(0, len(images), 64):
-            values = reference.run(network, network.input.quantize(images[start : start + 64]))
-            found.append(values[network.output.name].argmax(axis=-1))
-        found = np.concatenate(found)
-    known = labels < network.output.shape[-1]  # pixels of segmentation may belong to no class
-    return {
-        "images": len(images),
-        "float_accuracy": float((expected == labels)[known].mean()),
-        "tflm_accuracy": float((found == labels)[known].mean()),
-        "agreement": float((found == expected).mean()),
-    }
+            part = images[start : start + 64]
+            source = network.input
+            stored = ends.to_stored(part, source.scale, source.zero_point, **names)
+            yield ends.to_float(part, input_range, **names), stored, labels[start : start + 64]
+
+
+def _evaluate(model, contenders, data, input_range):
+    """Compares networks with the Keras model on labelled data.
+
+    Args:
+        contenders: {"tflm_accuracy": the network} and others under their own names.
+    Returns:
+        (figures of the report, notes). The wheel runs the networks; without it the reference does.
+    """
+    run = {key: _runner_of(network) for key, network in contenders.items()}
+    network = contenders["tflm_accuracy"]
+    grid = network.output.scale, network.output.zero_point
+    right = dict.fromkeys(("float_accuracy", *run), 0)
+    images = same = known = pixels = 0
+    notes = ()
+    for batch, stored, labels in _labelled(data, network, input_range):
+        if images >= MOST_EVALUATED:
+            notes = (f"evaluation data: only the first {images:,} images were used.",)
+            break
+        expected = ends.classes_of(model.predict_on_batch(batch), *grid)
+        counted = labels < max(network.output.shape[-1], 2)  # pixels of segmentation may belong to no class
+        right["float_accuracy"] += int((expected == labels)[counted].sum())
+        for key, classify in run.items():
+            found = classify(stored)
+            right[key] += int((found == labels)[counted].sum())
+            same += int((found == expected).sum()) if key == "tflm_accuracy" else 0
+        images, known, pixels = images + len(batch), known + int(counted.sum()), pixels + labels.size
+    if not known:
+        raise ValueError(f"{_OWNER}: `evaluation_data` must hold a labelled image at least. Received: {images} images.")
+    return {"images": images, "agreement": same / pixels} | {key: count / known for key, count in right.items()}, notes
+
+
+def _runner_of(network):
+    """A function from int8 images to classes."""
+    if _wheel_is_there():
+        return runner.Interpreter(flatbuffer.write(network)).classify
+    grid = network.output.scale, network.output.zero_point
+    return lambda stored: ends.classes_of(reference.run(network, stored)[network.output.name], *grid)

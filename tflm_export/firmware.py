@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tflm_export import flatbuffer, native, plan, reference
+from tflm_export import ends, flatbuffer, native, plan, reference
 from tflm_export.quantize import Network, effective_scale, quantize_multiplier
 
 # As SAAUG_<VERSION> of saaug_internal.h; the portable one works on columns of 4 or 8 words, as the core has registers.
@@ -80,14 +80,14 @@ def scratch_bytes(network: Network) -> dict[str, list[int]]:
 
 
 def identifier(name):
-    """A C identifier from a model's name."""
+    """A C identifier from a model's name, and the stem of its files; none of the project's own is taken."""
     word = re.sub(r"\W", "_", name)
-    return word if not word[0].isdigit() else "net_" + word
+    return "net_" + word if word[0].isdigit() or word in ("main", "samples") or word.startswith("saaug_") else word
 
 
-def _array(kind, name, values):
-    numbers = textwrap.fill(", ".join(str(int(v)) for v in np.asarray(values).ravel()), 116)
-    return f"{kind} {name}[{np.asarray(values).size}] = {{\n{textwrap.indent(numbers, '    ')}}};\n"
+def _array(name, values):
+    numbers = textwrap.fill(", ".join(map(str, values.ravel().tolist())), 116)
+    return f"const int32_t {name}[{values.size}] = {{\n{textwrap.indent(numbers, '    ')}}};\n"
 
 
 def _words(data):
@@ -109,7 +109,9 @@ class _CWriter:
         self.network, self.name = network, identifier(name)
         self.scratch = scratch_bytes(network)
         self.plans = {version: plan.make_plan(network, self.scratch[version]) for version in self.scratch}
+        self.places = {tensor: number for number, tensor in enumerate(network.tensors)}
         self.data, self.declarations, self.statics, self.calls, self.checks = [], [], [], [], []
+        self.layer = name  # whose constants are being written
 
     def at(self, tensor):
         """The C expression of an activation."""
@@ -120,7 +122,8 @@ class _CWriter:
         return f"arena + {self.offset(tensor.name)}"
 
     def offset(self, name):
-        return f"AT_{identifier(name).upper()}"
+        """The C name of an activation's place; two names may be one identifier, so each has its number."""
+        return f"AT_{self.places[name]}_{identifier(name).upper()}"
 
     def constant(self, index, suffix, data, words=False):
         """A constant of step `index`, as int32 or as bytes in aligned words; returns its C name."""
@@ -129,22 +132,34 @@ class _CWriter:
             self.data.append(_word_array(name, data))
             self.declarations.append(f"extern const uint32_t {name}[{_words(data).size}];")
         else:
-            self.data.append(_array("const int32_t", name, data))
-            self.declarations.append(f"extern const int32_t {name}[{np.asarray(data).size}];")
+            data = flatbuffer.exact(data, "int32", self.network.steps[index].op.name)
+            self.data.append(_array(name, data))
+            self.declarations.append(f"extern const int32_t {name}[{data.size}];")
         return name
 
     def static(self, kind, index, values):
-        """A static constant struct; returns its C name."""
+        """A static constant struct of numbers, names and further structs; returns its C name."""
         name = f"layer_{index}"
-        self.statics.append(f"static const {kind} {name} = {values};")
+        self.statics.append(f"static const {kind} {name} = {self.braces(values)};")
         return name
+
+    def braces(self, values):
+        return "{" + ", ".join(self.braces(v) if isinstance(v, tuple) else self.number(v) for v in values) + "}"
+
+    def number(self, value):
+        return value if isinstance(value, str) else str(int(flatbuffer.exact(value, "int32", self.layer)))
 
     def call(self, function, *arguments):
         self.calls.append(f"{function}({', '.join(arguments)});")
 
+    def check(self, index, condition):
+        """`NAME_check` returns the number of step `index` where a condition does not hold."""
+        self.checks.append(f"if (!({condition})) {{\n    return {index + 1}; /* {self.layer} */\n}}")
+
     def step(self, index, step):
         out = self.at(step.output)
         inputs = [self.at(tensor) for tensor in step.inputs]
+        self.layer = step.op.name
         self.calls.append(f"/* {step.op.name} */")
         if _is_ours(step):
             self.ours(index, step, inputs[0], out)
@@ -156,48 +171,59 @@ class _CWriter:
     def ours(self, index, step, source, out):
         layer = flatbuffer.custom_layer(step)
         record = layer.record
-        rest = ", ".join(str(getattr(record, name)) for name, _ in _Options._fields_[3:])
+        rest = (getattr(record, name) for name, _ in _Options._fields_[3:])
         options = self.static(
             "saaug_options", f"{index}_options",
-            f"{{SAAUG_{layer.name}, {_LAYOUT_NAMES[record.layout]}, {_REQUANT_NAMES[record.requant]}, {rest}}}",
+            (f"SAAUG_{layer.name}", _LAYOUT_NAMES[record.layout], _REQUANT_NAMES[record.requant], *rest),
         )  # fmt: skip
-        shape = self.static("saaug_shape", f"{index}_shape", f"{{{', '.join(map(str, _shape_of(step)))}}}")
+        shape = self.static("saaug_shape", f"{index}_shape", _shape_of(step))
         weights = self.constant(index, "weights", layer.weights, words=True)
         params = self.constant(index, "params", layer.params)
+        function = f"saaug_{layer.name.lower()}_s8"
         self.calls.append(
-            f"status = saaug_{layer.name.lower()}_s8(&{options}, &{shape}, {source}, (const uint8_t *){weights}, "
+            f"status = {function}(&{options}, &{shape}, {source}, (const uint8_t *){weights}, "
             f"{params}, {out}, SCRATCH_{index});"
         )
         self.calls.append("if (status != SAAUG_OK) {\n    return (int)status;\n}")
-        getter = f"saaug_{layer.name.lower()}_s8_get_buffer_size(&{options}, &{shape})"
-        self.checks.append(f"if ({getter} > SCRATCH_BYTES_{index}) {{\n    return {index + 1};\n}}")
+        self.check(index, f"saaug_check(&{options}, &{shape}) == SAAUG_OK")
+        self.check(index, f"{function}_get_buffer_size(&{options}, &{shape}) <= SCRATCH_BYTES_{index}")
+        self.check(
+            index,
+            f"saaug_check_constants(&{options}, &{shape}, (const uint8_t *){weights}, sizeof {weights}, {params},\n"
+            f"                            sizeof {params} / sizeof {params}[0], NULL) == SAAUG_OK",
+        )
 
     def window(self, step):
         op = step.op
-        numbers = (*_image(step.inputs[0], op.kind == "dense"), *_image(step.output, op.kind == "dense"),
-                   *op.kernel_size, *op.strides, *op.dilation, *op.pads[:2])  # fmt: skip
-        return f"{{{', '.join(map(str, numbers))}}}"
+        return (*_image(step.inputs[0], op.kind == "dense"), *_image(step.output, op.kind == "dense"), *op.kernel_size,
+                *op.strides, *op.dilation, *op.pads[:2])  # fmt: skip
 
     def convolution(self, index, step, source, out):
         constants, zero_point = step.constants, step.inputs[0].zero_point
         rows = constants.weights.reshape(len(constants.weights), -1)
         bias = constants.bias.astype("int64") - zero_point * rows.sum(axis=1, dtype="int64")
-        weights = self.constant(index, "weights", rows.astype("int8"), words=True)
+        weights = self.constant(index, "weights", flatbuffer.exact(rows, "int8", self.layer), words=True)
         params = self.constant(index, "params", np.stack([bias, constants.multiplier, constants.shift], axis=1))
         layer = self.static(
             "saaug_plain_conv", index,
-            f"{{{self.window(step)}, {zero_point}, {step.output.zero_point}, {step.act_min}, {step.act_max}}}",
+            (self.window(step), zero_point, step.output.zero_point, step.act_min, step.act_max),
         )  # fmt: skip
         function = "saaug_plain_depthwise_conv_2d" if step.op.kind == "depthwise" else "saaug_plain_conv_2d"
         self.call(function, f"&{layer}", source, f"(const int8_t *){weights}", params, out)
+        taps = rows.shape[1]
+        self.check(
+            index,
+            f"sizeof {weights} >= {len(rows)}u * {taps}u &&\n      saaug_plain_check_conv(&{layer}, "
+            f"(const int8_t *){weights}, {taps}, {params})",
+        )
 
     def add(self, index, step, inputs, out):
         first, second = step.inputs
         *scales, output = reference.add_scales(step)
         layer = self.static(
             "saaug_plain_add", index,
-            f"{{{_count(step)}, {{{first.zero_point}, {second.zero_point}}}, {step.output.zero_point}, {step.act_min}, "
-            f"{step.act_max}, {{{_scale(*scales[0])}, {_scale(*scales[1])}}}, {_scale(*output)}}}",
+            (_count(step), (first.zero_point, second.zero_point), step.output.zero_point, step.act_min, step.act_max,
+             tuple(_scale(*scale) for scale in scales), _scale(*output)),
         )  # fmt: skip
         same = len({(tensor.scale, tensor.zero_point) for tensor in (*step.inputs, step.output)}) == 1
         self.call("saaug_plain_add_same" if same else "saaug_plain_add_tensors", f"&{layer}", *inputs, out)
@@ -207,25 +233,23 @@ class _CWriter:
         scale = quantize_multiplier(effective_scale(first.scale, second.scale, step.output.scale))
         layer = self.static(
             "saaug_plain_multiply", index,
-            f"{{{_count(step)}, {int(np.prod(second.shape))}, {{{first.zero_point}, {second.zero_point}}}, "
-            f"{step.output.zero_point}, {step.act_min}, {step.act_max}, {_scale(*scale)}}}",
+            (_count(step), int(np.prod(second.shape)), (first.zero_point, second.zero_point), step.output.zero_point,
+             step.act_min, step.act_max, _scale(*scale)),
         )  # fmt: skip
         self.call("saaug_plain_multiply_tensors", f"&{layer}", *inputs, out)
 
     def mean(self, index, step, inputs, out):
         source = step.inputs[0]
         positions = source.shape[0] * source.shape[1]
-        multiplier, shift = reference.mean_multiplier(source.scale, step.output.scale, positions)
+        scale = reference.mean_multiplier(source.scale, step.output.scale, positions)
         layer = self.static(
             "saaug_plain_mean", index,
-            f"{{{positions}, {source.shape[2]}, {source.zero_point}, {step.output.zero_point}, "
-            f"{{{multiplier}, {shift}}}}}",
+            (positions, source.shape[2], source.zero_point, step.output.zero_point, scale),
         )  # fmt: skip
         self.call("saaug_plain_mean_over_image", f"&{layer}", *inputs, out)
 
     def resize(self, index, step, inputs, out):
-        numbers = (*step.inputs[0].shape[:2], *step.output.shape)
-        layer = self.static("saaug_plain_resize", index, f"{{{', '.join(map(str, numbers))}}}")
+        layer = self.static("saaug_plain_resize", index, (*step.inputs[0].shape[:2], *step.output.shape))
         self.call("saaug_plain_resize_bilinear", f"&{layer}", *inputs, out)
 
     def max_pool(self, index, step, inputs, out):
@@ -237,12 +261,12 @@ class _CWriter:
     def pad(self, index, step, inputs, out):
         top, left, bottom, right = step.op.pads
         numbers = (*step.inputs[0].shape, top, left, bottom, right, step.output.zero_point)
-        layer = self.static("saaug_plain_pad", index, f"{{{', '.join(map(str, numbers))}}}")
+        layer = self.static("saaug_plain_pad", index, numbers)
         self.call("saaug_plain_pad_image", f"&{layer}", *inputs, out)
 
     def reshape(self, index, step, inputs, out):
-        ends = {self.network.input.name, self.network.output.name}
-        if not ({step.inputs[0].name, step.output.name} & ends):
+        outside = {self.network.input.name, self.network.output.name}
+        if not ({step.inputs[0].name, step.output.name} & outside):
             offsets = {p.tensors[step.inputs[0].name] == p.tensors[step.output.name] for p in self.plans.values()}
             if offsets == {True}:
                 self.calls[-1] = f"/* {step.op.name}: the same bytes */"
@@ -252,14 +276,13 @@ class _CWriter:
     def hard_swish(self, index, step, inputs, out):
         output, gate = reference.hard_swish_constants(step.inputs[0].scale, step.output.scale)
         numbers = (_count(step), step.inputs[0].zero_point, step.output.zero_point, *output, *gate)
-        layer = self.static("saaug_plain_hard_swish", index, f"{{{', '.join(map(str, numbers))}}}")
+        layer = self.static("saaug_plain_hard_swish", index, numbers)
         self.call("saaug_plain_hard_swish_tensor", f"&{layer}", *inputs, out)
 
     def softmax(self, index, step, inputs, out):
         multiplier, left, least = reference.softmax_constants(step.inputs[0].scale)
         depth = step.output.shape[-1]
-        numbers = (_count(step) // depth, depth, multiplier, left, least)
-        layer = self.static("saaug_plain_softmax", index, f"{{{', '.join(map(str, numbers))}}}")
+        layer = self.static("saaug_plain_softmax", index, (_count(step) // depth, depth, multiplier, left, least))
         self.call("saaug_plain_softmax_rows", f"&{layer}", *inputs, out)
 
 
@@ -268,8 +291,8 @@ def _count(step):
 
 
 def _scale(multiplier, shift):
-    """A saaug_plain_scale of `quantize_multiplier`'s pair, whose shift is to the left."""
-    return f"{{{multiplier}, {-shift}}}"
+    """The numbers of a saaug_plain_scale of `quantize_multiplier`'s pair, whose shift is to the left."""
+    return multiplier, -shift
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -285,8 +308,9 @@ class Samples:
 
     @classmethod
     def of(cls, network, images):
-        """From float images on the network's input range."""
-        stored = network.input.quantize(images)
+        """From images as `export` takes them."""
+        source = network.input
+        stored = ends.to_stored(images, source.scale, source.zero_point, owner="tflm_export", name="images")
         return cls(stored, reference.run(network, stored)[network.output.name])
 
 
@@ -306,7 +330,7 @@ def write_c(network: Network, name, samples: Samples, folder) -> dict[str, int]:
     (folder / f"{word}_data.h").write_text(_guarded(f"{word}_data", declarations))
     (folder / f"{word}_data.c").write_text(f'#include "{word}_data.h"\n\n' + "\n".join(writer.data))
     _write_samples(samples, folder, "c")
-    main = _MAIN_C.replace("NETWORK_CLASSES", f"{word.upper()}_CLASSES").replace("NETWORK", word)
+    main = _MAIN_C.replace("CLASS_OF_OUTPUT", _class_of_c(network, word)).replace("NETWORK", word)
     (folder / "main.c").write_text(main)
     (folder / "CMakeLists.txt").write_text(_CMAKE_C.replace("NETWORK", word))
     arenas = {version: made.arena_bytes for version, made in writer.plans.items()}
@@ -331,7 +355,7 @@ def write_tflm(network: Network, name, model: bytes, arena_bytes, samples: Sampl
     operators = flatbuffer.operator_names(network)
     custom = [operator for operator in operators if operator in _OP_NAMES.values()]
     main = _MAIN_TFLM.replace("NETWORK", word).replace("ARENA_BYTES_VALUE", str(arena_bytes))
-    main = main.replace("OPERATOR_COUNT", str(len(operators)))
+    main = main.replace("OPERATOR_COUNT", str(len(operators))).replace("// CLASS\n", _class_of_tflm(network))
     main = main.replace("// REGISTER\n", "".join(f"  {_registration(operator)}\n" for operator in operators))
     main = main.replace("// INCLUDE\n", '#include "saaug_model.h"\n#include "saaug_ops.h"\n' if custom else "")
     main = main.replace("// CHECK\n", _CHECK_TFLM.replace("NETWORK", word) if custom else "")
@@ -384,7 +408,10 @@ def _network_header(network, word):
  */
 int {word}_run(const int8_t *image, int8_t *output);
 
-/** 0 if the memory plan is that of the kernels compiled in, else the number of a layer that wants more scratch. */
+/**
+ * One pass over the constants, before the first run: 0 if all is sound, else the number of a step, from 1, whose options or
+ * constants are damaged, or that wants more scratch than the plan for the kernels compiled in has.
+ */
 int {word}_check(void);
 
 /** Bytes of the static arena of activations and scratch. */
@@ -488,20 +515,38 @@ int main(void)
 {
     int wrong = 0, i;
     printf("kernels: %s, arena: %lu bytes\\n", saaug_version(), (unsigned long)NETWORK_arena_bytes());
-    if (NETWORK_check() != 0) {
-        printf("the memory plan is not that of these kernels: export again\\n");
+    i = NETWORK_check();
+    if (i != 0) {
+        printf("step %d is damaged, or of another version of the kernels: export again\\n", i);
         return 100;
     }
     for (i = 0; i < SAMPLE_COUNT; ++i) {
         const int status = NETWORK_run(sample_images[i], output);
         const int same = status == 0 && memcmp(output, sample_outputs[i], sizeof output) == 0;
-        const long best = (long)saaug_plain_argmax(output, NETWORK_CLASSES); /* of the first pixel, if there are many */
+        const long best = CLASS_OF_OUTPUT; /* of the first pixel, if there are many */
         printf("sample %d: class %ld, status %d, %s as expected\\n", i, best, status, same ? "output" : "output NOT");
         wrong += !same;
     }
     return wrong;
 }
 """
+
+
+
+def _class_of_single(output):
+    """The C expression of the class, 0 or 1, of a single output."""
+    classes = ends.classes_of(np.arange(-128, 128).astype("int8")[:, None], output.scale, output.zero_point)
+    least = 128 - int(classes.sum())  # of class 1; the grid may end below
+    return f"output[0] >= {least}" if least < 128 else "0"
+
+
+def _class_of_c(network, word):
+    """The C expression of the class."""
+    output = network.output
+    if output.shape[-1] == 1:
+        return _class_of_single(output)
+    return f"(long)saaug_plain_argmax(output, {word.upper()}_CLASSES)"
+
 
 _CMAKE_C = """# Any C99 compiler: cmake -B build && cmake --build build; for a microcontroller, with its toolchain file.
 cmake_minimum_required(VERSION 3.13)
@@ -536,7 +581,7 @@ Static memory for activations and scratch, by version of the kernels (little-end
 |---|---|
 {rows}
 
-Input: int8, {" x ".join(map(str, network.input.shape))}; where its scale is 1/255, pixel - 128 of an image.
+Input: int8, {" x ".join(map(str, network.input.shape))}: pixel - 128 of an image of pixels from 0 to 255.
 """
 
 
@@ -588,16 +633,27 @@ int main() {
     const bool ran = interpreter.Invoke() == kTfLiteOk;
     const int8_t* const output = interpreter.output(0)->data.int8;
     const bool same = ran && std::memcmp(output, sample_outputs[i], sizeof sample_outputs[i]) == 0;
-    std::size_t best = 0;
-    for (std::size_t c = 1; c < sizeof sample_outputs[i]; ++c) {
-      if (output[c] > output[best]) best = c;
-    }
+// CLASS
     std::printf("sample %d: class %u, output %sas expected\\n", i, static_cast<unsigned>(best), same ? "" : "NOT ");
     wrong += !same;
   }
   return wrong;
 }
 """
+
+
+
+def _class_of_tflm(network):
+    """The statements that find the class: of the first pixel, if there are many."""
+    output = network.output
+    if output.shape[-1] == 1:
+        return f"    const int best = {_class_of_single(output)}; // a single output\n"
+    return f"""    std::size_t best = 0;
+    for (std::size_t c = 1; c < {output.shape[-1]}; ++c) {{
+      if (output[c] > output[best]) best = c;
+    }}
+"""
+
 
 # A damaged model must be found before TFLite Micro reads it.
 _CHECK_TFLM = """  int32_t index = -1;

@@ -51,8 +51,16 @@ def custom_layer(step: Step) -> CustomLayer:
         bias = bias - source.zero_point * rows.sum(axis=1, dtype="int64")
         nibbles = constants.levels <= NIBBLE_LEVELS
         layout, packed = (LAYOUT_NIBBLE, pack_nibbles(rows)) if nibbles else (LAYOUT_BYTE, pack_bytes(rows))
-    params = np.stack([bias, constants.multiplier, constants.shift], axis=1).astype("int32")
+    params = exact(np.stack([bias, constants.multiplier, constants.shift], axis=1), "int32", op.name)
     depth_multiplier = len(weights) // source.shape[-1] if op.kind == "depthwise" else 1
+    for key, value, most in (
+        ("kernel_size", max(op.kernel_size), 255), ("strides", max(op.strides), 255),
+        ("dilation_rate", max(op.dilation), 255), ("depth_multiplier", depth_multiplier, 65535),
+    ):  # fmt: skip
+        if value > most:
+            raise ValueError(
+                f"tflm_export: layer '{op.name}': `{key}` must be at most {most} for our kernels. Received: {key}={value}."
+            )
     record = OptionRecord(
         magic=MAGIC, version=VERSION, length=RECORD_BYTES, op=number, layout=layout,
         requant=REQUANT_POWER_OF_TWO if constants.power_of_two else REQUANT_Q31,
@@ -62,6 +70,34 @@ def custom_layer(step: Step) -> CustomLayer:
         act_min=step.act_min, act_max=step.act_max,
     )  # fmt: skip
     return CustomLayer(name, record, packed, params)
+
+
+def exact(values, kind, owner) -> np.ndarray:
+    """Numbers as an array of a type that holds every one of them: no constant is written otherwise.
+
+    Args:
+        values: integers, or the floats of scales.
+        kind: of NumPy: "int8", "uint8", "int32", "int64" or "float32".
+        owner: the layer or tensor, for the error.
+    Raises:
+        ValueError: a number outside the type; of scales, one that is not finite or not above 0.
+    """
+    values = np.asarray(values)
+    if kind == "float32":
+        with np.errstate(over="ignore"):
+            values = values.astype("float32")
+        sound = np.isfinite(values) & (values > 0)
+    else:
+        limits = np.iinfo(kind)
+        sound = (values >= limits.min) & (values <= limits.max)
+    if not np.all(sound):
+        wrong = np.asarray(values)[~np.asarray(sound)].ravel()[0]
+        raise ValueError(
+            f"tflm_export: layer '{owner}': a constant of {wrong:,} must be {kind}"
+            f"{', finite and above 0' if kind == 'float32' else ''}. Its input or weights are out of proportion to its "
+            "output; check the batch norm before and after it, and the representative data."
+        )
+    return values.astype(kind)
 
 
 def shift_codes(rows):
@@ -148,7 +184,8 @@ def write(network: Network) -> bytes:
     for tensor in network.tensors.values():
         rows.append(
             _TensorRow(
-                tensor.name, (1, *tensor.shape), "int8", None, np.array([tensor.scale], "float32"), (tensor.zero_point,)
+                tensor.name, (1, *tensor.shape), "int8", None, exact([tensor.scale], "float32", tensor.name),
+                exact([tensor.zero_point], "int8", tensor.name),
             )
         )
     for step in network.steps:
@@ -179,6 +216,8 @@ def _write_step(step, flavour, rows, ops):
 
     def constant(suffix, data, **rest):
         data = np.ascontiguousarray(data)
+        if "scales" in rest and rest["scales"] is not None:
+            rest["scales"] = exact(rest["scales"], "float32", op.name)
         row = _TensorRow(f"{op.name}/{suffix}", data.shape, data.dtype.name, data, **rest)
         rows.append(row)
         return row.name
@@ -188,7 +227,7 @@ def _write_step(step, flavour, rows, ops):
     if step.constants is not None:
         name, options = _weighted_options(step, fused)
         constants = step.constants
-        weights = constants.weights.astype("int8")
+        weights = exact(constants.weights, "int8", op.name)
         if op.kind == "depthwise":
             weights = weights.transpose(3, 1, 2, 0)
         elif op.kind == "dense":
@@ -198,7 +237,7 @@ def _write_step(step, flavour, rows, ops):
         inputs.append(constant("weights", weights, scales=constants.scales, zero_points=(0,) * channels, axis=axis))
         # Readers check the bias's scale where weights have one scale alone; elsewhere it is dead flash.
         scales = constants.scales * step.inputs[0].scale if channels == 1 else None
-        inputs.append(constant("bias", constants.bias, scales=scales, zero_points=(0,)))
+        inputs.append(constant("bias", exact(constants.bias, "int32", op.name), scales=scales, zero_points=(0,)))
     elif op.kind in ("add", "multiply"):
         name, options = ("ADD" if op.kind == "add" else "MUL"), ((0, "i8", fused),)
     elif op.kind == "mean":

@@ -126,9 +126,14 @@ def lower(model) -> Graph:
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise ValueError(
             "tflm_export: `model` must have one input and one output. Received: "
-            f"{len(model.inputs)} inputs, {len(model.outputs)} outputs."
+            f"{_named(model.inputs, 'inputs')}; {_named(model.outputs, 'outputs')}."
         )
     return _Lowering(model).graph()
+
+
+def _named(tensors, what):
+    names = ", ".join(f"'{tensor._keras_history.operation.name}'" for tensor in tensors)
+    return f"{len(tensors)} {what} ({names})"
 
 
 def same_pads(size, kernel, stride, dilation):

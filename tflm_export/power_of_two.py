@@ -58,6 +58,7 @@ def _shifted(step, x, wanted):
     channels = len(constants.bias)
     sums = reference.accumulate(step, x).reshape(-1, channels).astype("float64")
     wanted = wanted.reshape(-1, channels) / float(step.output.scale)  # in steps of the output, zero at zero
+    wanted = np.clip(wanted, -(2.0**16), 2.0**16)  # the output holds 256 of them, and a bias must fit
     low, high = step.act_min - step.output.zero_point, step.act_max - step.output.zero_point
     sign = np.where(constants.multiplier < 0, -1.0, 1.0)
     gain = np.abs(constants.multiplier) * 2.0 ** (-31 - constants.shift.astype("float64"))

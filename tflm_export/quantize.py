@@ -210,13 +210,46 @@ def choose_tensors(
             scale, zero_point = _power_of_two_grid(float(scale), zero_point)
         for name in names:
             tensors[name] = Tensor(name, graph.shapes[name], np.float32(scale), int(zero_point))
-    for op in graph.ops:
-        # TFLite Micro's h-swish cannot make steps finer than a 128th of its input's. Only a dead output asks for that.
-        if op.kind == "hard_swish" and tensors[op.output].scale <= (least := tensors[op.inputs[0]].scale / 127):
-            scale = math.ldexp(1.0, math.ceil(math.log2(least))) if power_of_two else least
-            for name in members[root(op.output)]:
-                tensors[name] = dataclasses.replace(tensors[name], scale=np.float32(scale))
+    _coarsen(graph, tensors, lambda name: members[root(name)], power_of_two)
     return tensors
+
+
+def _coarsen(graph, tensors, group_of, power_of_two):
+    """Widens grids that are finer than the operators of TFLite Micro can make or read; only tensors of values that hardly
+    vary, beside those that they are computed of, have such."""
+    changed = True
+    while changed:
+        changed = False
+        for op in graph.ops:
+            name, least = _finest_step(op, tensors)
+            if tensors[name].scale >= least:
+                continue
+            if graph.input in group_of(name):
+                raise ValueError(
+                    f"tflm_export: layer '{op.name}' cannot read steps as fine as the input's, {tensors[name].scale:.3g}. "
+                    "Widen `input_range`."
+                )
+            scale = math.ldexp(1.0, math.ceil(math.log2(least))) if power_of_two else least
+            for member in group_of(name):
+                tensors[member] = dataclasses.replace(tensors[member], scale=np.float32(scale))
+            changed = True
+
+
+def _finest_step(op, tensors):
+    """(tensor, least scale of it): below, a fixed-point constant of TFLite Micro's or a shifted sum leaves 32 bits."""
+    scales = [tensors[name].scale for name in op.inputs]
+    clamp = np.float32(6 * 2.0**-29 if op.activation in ("relu", "relu6") else 0)  # 6 is an int32 of steps
+    if op.kind == "softmax":
+        return op.inputs[0], np.float32(2.0**-25)  # of differences in 26 fraction bits
+    if op.kind == "hard_swish":  # a 128th of the input's, and a little to spare
+        return op.output, np.float32(scales[0] / np.float32(127))
+    if op.kind == "add":
+        return op.output, max(clamp, np.float32(float(max(scales)) * 2.0**-18))  # of sums in 20 fraction bits
+    if op.kind == "multiply":
+        return op.output, max(clamp, np.float32(float(scales[0]) * float(scales[1]) * 2.0**-14))  # products: 16 bits
+    if op.kind == "mean":
+        return op.output, np.float32(float(scales[0]) * 2.0**-20)
+    return op.output, clamp
 
 
 def _power_of_two_grid(scale, zero_point):
@@ -287,12 +320,11 @@ def quantize(graph: ir.Graph, tensors, observation: Observation, *, flavour="bui
             steps.extend(narrowing)
             inputs = (narrowing[-1].output,)
             tensors.update({step.output.name: step.output for step in narrowing})
-        if op.weights is not None and op.kind != "dense" and ir.padding_is_same(op, inputs[0].shape) is None:
-            if flavour == "builtin" or op.weights.operator == "conv":  # the built-in ones know "same" and "valid"
-                op, padding = _split_pads(op, inputs[0])
-                steps.append(padding)
-                inputs = (padding.output,)
-                tensors[padding.output.name] = padding.output
+        if op.weights is not None and not _takes_pads(op, inputs[0].shape, flavour):
+            op, padding = _split_pads(op, inputs[0])
+            steps.append(padding)
+            inputs = (padding.output,)
+            tensors[padding.output.name] = padding.output
         if op.weights is not None:
             check_flavour(op, flavour)
             channels = observation.channels[op.name]
@@ -338,6 +370,19 @@ def _copy(source, output):
     constants = Constants("conv", weights, scales, full(0), full(multiplier), full(-shift))
     op = ir.Op("depthwise", output.name, (source.name,), output.name)
     return Step(op, (source,), output, constants, -128, 127)
+
+
+def _takes_pads(op, input_shape, flavour):
+    """Whether a weighted op makes its zeros itself.
+
+    The built-in operators know "same" and "valid"; ours any zeros that a window with a tap on the image still reaches.
+    """
+    if op.kind == "dense" or ir.padding_is_same(op, input_shape) is not None:
+        return True
+    if flavour == "builtin" or op.weights.operator == "conv":
+        return False
+    reach = [(size - 1) * step for size, step in zip(op.kernel_size, op.dilation, strict=True)]
+    return all(zeros <= reach[side % 2] for side, zeros in enumerate(op.pads))
 
 
 def _split_pads(op, source):
@@ -397,6 +442,13 @@ class _Maker:
             "proportion to its output; check the batch norm before and after it, and the representative data."
         )
 
+    def int32(self, column):
+        """A column of integers of the accumulator, as int32."""
+        for channel, value in enumerate(column):
+            if not -(2**31) <= value < 2**31:
+                self.fail(channel, f"a constant of {value:.3g} does not fit 32 bits")
+        return column.astype("int32")
+
     def constant(self, channel):
         """The value of a channel that moves by less than a step of the output on representative data, else None.
 
@@ -413,6 +465,15 @@ class _Maker:
         )
         return most / real
 
+    def saturated(self, bias, swing):
+        """A real bias that does not fit, cut to where it still drives the output to its end for every input.
+
+        Args:
+            bias: real. swing: the most that the input moves the channel by, real.
+        """
+        most = swing + 512 * self.output_scale
+        return min(max(bias, -most), most)
+
     def rebiased(self, channel, ratio):
         """The real bias of a channel whose gain is wrong by the factor `ratio`: its mean stays right."""
         bias = self.weights.bias[channel]
@@ -424,7 +485,7 @@ class _Conv(_Maker):
 
     def make(self):
         weights, scales, bias, multiplier, shift = self.columns()
-        integers = (column.astype("int32") for column in (bias, multiplier, shift))
+        integers = map(self.int32, (bias, multiplier, shift))
         return Constants("conv", weights.astype("int32"), scales.astype("float32"), *integers)
 
     def channel(self, channel):
@@ -444,11 +505,16 @@ class _Conv(_Maker):
                 kernel, real_bias, scale = kernel * ratio, self.rebiased(channel, ratio), np.float32(scale * ratio)
             else:
                 kernel, real_bias, scale = np.zeros_like(kernel), constant, np.float32(smallest)
+        if abs(real_bias) > min(limit * self.input_scale * float(scale), 2**29 * self.output_scale):
+            real_bias = self.saturated(real_bias, 255 * self.input_scale * float(scale) * 127 * kernel.size)
         while abs(real_bias) / (self.input_scale * float(scale)) > limit:
             scale = np.float32(scale * 2)  # the bias must fit beside the products
+        real = effective_scale(self.source.scale, scale, self.output.scale)
+        if real > 128 or abs(real_bias) >= 2**29 * self.output_scale:
+            self.fail(channel, f"its bias of {real_bias / self.output_scale:.3g} output steps does not fit")
         stored = np.clip(np.round(kernel / float(scale)), -127, 127)
         bias = round(real_bias / (self.input_scale * float(scale)))
-        multiplier, shift = quantize_multiplier(effective_scale(self.source.scale, scale, self.output.scale))
+        multiplier, shift = quantize_multiplier(real)
         return stored, scale, bias, multiplier, -shift
 
 
@@ -465,7 +531,7 @@ class _Shift(_Maker):
             raise ValueError(f"tflm_export: layer '{self.op.name}': its deployed kernel must be signed powers of two.")
         self.most = (BYTE_LEVELS if self.weights.levels > NIBBLE_LEVELS else NIBBLE_LEVELS) - 1
         weights, scales, bias, multiplier, shift = self.columns()
-        integers = (column.astype("int32") for column in (bias, multiplier, shift))
+        integers = map(self.int32, (bias, multiplier, shift))
         return Constants("shift", weights.astype("int32"), scales.astype("float32"), *integers)
 
     def channel(self, channel):
@@ -497,7 +563,7 @@ class _Shift(_Maker):
 
         Too fine a scale is doubled: exponents drop by one, the least are lost. Too coarse a one is halved.
         """
-        lost = 0.0
+        lost, doubled = 0.0, False
         while True:
             used = signs != 0
             real = effective_scale(self.source.scale, scale, self.output.scale)
@@ -505,20 +571,25 @@ class _Shift(_Maker):
             shift = -shift
             bias = real_bias / (self.input_scale * float(scale))
             stored = signs * np.left_shift(1, powers)
+            cut = self.saturated(real_bias, 255 * real * self.output_scale * int(np.abs(stored).sum()))
             reach = abs(round(bias) - self.source.zero_point * int(stored.sum())) + 128 * int(np.abs(stored).sum())
-            if shift < 1 and used.any() and int(powers.max()) == self.most:
+            if shift < 1 and (doubled or used.any() and int(powers.max()) == self.most):
                 constant = self.constant(channel)
                 if constant is not None:
                     return self.constant_channel(channel, constant)
+                if doubled:  # the bias asks for a coarser scale, the gain for a finer one
+                    self.fail(channel, f"its bias of {real_bias / self.output_scale:.3g} output steps does not fit")
                 ratio = self.limited(channel, real, 0.499)
                 real_bias, scale = self.rebiased(channel, ratio), np.float32(scale * ratio)
             elif shift < 1:
                 powers, scale = np.where(used, powers + 1, 0), np.float32(scale / 2)
+            elif reach > ACCUMULATOR_LIMIT and abs(cut) < abs(real_bias):
+                real_bias = cut
             elif shift > 30 or reach > ACCUMULATOR_LIMIT:
                 lost += 128 * real * int((used & (powers == 0)).sum())
                 if lost > 0.25:
                     self.fail(channel, f"its accumulator may reach {reach:,}, more than 2**30 - 1")
-                signs, scale = np.where(powers == 0, 0, signs), np.float32(scale * 2)
+                signs, scale, doubled = np.where(powers == 0, 0, signs), np.float32(scale * 2), True
                 powers = np.where(signs != 0, powers - 1, 0)
             else:
                 return stored, scale, round(bias), multiplier, shift
@@ -532,7 +603,7 @@ class _Adder(_Maker):
         clipped = np.clip(stored, -128, 127)
         self.beyond = np.abs(stored - clipped).reshape(self.count, -1).sum(axis=1)
         self.taps = stored[0].size
-        integers = (column.astype("int32") for column in self.columns())
+        integers = map(self.int32, self.columns())
         return Constants("adder", clipped.astype("int32"), None, *integers)
 
     def channel(self, channel):
@@ -554,6 +625,8 @@ class _Adder(_Maker):
         room = limit - max(beyond, half)
         if room < 1:
             self.fail(channel, f"{self.taps:,} distances leave no room for a bias in an accumulator of 30 bits")
+        if abs(bias / self.output_scale) / room >= 0.25:
+            bias = self.saturated(bias, abs(real) * self.output_scale * 2 * half)
         least = max(abs(bias / self.output_scale) / room * 1.001, 2.0**-30)
         if abs(real) < least:
             real, beyond = math.copysign(least, real), -half

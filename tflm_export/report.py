@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
+import pathlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +24,8 @@ class Report:
 
     Args:
         name, flavour, target, requantization: what was exported, and how.
+        model_file: the .tflite; of target "c" the file of the network's constants. Relative to the output folder.
+        model_sha256: of the model file, in hexadecimal; see `check_model`.
         parameters: weights and biases.
         weight_bytes: packed weights. constant_bytes: weights, biases and parameters together.
         flash_bytes: the model file.
@@ -43,6 +48,8 @@ class Report:
     flavour: str
     target: str
     requantization: str
+    model_file: str
+    model_sha256: str
     parameters: int
     weight_bytes: int
     constant_bytes: int
@@ -87,6 +94,32 @@ class Report:
         rows += [("note", note) for note in self.notes]
         width = max(len(label) for label, _ in rows)
         return "\n".join(f"{label:<{width}}  {value}" for label, value in rows)
+
+
+def check_model(path):
+    """Refuses a model file that is not the one which the report beside it was written for.
+
+    Args:
+        path: the model file; without a report beside it that names it, there is nothing to check.
+    Raises:
+        ValueError: another model than the report's; or a report that is damaged.
+    """
+    path = pathlib.Path(path)
+    file = path.parent / "report.json"
+    if not file.is_file():
+        return
+    try:
+        found = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"tflm_export: {file} must be JSON. Received: {error}. Export again.") from error
+    if not isinstance(found, dict) or found.get("model_file") != path.name:
+        return
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found.get("model_sha256") != digest:
+        raise ValueError(
+            f"tflm_export: {path} must be the model that {file.name} beside it tells of, SHA-256 "
+            f"{str(found.get('model_sha256'))[:12]}. Received: {digest[:12]}. Export again, or remove the report."
+        )
 
 
 def count_operations(network: Network) -> dict[str, int]:

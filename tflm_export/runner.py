@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tflm_export import checking, native
+from tflm_export import checking, ends, native
 
 _ACCESSORS = (  # mangled with the types in the global namespace, and in tflite::micro
     ("_ZN6tflite5micro12GetEvalInputEPK13TfLiteContextPK10TfLiteNodei",
@@ -124,23 +124,17 @@ class Interpreter:
         self.output_scale, self.output_zero_point = output.scale, output.zero_point
 
     def quantize(self, images):
-        """int8 of images: uint8 pixels, float32 in the units of training, or int8 already."""
+        """int8 of images: integers are pixels, whose 0 to 255 span the model's input range; floats are in the units of
+        training; int8 is stored already."""
         images = np.asarray(images)
         if images.ndim != len(self.input_shape) + 1 or images.shape[1:] != self.input_shape:
             raise ValueError(
                 f"tflm_export.runner: `images` must have shape (N, {', '.join(map(str, self.input_shape))}). Received: "
                 f"{images.shape}."
             )
-        if images.dtype == np.int8:
-            return images
-        if images.dtype == np.uint8:
-            images = images.astype("float32") / np.float32(255)
-        elif images.dtype.kind != "f":
-            raise TypeError(
-                f"tflm_export.runner: `images` must be uint8, float or int8. Received: {images.dtype.name}."
-            )
-        stored = np.round(images.astype("float32") / np.float32(self.input_scale)) + self.input_zero_point
-        return np.clip(stored, -128, 127).astype("int8")
+        return ends.to_stored(
+            images, self.input_scale, self.input_zero_point, owner="tflm_export.runner", name="images"
+        )
 
     def run(self, images):
         """int8 outputs (N, ...) of images (N, H, W, C)."""
@@ -160,8 +154,9 @@ class Interpreter:
             raise ValueError(f"tflm_export.runner: TFLite Micro could not run the model: {error}") from error
 
     def classify(self, images):
-        """The class of every image (N,), or of every pixel (N, H, W)."""
-        return self.run(images).argmax(axis=-1)
+        """The class of every image (N,), or of every pixel (N, H, W). A single output is a logit, class 1 above 0, or a
+        probability, class 1 above one half."""
+        return ends.classes_of(self.run(images), self.output_scale, self.output_zero_point)
 
     def tensors(self, image) -> dict[str, np.ndarray]:
         """Every activation of one image (H, W, C): tensor name -> int8, without the batch."""

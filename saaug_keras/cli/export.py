@@ -22,6 +22,8 @@ def add_parser(subparsers):
                         "firmware project with TFLite Micro, or one of plain C (default: tflite)")
     parser.add_argument("--requantization", default="q31", choices=("q31", "power-of-two"), help="one multiplication "
                         "per output, or a shift, which needs --flavour custom (default: q31)")
+    parser.add_argument("--input-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="of the model's inputs, which "
+                        "the pixels' 0 to 255 span: 0 255 for a model that begins with Rescaling (default: 0 1)")
     parser.add_argument("--name", help="of the files (default: the model's)")
     parser.add_argument("--sram-bytes", type=int, metavar="N", help="refuse if the activations take more")
     parser.add_argument("--flash-bytes", type=int, metavar="N", help="refuse if the model takes more")
@@ -61,6 +63,7 @@ def run(args) -> int:
         model, datasets.resize(images, size), args.out, flavour=args.flavour, target=args.target,
         requantization=args.requantization, evaluation_data=evaluation, sram_bytes=args.sram_bytes,
         flash_bytes=args.flash_bytes, name=args.name,
+        input_range=None if args.input_range is None else tuple(args.input_range),
     )  # fmt: skip
     show_report(args, report)
     return 0

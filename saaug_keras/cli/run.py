@@ -40,7 +40,9 @@ def run(args) -> int:
     common.load_keras()
     import tflm_export
     from saaug_keras import datasets
+    from tflm_export import report
 
+    report.check_model(path)
     interpreter = tflm_export.Interpreter(path)
     size, channels = interpreter.input_shape[:2], interpreter.input_shape[2]
     names = pathlib.Path(args.class_names).read_text().splitlines() if args.class_names else None

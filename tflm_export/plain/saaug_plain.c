@@ -100,6 +100,33 @@ void saaug_plain_depthwise_conv_2d(const saaug_plain_conv *layer, const int8_t *
     }
 }
 
+static int in_range(int32_t value, int32_t low, int32_t high) { return value >= low && value <= high; }
+
+int saaug_plain_check_conv(const saaug_plain_conv *layer, const int8_t *weights, int32_t taps, const int32_t *params)
+{
+    const saaug_plain_window *const w = &layer->window;
+    int32_t o, i;
+    if (w->in_h < 1 || w->in_w < 1 || w->in_c < 1 || w->out_h < 1 || w->out_w < 1 || w->out_c < 1 || w->kernel_h < 1 ||
+        w->kernel_w < 1 || w->stride_h < 1 || w->stride_w < 1 || w->dilation_h < 1 || w->dilation_w < 1 || w->pad_top < 0 ||
+        w->pad_left < 0) {
+        return 0;
+    }
+    if (!in_range(layer->input_zero_point, -128, 127) || !in_range(layer->output_zero_point, -128, 127) ||
+        !in_range(layer->act_min, -128, 127) || !in_range(layer->act_max, layer->act_min, 127)) {
+        return 0;
+    }
+    for (o = 0; o < w->out_c; ++o, weights += taps, params += 3) {
+        int64_t reach = params[0] < 0 ? -(int64_t)params[0] : params[0];
+        for (i = 0; i < taps; ++i) {
+            reach += 128 * (weights[i] < 0 ? -weights[i] : weights[i]);
+        }
+        if (reach > INT32_MAX || params[1] == INT32_MIN || !in_range(params[2], -31, 31)) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
 void saaug_plain_add_tensors(const saaug_plain_add *layer, const int8_t *a, const int8_t *b, int8_t *output)
 {
     int32_t i;
@@ -322,7 +349,7 @@ void saaug_plain_softmax_rows(const saaug_plain_softmax *layer, const int8_t *in
                     exp_of_negative(multiply_high(shift_left(difference, layer->left_shift), layer->multiplier)), 12);
             }
         }
-        while ((((uint32_t)sum << headroom) & 0x80000000u) == 0) {
+        while (headroom < 31 && (((uint32_t)sum << headroom) & 0x80000000u) == 0) {
             ++headroom;
         }
         reciprocal = one_over_one_plus((int32_t)(((uint32_t)sum << headroom) ^ 0x80000000u));

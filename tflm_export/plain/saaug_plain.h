@@ -43,6 +43,12 @@ void saaug_plain_conv_2d(const saaug_plain_conv *layer, const int8_t *input, con
 void saaug_plain_depthwise_conv_2d(const saaug_plain_conv *layer, const int8_t *input, const int8_t *weights,
                                    const int32_t *params, int8_t *output);
 
+/**
+ * 1 if a layer's options and constants are sound, else 0: ranges of all numbers, and that no accumulator can overflow.
+ * @param taps  weights of one output channel: kernel_h * kernel_w * C, or kernel_h * kernel_w of a depthwise layer.
+ */
+int saaug_plain_check_conv(const saaug_plain_conv *layer, const int8_t *weights, int32_t taps, const int32_t *params);
+
 /** y = clamp(a + b). Each input is scaled from 20 fraction bits. The output may be one of the inputs. */
 typedef struct {
     int32_t count;
