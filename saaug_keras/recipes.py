@@ -236,6 +236,7 @@ def train(
     test: bool = False,
     callbacks=(),
     verbose: int = 0,
+    device_resident: bool | None = None,
 ) -> dict:
     """Runs a recipe and writes its folder.
 
@@ -250,6 +251,9 @@ def train(
         test: also evaluate the test set, once, at the end.
         callbacks: further Keras callbacks.
         verbose: as `model.fit`.
+        device_resident: whether `device_training.fit` trains in the place of `Model.fit`: on the JAX backend, at the
+            data's own resolution. None for where that is possible and the device is an accelerator. Order and
+            augmentation are drawn by other generators, so a run that goes on should go on in the same way.
     Returns:
         {"epochs", "train_seconds", "images_per_second", "val_accuracy", "val_loss", "test_accuracy" (with `test`),
         "parameters"}: accuracies as fractions. Where labels are per pixel, "mean_iou" stands in the place of accuracy.
@@ -259,7 +263,7 @@ def train(
     """
     import keras
 
-    from saaug_keras import datasets
+    from saaug_keras import datasets, device_training
 
     out = pathlib.Path(out)
     if _is_mine(out, recipe, resume) and (out / "result.json").exists():
@@ -269,6 +273,7 @@ def train(
         training, held_out = data.split(recipe.validation_fraction)
     per_pixel = data.y_train.ndim == 3
     spec = recipe.spec(data.image_shape, data.num_classes, per_pixel=per_pixel)
+    device_resident = device_training.chosen(device_resident, data.image_shape, spec.input_shape)
     model = make_model(recipe, spec)
     steps = max(1, len(training[0]) // recipe.batch_size)
     loss, metric = _make_loss(recipe, data, per_pixel)
@@ -282,10 +287,12 @@ def train(
     counter = datasets.EpochCounter()
     batch_size = min(recipe.batch_size, len(training[0]))
 
+    def labels_of(labels):
+        return np.eye(data.num_classes, dtype="float32")[labels] if recipe.label_smoothing else labels
+
     def batches_of(images, labels, **options):
-        if recipe.label_smoothing:
-            labels = np.eye(data.num_classes, dtype="float32")[labels]
-        return datasets.pipeline(images, labels, batch_size=batch_size, resolution=spec.input_shape[:2], **options)
+        resolution = spec.input_shape[:2]
+        return datasets.pipeline(images, labels_of(labels), batch_size=batch_size, resolution=resolution, **options)
 
     batches = batches_of(
         *training, shuffle=True, augment=recipe.augment_data, flip=data.mirror, seed=recipe.seed, epoch=counter,
@@ -299,16 +306,20 @@ def train(
     _claim(out, recipe, resume)  # whatever is wrong with the recipe has been said by now
     checkpoint = _make_checkpoint(out, recipe, steps)
     first_epoch = checkpoint.restore(model)
-    model.fit(
-        batches,
-        epochs=recipe.epochs,
-        initial_epoch=first_epoch,
-        validation_data=evaluation,
-        validation_freq=[e for e in range(1, recipe.epochs + 1) if e % recipe.evaluate_every == 0] + [recipe.epochs],
-        callbacks=[counter, *method, *callbacks, checkpoint],
-        shuffle=False,  # the pipeline shuffles
-        verbose=verbose,
-    )
+    evaluated = [e for e in range(1, recipe.epochs + 1) if e % recipe.evaluate_every == 0] + [recipe.epochs]
+    fitting = {"epochs": recipe.epochs, "initial_epoch": first_epoch, "verbose": verbose}
+    everyone = [counter, *method, *callbacks, checkpoint]
+    if device_resident:
+        device_training.fit(
+            [model], training[0], labels_of(training[1]), batch_size=batch_size, seeds=[recipe.seed],
+            callbacks=[everyone], augment=recipe.augment_data, flip=data.mirror, ignore_class=data.ignore_class or 0,
+            validation_data=held_out and (held_out[0], labels_of(held_out[1])), validation_epochs=evaluated, **fitting,
+        )  # fmt: skip
+    else:
+        model.fit(
+            batches, validation_data=evaluation, validation_freq=evaluated, callbacks=everyone,
+            shuffle=False, **fitting,  # the pipeline shuffles
+        )  # fmt: skip
     result = {
         "epochs": recipe.epochs,
         "train_seconds": checkpoint.train_seconds,
