@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 
 import keras
 import numpy as np
@@ -80,7 +81,7 @@ def _key(seed, epoch, step):
 
 
 def fit(
-    models, x, y, *, batch_size: int, epochs: int, seeds, callbacks, initial_epoch: int = 0, augment: bool = False,
+    models, x, y, *, batch_size: int, epochs: int, seeds, initial_epochs, callbacks, augment: bool = False,
     flip: bool = True, pad: int | None = None, ignore_class: int = 0, validation_data=None, validation_epochs=(),
     verbose: int = 0,
 ) -> list:  # fmt: skip
@@ -94,9 +95,9 @@ def fit(
     Args:
         models: `AugmentedModel`s, compiled, their optimizers built.
         x, y, batch_size, augment, flip, pad, ignore_class: as `datasets.pipeline`, shuffled and without remainder.
-        epochs, initial_epoch, verbose: as `Model.fit`.
-        seeds: of order and augmentation, one a model.
-        callbacks: Keras callbacks, one list a model.
+        epochs, verbose: as `Model.fit`.
+        seeds, initial_epochs, callbacks: one a model: the seed of order and augmentation, the epochs that it has behind
+            it, a list of Keras callbacks.
         validation_data: (x, y) as above, or None; validation_epochs: epochs, counted from 1, that end with it.
     Returns:
         One `keras.callbacks.History` a model; in its place, among several models, the ValueError of a callback that
@@ -108,35 +109,41 @@ def fit(
     chosen(True, x.shape[1:], models[0].spec.input_shape)
     batch_size = min(batch_size, len(x))
     steps = len(x) // batch_size
-    program = _Program(models, x, y, batch_size, augment, flip, x.shape[1] // 8 if pad is None else pad, ignore_class)
-    runs = [_Run(model, each, epochs, steps, verbose, len(models) > 1)
-            for model, each in zip(models, callbacks, strict=True)]  # fmt: skip
+    pad = x.shape[1] // 8 if pad is None else pad
+    program = _Program(models, x, y, batch_size, augment, flip, pad, ignore_class)
     held_out = validation_data and program.parts(*validation_data)
-    for run in runs:
-        run.say("on_train_begin")
+    runs = [
+        _Run(model, each, epochs, steps, verbose, len(models) > 1)
+        for model, each in zip(models, callbacks, strict=True)
+    ]
     try:
-        for epoch in range(initial_epoch, epochs):
-            for run in runs:
+        for epoch in range(min(initial_epochs), epochs):
+            # One that is further, or has stopped, keeps its weights.
+            going = [run for run, first in zip(runs, initial_epochs, strict=True) if epoch >= first and not run.has_stopped]
+            if not going:
+                continue
+            for run in going:
                 run.model.reset_metrics()
                 run.say("on_epoch_begin", epoch)
-            logs = program.epoch(seeds, epoch)
-            for run, values in zip(runs, logs, strict=True):
+            logs = program.epoch(seeds, epoch, [run in going for run in runs])
+            for run in going:
+                values = logs[runs.index(run)]
                 finite = np.isfinite(values["loss"])
                 last = steps - 1 if finite.all() else int(np.argmin(finite))
                 run.logs = {name: float(value[last]) for name, value in values.items()}
                 run.say("on_train_batch_begin", last)
                 run.say("on_train_batch_end", last, dict(run.logs))
             if held_out and epoch + 1 in validation_epochs:
-                for run in runs:
+                for run in going:
                     run.model.reset_metrics()
                     run.say("on_test_begin")
-                for run, values in zip(runs, program.evaluate(held_out), strict=True):
+                logs = program.evaluate(held_out)
+                for run in going:
+                    values = logs[runs.index(run)]
                     run.say("on_test_end", dict(values))
                     run.logs |= {f"val_{name}": value for name, value in values.items()}
-            for run in runs:
+            for run in going:
                 run.say("on_epoch_end", epoch, run.logs)
-            if all(run.has_stopped for run in runs):
-                break
     finally:
         for run in runs:  # as `Model.fit`: an average of the weights takes their place
             run.model.optimizer.finalize_variable_values(run.model.trainable_variables)
@@ -155,6 +162,7 @@ class _Run:
             model=model,
         )  # fmt: skip
         model.stop_training = False
+        self.say("on_train_begin")
 
     @property
     def has_stopped(self):
@@ -193,12 +201,12 @@ class _Program:
             lambda state: [jax.tree.map(lambda value, i=i: value[i], state) for i in range(len(models))]
         )
 
-    def epoch(self, seeds, epoch) -> list[dict]:
-        """Trains every model for an epoch; the logs of each as arrays (steps,)."""
+    def epoch(self, seeds, epoch, going) -> list[dict]:
+        """Trains for an epoch those models that are going; the logs of each as arrays (steps,)."""
         seeds = np.asarray(seeds, "uint32")
         state = self._read(_trained)
         logs, state = self._train(state, seeds, self._draws, self._rates, np.uint32(epoch), self._x, self._y)
-        self._write(_trained, state)
+        self._write(_trained, state, going)
         logs = {name: np.asarray(value) for name, value in logs.items()}
         return [{name: value[i] for name, value in logs.items()} for i in range(len(self._models))]
 
@@ -258,8 +266,8 @@ class _Program:
         values = [tuple([each.value for each in part] for part in variables_of(model)) for model in self._models]
         return self._stack(values)
 
-    def _write(self, variables_of, state):
-        for model, values in zip(self._models, self._unstack(state), strict=True):
+    def _write(self, variables_of, state, going):
+        for model, values in itertools.compress(zip(self._models, self._unstack(state), strict=True), going):
             for variables, part in zip(variables_of(model), values, strict=True):
                 for variable, value in zip(variables, part, strict=True):
                     variable.assign(value)

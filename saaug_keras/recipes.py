@@ -261,6 +261,80 @@ def train(
         ValueError: the folder holds another recipe's run; the loss became NaN (with the step and what to try).
         OSError: the folder cannot be written.
     """
+    run = _run(recipe, data, out, resume, test, callbacks, device_resident)
+    try:
+        model, on_device, fitting, further = next(run)
+    except StopIteration as finished:
+        return finished.value
+    if on_device:
+        from saaug_keras import device_training
+
+        device_training.fit([model], **{name: [value] for name, value in further.items()}, **fitting, verbose=verbose)
+    else:
+        model.fit(**fitting, verbose=verbose)
+    return _finish(run)
+
+
+def train_side_by_side(
+    recipes, data, outs, *, resume: bool = True, test: bool = False, callbacks=None, verbose: int = 0
+) -> list:
+    """`train(..., device_resident=True)` of recipes that differ in `seed` and `learning_rate` alone, at the same time.
+
+    One program computes the steps of all, which fills an accelerator that one small network leaves idle. Each run has
+    its own folder, goes on by itself and gets the numbers that it would get alone, within float error; its seconds are
+    those of all.
+
+    Args:
+        recipes, outs: the runs and their folders.
+        callbacks: one list of further Keras callbacks a run.
+        data, resume, test, verbose: as `train`.
+    Returns:
+        The runs' results as `train` gives them; for a run whose loss became NaN, the ValueError that says so.
+    Raises:
+        ValueError: recipes that differ in more; a folder that holds another recipe's run; the backend is not JAX.
+        OSError: a folder cannot be written.
+    """
+    from saaug_keras import device_training
+
+    for recipe in recipes:
+        if recipe.replace(seed=0, learning_rate=1.0) != recipes[0].replace(seed=0, learning_rate=1.0):
+            raise ValueError(
+                "recipes.train_side_by_side: `recipes` must differ in `seed` and `learning_rate` alone. Received: "
+                f"{recipes[0]} and {recipe}. Train them one after another."
+            )
+    runs = [
+        _run(recipe, data, out, resume, test, each, True)
+        for recipe, out, each in zip(recipes, outs, callbacks or [()] * len(recipes), strict=True)
+    ]
+    results, ready = {}, {}
+    for run in runs:
+        try:
+            ready[run] = next(run)
+        except StopIteration as finished:
+            results[run] = finished.value
+    if ready:
+        models, _, fittings, further = zip(*ready.values(), strict=True)
+        each = {name: [one[name] for one in further] for name in further[0]}
+        histories = device_training.fit(list(models), **each, **fittings[0], verbose=verbose)
+        for run, history in zip(ready, histories, strict=True):
+            results[run] = history if isinstance(history, ValueError) else _finish(run)
+    return [results[run] for run in runs]
+
+
+def _finish(run):
+    try:
+        next(run)
+    except StopIteration as finished:
+        return finished.value
+    raise AssertionError("a run is fitted once")
+
+
+def _run(recipe, data, out, resume, test, callbacks, device_resident):
+    """A generator that stops once, where its model is to be fitted, and returns the result of the run.
+
+    Yields:
+        (model, whether the device fits it, arguments of the fit, those of them that each of several models has).
+    """
     import keras
 
     from saaug_keras import datasets, device_training
@@ -307,19 +381,20 @@ def train(
     checkpoint = _make_checkpoint(out, recipe, steps)
     first_epoch = checkpoint.restore(model)
     evaluated = [e for e in range(1, recipe.epochs + 1) if e % recipe.evaluate_every == 0] + [recipe.epochs]
-    fitting = {"epochs": recipe.epochs, "initial_epoch": first_epoch, "verbose": verbose}
     everyone = [counter, *method, *callbacks, checkpoint]
     if device_resident:
-        device_training.fit(
-            [model], training[0], labels_of(training[1]), batch_size=batch_size, seeds=[recipe.seed],
-            callbacks=[everyone], augment=recipe.augment_data, flip=data.mirror, ignore_class=data.ignore_class or 0,
-            validation_data=held_out and (held_out[0], labels_of(held_out[1])), validation_epochs=evaluated, **fitting,
-        )  # fmt: skip
+        fitting = {
+            "x": training[0], "y": labels_of(training[1]), "batch_size": batch_size, "augment": recipe.augment_data,
+            "flip": data.mirror, "ignore_class": data.ignore_class or 0, "validation_epochs": evaluated,
+            "validation_data": held_out and (held_out[0], labels_of(held_out[1])), "epochs": recipe.epochs,
+        }  # fmt: skip
+        yield model, True, fitting, {"seeds": recipe.seed, "initial_epochs": first_epoch, "callbacks": everyone}
     else:
-        model.fit(
-            batches, validation_data=evaluation, validation_freq=evaluated, callbacks=everyone,
-            shuffle=False, **fitting,  # the pipeline shuffles
-        )  # fmt: skip
+        fitting = {
+            "x": batches, "validation_data": evaluation, "validation_freq": evaluated, "epochs": recipe.epochs,
+            "initial_epoch": first_epoch, "callbacks": everyone, "shuffle": False,  # the pipeline shuffles
+        }  # fmt: skip
+        yield model, False, fitting, {}
     result = {
         "epochs": recipe.epochs,
         "train_seconds": checkpoint.train_seconds,
