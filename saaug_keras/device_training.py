@@ -100,8 +100,8 @@ def fit(
             it, a list of Keras callbacks.
         validation_data: (x, y) as above, or None; validation_epochs: epochs, counted from 1, that end with it.
     Returns:
-        One `keras.callbacks.History` a model; in its place, among several models, the ValueError of a callback that
-        stopped that model alone.
+        One function (x, y) -> scores a model, which is `Model.evaluate` on the device; in its place, among several
+        models, the ValueError of a callback that stopped that model alone.
     Raises:
         ValueError: the backend is not JAX, images of another size than the network's, models that are not alike, or
             whatever a callback raised for the only model.
@@ -111,7 +111,7 @@ def fit(
     steps = len(x) // batch_size
     pad = x.shape[1] // 8 if pad is None else pad
     program = _Program(models, x, y, batch_size, augment, flip, pad, ignore_class)
-    held_out = validation_data and program.parts(*validation_data)
+    held_out = validation_data and program.batches(*validation_data)
     runs = [
         _Run(model, each, epochs, steps, verbose, len(models) > 1)
         for model, each in zip(models, callbacks, strict=True)
@@ -137,7 +137,7 @@ def fit(
                 for run in going:
                     run.model.reset_metrics()
                     run.say("on_test_begin")
-                logs = program.evaluate(held_out)
+                logs = program.evaluate(models, held_out)
                 for run in going:
                     values = logs[runs.index(run)]
                     run.say("on_test_end", dict(values))
@@ -149,7 +149,7 @@ def fit(
             run.model.optimizer.finalize_variable_values(run.model.trainable_variables)
     for run in runs:
         run.say("on_train_end", run.logs)
-    return [run.error or run.model.history for run in runs]
+    return [run.error or functools.partial(program.scores, run.model) for run in runs]
 
 
 class _Run:
@@ -204,31 +204,35 @@ class _Program:
     def epoch(self, seeds, epoch, going) -> list[dict]:
         """Trains for an epoch those models that are going; the logs of each as arrays (steps,)."""
         seeds = np.asarray(seeds, "uint32")
-        state = self._read(_trained)
+        state = self._read(_trained, self._models)
         logs, state = self._train(state, seeds, self._draws, self._rates, np.uint32(epoch), self._x, self._y)
         self._write(_trained, state, going)
         logs = {name: np.asarray(value) for name, value in logs.items()}
         return [{name: value[i] for name, value in logs.items()} for i in range(len(self._models))]
 
-    def parts(self, x, y) -> list:
-        """Images and labels on the device, in batches: all whole ones, then the rest."""
+    def batches(self, x, y) -> list:
+        """Images and labels on the device, in batches of one size where that is possible."""
         import jax
 
-        whole = len(x) // self._batch_size * self._batch_size
-        cuts = [slice(0, whole), slice(whole, len(x))]
+        y = np.asarray(y)
+        size = next((size for size in range(512, 63, -1) if len(x) % size == 0), min(len(x), 512))
         return [
-            tuple(jax.device_put(np.asarray(a[cut]).reshape(-1, size, *a.shape[1:])) for a in (x, np.asarray(y)))
-            for cut, size in zip(cuts, (self._batch_size, len(x) - whole), strict=True)
-            if cut.stop > cut.start
+            (jax.device_put(x[start : start + size]), jax.device_put(y[start : start + size]))
+            for start in range(0, len(x), size)
         ]
 
-    def evaluate(self, parts) -> list[dict]:
+    def evaluate(self, models, batches) -> list[dict]:
         """What `Model.evaluate` gives, of every model."""
-        state = self._read(_tested)
-        for x, y in parts:
+        state = self._read(_tested, models)
+        for x, y in batches:
             logs, state = self._test(state, x, y)
         logs = {name: np.asarray(value) for name, value in logs.items()}
-        return [{name: float(value[i]) for name, value in logs.items()} for i in range(len(self._models))]
+        return [{name: float(value[i]) for name, value in logs.items()} for i in range(len(models))]
+
+    def scores(self, model, x, y) -> dict:
+        """`evaluate` of one model on further data."""
+        model.reset_metrics()
+        return self.evaluate([model], self.batches(x, y))[0]
 
     def _epoch(self, state, seed, draws, rate, epoch, images, labels):
         import jax
@@ -252,18 +256,11 @@ class _Program:
         state, logs = jax.lax.scan(step, state, (jnp.arange(steps), order))
         return logs, state
 
-    def _scores(self, state, images, labels):
-        import jax
+    def _scores(self, state, x, y):
+        return self._models[0].test_step(state, (_pixels(x), y))
 
-        def step(state, batch):
-            logs, state = self._models[0].test_step(state, (_pixels(batch[0]), batch[1]))
-            return state, logs
-
-        state, logs = jax.lax.scan(step, state, (images, labels))
-        return {name: value[-1] for name, value in logs.items()}, state
-
-    def _read(self, variables_of):
-        values = [tuple([each.value for each in part] for part in variables_of(model)) for model in self._models]
+    def _read(self, variables_of, models):
+        values = [tuple([each.value for each in part] for part in variables_of(model)) for model in models]
         return self._stack(values)
 
     def _write(self, variables_of, state, going):
@@ -336,7 +333,7 @@ def _relative_rates(models):
             "device_training.fit: `models` must have learning rates that are multiples of one another at every step. "
             f"Received: {', '.join(type(each).__name__ for each in schedules)}. Train them one after another."
         )
-    return relative.mean(axis=1)
+    return relative[:, np.argmax(rates[0, known])]
 
 
 def _graph(model):

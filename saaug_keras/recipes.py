@@ -269,10 +269,12 @@ def train(
     if on_device:
         from saaug_keras import device_training
 
-        device_training.fit([model], **{name: [value] for name, value in further.items()}, **fitting, verbose=verbose)
+        each = {name: [value] for name, value in further.items()}
+        (evaluate,) = device_training.fit([model], **each, **fitting, verbose=verbose)
     else:
         model.fit(**fitting, verbose=verbose)
-    return _finish(run)
+        evaluate = None
+    return _finish(run, evaluate)
 
 
 def train_side_by_side(
@@ -315,15 +317,15 @@ def train_side_by_side(
     if ready:
         models, _, fittings, further = zip(*ready.values(), strict=True)
         each = {name: [one[name] for one in further] for name in further[0]}
-        histories = device_training.fit(list(models), **each, **fittings[0], verbose=verbose)
-        for run, history in zip(ready, histories, strict=True):
-            results[run] = history if isinstance(history, ValueError) else _finish(run)
+        fitted = device_training.fit(list(models), **each, **fittings[0], verbose=verbose)
+        for run, evaluate in zip(ready, fitted, strict=True):
+            results[run] = evaluate if isinstance(evaluate, ValueError) else _finish(run, evaluate)
     return [results[run] for run in runs]
 
 
-def _finish(run):
+def _finish(run, evaluate):
     try:
-        next(run)
+        run.send(evaluate)
     except StopIteration as finished:
         return finished.value
     raise AssertionError("a run is fitted once")
@@ -333,7 +335,8 @@ def _run(recipe, data, out, resume, test, callbacks, device_resident):
     """A generator that stops once, where its model is to be fitted, and returns the result of the run.
 
     Yields:
-        (model, whether the device fits it, arguments of the fit, those of them that each of several models has).
+        (model, whether the device fits it, arguments of the fit, those of them that each of several models has), and
+        takes what `device_training.fit` returned for the model, or None.
     """
     import keras
 
@@ -388,13 +391,20 @@ def _run(recipe, data, out, resume, test, callbacks, device_resident):
             "flip": data.mirror, "ignore_class": data.ignore_class or 0, "validation_epochs": evaluated,
             "validation_data": held_out and (held_out[0], labels_of(held_out[1])), "epochs": recipe.epochs,
         }  # fmt: skip
-        yield model, True, fitting, {"seeds": recipe.seed, "initial_epochs": first_epoch, "callbacks": everyone}
+        each = {"seeds": recipe.seed, "initial_epochs": first_epoch, "callbacks": everyone}
+        on_device = yield model, True, fitting, each
     else:
         fitting = {
             "x": batches, "validation_data": evaluation, "validation_freq": evaluated, "epochs": recipe.epochs,
             "initial_epoch": first_epoch, "callbacks": everyone, "shuffle": False,  # the pipeline shuffles
         }  # fmt: skip
-        yield model, False, fitting, {}
+        on_device = yield model, False, fitting, {}
+
+    def scores_of(images, labels, batches):
+        if on_device is None:
+            return model.evaluate(batches, verbose=0, return_dict=True)
+        return on_device(images, labels_of(labels))
+
     result = {
         "epochs": recipe.epochs,
         "train_seconds": checkpoint.train_seconds,
@@ -402,10 +412,10 @@ def _run(recipe, data, out, resume, test, callbacks, device_resident):
         "parameters": backbones.count_parameters(spec),
     }
     if evaluation is not None:
-        scores = model.evaluate(evaluation, verbose=0, return_dict=True)
+        scores = scores_of(*held_out, evaluation)
         result |= {f"val_{score}": scores[score], "val_loss": scores["loss"]}
     if test:
-        scores = model.evaluate(batches_of(data.x_test, data.y_test), verbose=0, return_dict=True)
+        scores = scores_of(data.x_test, data.y_test, batches_of(data.x_test, data.y_test))
         result |= {f"test_{score}": scores[score], "test_loss": scores["loss"]}
     with atomic_file(out / "target.keras") as path:
         model.export_target().save(path)
