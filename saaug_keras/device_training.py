@@ -303,10 +303,14 @@ class _Scaled(keras.optimizers.schedules.LearningRateSchedule):
         return self._schedule(step) * self._factor
 
 
+def _inner(optimizer):
+    return getattr(optimizer, "inner_optimizer", optimizer)  # LossScaleOptimizer
+
+
 def _schedule(model):
-    """A copy of the schedule of a model's learning rate, or the number that it is."""
-    rate = model.optimizer.get_config()["learning_rate"]
-    return keras.optimizers.schedules.deserialize(rate) if isinstance(rate, dict) else rate
+    """A copy of the schedule of a model's learning rate; None where that is a number, which is one of the variables."""
+    rate = _inner(model.optimizer).get_config()["learning_rate"]
+    return keras.optimizers.schedules.deserialize(rate) if isinstance(rate, dict) else None
 
 
 def _relative_rates(models):
@@ -328,13 +332,13 @@ def _relative_rates(models):
                     f"Received: {name}={value} and {graph[name]}. Train them one after another."
                 )
     schedules = [_schedule(model) for model in models]
+    if all(each is None for each in schedules):
+        return np.ones(len(models))
     steps = np.unique(np.geomspace(1, 1e6, 25).astype("int32"))
-    rates = np.stack([
-        np.broadcast_to(jax.jit(jax.vmap(each))(steps) if callable(each) else each, steps.shape) for each in schedules
-    ])  # fmt: skip
+    rates = np.stack([jax.jit(jax.vmap(each))(steps) if each else np.ones(len(steps)) for each in schedules])
     known = rates[0] > 0
     relative = rates[:, known] / rates[0, known]
-    if not known.any() or np.ptp(relative, axis=1).max() > 1e-3 * relative.max():
+    if not known.any() or rates[:, ~known].any() or np.ptp(relative, axis=1).max() > 1e-3 * relative.max():
         raise ValueError(
             "device_training.fit: `models` must have learning rates that are multiples of one another at every step. "
             f"Received: {', '.join(type(each).__name__ for each in schedules)}. Train them one after another."
@@ -344,7 +348,7 @@ def _relative_rates(models):
 
 def _graph(model):
     """What the compiled program of a model depends on, by name."""
-    optimizer = {key: value for key, value in model.optimizer.get_config().items() if key not in ("learning_rate", "name")}
+    optimizer = {k: v for k, v in _inner(model.optimizer).get_config().items() if k not in ("learning_rate", "name")}
     config = {key: value for key, value in model.get_config().items() if key not in ("seed", "name")}
     return {**config, "optimizer": (type(model.optimizer).__name__, optimizer), "loss": model.loss.get_config()}
 
@@ -353,12 +357,12 @@ def _graph(model):
 def _traced_for(model, draws, rate):
     """The model with another one's table of widths and, unless `rate` is None, its learning rate times `rate`."""
     own, model.draws = model.draws, draws
-    schedule = _schedule(model)
+    schedule = None if rate is None else _schedule(model)
     try:
-        if rate is not None:
-            model.optimizer.learning_rate = _Scaled(schedule, rate)
+        if schedule is not None:
+            _inner(model.optimizer).learning_rate = _Scaled(schedule, rate)
         yield model
     finally:
         model.draws = own
-        if rate is not None:
-            model.optimizer.learning_rate = schedule
+        if schedule is not None:
+            _inner(model.optimizer).learning_rate = schedule
