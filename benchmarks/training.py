@@ -1,10 +1,13 @@
 """Training speed: direct and augmented steps for each operator, as ratios to the multiplicative twin in the same run.
 
     python benchmarks/training.py [--backbone mobilenetv2-tiny mcunet-in0] [--steps 20] [--json]
+    python benchmarks/training.py --jax         the JAX backend alone, on its accelerator where there is one
 
 Absolute figures are this machine's; the ratios are what to compare. A second table sets the add convolution beside
 matrix multiplication, the obvious broadcast form and, where torch is installed, torch.cdist(p=1); a third gives the
-peak memory of one training step of an add layer beside a convolution, each measured in a process of its own.
+peak memory of one training step of an add layer beside a convolution, each measured in a process of its own. With
+--jax a table sets training on the device, `saaug_keras.device_training`, beside `Model.fit` fed with NumPy batches; on an
+accelerator for several networks, alone and side by side. It needs no TensorFlow.
 """
 
 import argparse
@@ -158,17 +161,120 @@ def memory_rows():
     return rows
 
 
+# (backbone, operator, augmented, dtype, models side by side); mobilenetv2-tiny has 14.2 million MACs at these strides.
+ON_A_CPU = [("tiny32-44k", "shift", False, "float32", 1)]
+ON_AN_ACCELERATOR = [
+    ("mobilenetv2-tiny", "shift", False, "float32", 1),
+    ("mobilenetv2-tiny", "shift", False, "mixed_bfloat16", 1),
+    ("mobilenetv2-tiny", "shift", False, "mixed_bfloat16", 8),
+    ("tiny32-44k", "shift", False, "float32", 1),
+    ("tiny32-44k", "shift", False, "float32", 8),
+    ("tiny32-44k", "shift", True, "float32", 8),
+    ("tiny32-44k", "adder", False, "float32", 8),
+]
+
+
+def jax_rows(steps, batch_size, epochs=5):
+    """Images per second on the JAX backend: of all models together, the median of epochs of `steps` steps, that of
+    compilation left out. `Model.fit` shifts and mirrors nothing."""
+    import jax
+    import keras
+    import numpy as np
+
+    from saaug_keras import augment, backbones, device_training
+
+    generator = np.random.default_rng(0)
+    count = steps * batch_size
+    images = generator.integers(0, 256, (count, 32, 32, 3)).astype("uint8")
+    labels = generator.integers(0, 100, count).astype("int32")
+
+    class Clock(keras.callbacks.Callback):
+        """Images per second of each epoch, its first step left out where steps are told one by one."""
+
+        def __init__(self):
+            super().__init__()
+            self.rates = []
+
+        def on_epoch_begin(self, epoch, logs=None):
+            self.begun, self.images = time.perf_counter(), count
+
+        def on_train_batch_begin(self, batch, logs=None):
+            if batch == 1:
+                self.begun, self.images = time.perf_counter(), count - batch_size
+
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == steps - 1:
+                assert np.isfinite(float(logs["loss"]))  # waits for the device
+                self.rates.append(self.images / (time.perf_counter() - self.begun))
+
+    class Batches(keras.utils.PyDataset):
+        def __len__(self):
+            return steps
+
+        def __getitem__(self, index):
+            rows = slice(index * batch_size, (index + 1) * batch_size)
+            return images[rows].astype("float32") / np.float32(255), labels[rows]
+
+    def make(name, operator, augmented, dtype, seed):
+        keras.utils.set_random_seed(seed)
+        strides = (1, 1, 2, 2, 2) if name == "mobilenetv2-tiny" else None
+        spec = backbones.spec(name, input_shape=(32, 32, 3), num_classes=100, operator=operator, strides=strides)
+        options = {"width": 2.0} if augmented else {"width": 1.0, "aug_loss_weight": 0.0, "remap": False}
+        model = augment(spec, expand=1.0, dtype=dtype, seed=seed, **options)
+        model.compile(keras.optimizers.SGD(0.05, momentum=0.9))
+        model.optimizer.build(model.trainable_variables)
+        return model
+
+    rows = []
+    on_a_cpu = jax.default_backend() == "cpu"
+    for name, operator, augmented, dtype, side_by_side in ON_A_CPU if on_a_cpu else ON_AN_ACCELERATOR:
+        models = [make(name, operator, augmented, dtype, seed) for seed in range(side_by_side)]
+        clocks, fed = [Clock() for _ in models], Clock()
+        row = {"backbone": name, "operator": operator, "augmented": augmented, "dtype": dtype, "models": side_by_side}
+        device_training.fit(
+            models, images, labels, batch_size=batch_size, epochs=1 + epochs, seeds=range(side_by_side),
+            initial_epochs=[0] * side_by_side, callbacks=[[clock] for clock in clocks], augment=True,
+        )  # fmt: skip
+        row["on_device"] = side_by_side * statistics.median(clocks[0].rates[1:])
+        if side_by_side == 1:
+            models[0].fit(Batches(), epochs=1 + epochs, shuffle=False, verbose=0, callbacks=[fed])
+            row["fit"] = statistics.median(fed.rates[1:])
+        row["device"] = jax.devices()[0].device_kind
+        rows.append(row)
+    return rows
+
+
+def print_jax(rows):
+    print("| JAX on | network | operator | dtype | models side by side | on the device, img/s | Model.fit, img/s |")
+    print("|---|---|---|---|---|---|---|")
+    for row in rows:
+        operator = row["operator"] + (" augmented" if row["augmented"] else "")
+        fed = f"{row['fit']:.0f}" if "fit" in row else "-"
+        print(
+            f"| {row['device']} | {row['backbone']} | {operator} | {row['dtype']} | {row['models']} | "
+            f"{row['on_device']:.0f} | {fed} |"
+        )
+    if rows[0]["device"] == "cpu":
+        print("\nOn a GPU: not measured yet; there was none.")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", nargs="+", default=["mobilenetv2-tiny", "mcunet-in0"])
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--jax", action="store_true", help="only training on the JAX backend")
     parser.add_argument("--peak-memory-of", choices=("conv", "adder"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if args.peak_memory_of:
         print(peak_memory(args.peak_memory_of))
+        return
+    if args.jax:
+        os.environ["KERAS_BACKEND"] = "jax"
+        rows = jax_rows(args.steps, args.batch_size)
+        print(json.dumps({"jax": rows}, indent=1)) if args.json else print_jax(rows)
         return
     networks, layers, memory = network_rows(args.backbone, args.steps, args.batch_size), layer_rows(), memory_rows()
     if args.json:

@@ -147,6 +147,18 @@ def _views(x, kernel_size, strides, dilation_rate, sizes):
             ]
 
 
+def _side_by_side(x, kernel_size, strides, dilation_rate, sizes):
+    """The views of a padded tensor in its channels, tap by tap."""
+    return K.concatenate(list(_views(x, kernel_size, strides, dilation_rate, sizes)), axis=-1)
+
+
+def patches(x, kernel_size, strides, padding, dilation_rate):
+    """What every position of a convolution's output looks at: (N, H', W', kh * kw * C), row by row, channels last."""
+    window = _extent(kernel_size, dilation_rate)
+    x = _padded(x, window, strides, padding)
+    return _side_by_side(x, kernel_size, strides, dilation_rate, _output_sizes(x, window, strides))
+
+
 def _extent(kernel_size, dilation_rate):
     return [(size - 1) * rate + 1 for size, rate in zip(kernel_size, dilation_rate, strict=True)]
 
@@ -164,7 +176,7 @@ def conv2d(x, kernel, strides, padding, dilation_rate):
     if (kh, kw) == (1, 1):
         x = x[:, :: strides[0], :: strides[1]] if strides != (1, 1) else x
     else:
-        x = K.concatenate(list(_views(x, (kh, kw), strides, dilation_rate, sizes)), axis=-1)
+        x = _side_by_side(x, (kh, kw), strides, dilation_rate, sizes)
     y = _matrix(K.reshape(x, (-1, kh * kw * channels)), K.reshape(kernel, (-1, filters)))
     return K.cast(K.reshape(y, (-1, sizes[0], sizes[1], filters)), dtype)
 

@@ -180,6 +180,8 @@ class HybridNetwork(keras.layers.Layer):
 
     def _run(self, layer, values, filters, training, statistics):
         augmented = filters is not None
+        # JAX has static shapes: absent channels are present as zeros.
+        zeroed = augmented and not isinstance(filters, int) and keras.backend.backend() == "jax"
         x = values[0]
         if layer.kind == "pool":
             return keras.ops.mean(x, axis=(1, 2), keepdims=True)
@@ -200,11 +202,11 @@ class HybridNetwork(keras.layers.Layer):
         else:  # "conv": `_make` knows no other
             out = operation(x, filters=filters, training=training)
         if layer.batch_norm:
-            out = self.norms[layer.name](out, augmented=augmented, training=statistics)
+            there = filters if zeroed else None
+            out = self.norms[layer.name](out, augmented=augmented, training=statistics, filters=there)
         if layer.activation and layer.name not in self._unactivated:
             out = _ACTIVATIONS[layer.activation](out)
-        if augmented and not isinstance(filters, int) and keras.backend.backend() == "jax":
-            # Static shapes: absent channels are present as zeros.
+        if zeroed:
             out = out * keras.ops.cast(keras.ops.arange(out.shape[-1]) < filters, out.dtype)
         return out
 

@@ -15,6 +15,7 @@ from saaug_keras._compiled import island, subgraph
 
 # Exponents that are looked for: float32's end at -126 and 127.
 _LOWEST_EXPONENT, _FAR = -120, 120
+_MOST_PATCHED = 128  # numbers that a position of a convolution reads, beyond which its patches take too much memory
 
 
 def straight_through(value, gradient_of):
@@ -328,11 +329,15 @@ def round_to_step(kernel, step):
 def conv2d(x, kernel, *, strides=(1, 1), padding="same", dilation_rate=(1, 1)):
     """Ordinary 2D convolution, channels-last, whose channel counts may be unknown while a graph is built.
 
-    A 1x1 kernel is a matrix multiplication, which is faster.
+    A 1x1 kernel is a matrix multiplication, which is faster. On JAX so is any kernel of few taps: with kernels that
+    differ from image to image, as side by side under `vmap`, its convolution would be a grouped one, which is slow.
     """
     if keras.backend.backend() != "tensorflow":
         if tuple(kernel.shape[:2]) == (1, 1):
             return K.matmul(x[:, :: strides[0], :: strides[1]], kernel[0, 0])
+        if np.prod(kernel.shape[:3]) <= _MOST_PATCHED:
+            x = _adder.patches(x, kernel.shape[:2], strides, padding, dilation_rate)
+            return K.matmul(x, K.reshape(kernel, (-1, kernel.shape[3])))
         return K.conv(
             x, kernel, strides=strides, padding=padding, data_format="channels_last", dilation_rate=dilation_rate
         )

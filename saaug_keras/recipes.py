@@ -6,6 +6,7 @@ finished epoch to the same numbers.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -274,6 +275,7 @@ def train(
     test: bool = False,
     callbacks=(),
     verbose: int = 0,
+    device_resident: bool | None = None,
 ) -> dict:
     """Runs a recipe and writes its folder.
 
@@ -289,6 +291,9 @@ def train(
         test: also evaluate the test set, once, at the end.
         callbacks: further Keras callbacks.
         verbose: as `model.fit`.
+        device_resident: whether `device_training.fit` trains in the place of `Model.fit`: on the JAX backend, at the
+            data's own resolution. None for where that is possible and the device is an accelerator. Order and
+            augmentation are drawn by other generators, so a run that goes on should go on in the same way.
     Returns:
         {"epochs", "train_seconds", "images_per_second", "val_accuracy", "val_loss", "test_accuracy" (with `test`),
         "parameters"}: accuracies as fractions. Where labels are per pixel, "mean_iou" stands in the place of accuracy.
@@ -298,9 +303,87 @@ def train(
         BlockingIOError: another process trains in the folder.
         OSError: the folder cannot be written.
     """
+    with contextlib.closing(_run(recipe, data, out, resume, test, callbacks, device_resident)) as run:
+        try:
+            model, on_device, fitting, further = next(run)
+        except StopIteration as finished:
+            return finished.value
+        if on_device:
+            from saaug_keras import device_training
+
+            each = {name: [value] for name, value in further.items()}
+            (evaluate,) = device_training.fit([model], **each, **fitting, verbose=verbose)
+        else:
+            model.fit(**fitting, verbose=verbose)
+            evaluate = None
+        return _finish(run, evaluate)
+
+
+def train_side_by_side(
+    recipes, data, outs, *, resume: bool = True, test: bool = False, callbacks=None, verbose: int = 0
+) -> list:
+    """`train(..., device_resident=True)` of recipes that differ in `seed` and `learning_rate` alone, at the same time.
+
+    One program computes the steps of all, which fills an accelerator that one small network leaves idle. Each run has
+    its own folder, goes on by itself and gets the numbers that it would get alone, within float error; its seconds are
+    those of all.
+
+    Args:
+        recipes, outs: the runs and their folders.
+        callbacks: one list of further Keras callbacks a run.
+        data, resume, test, verbose: as `train`.
+    Returns:
+        The runs' results as `train` gives them; for a run whose loss became NaN, the ValueError that says so.
+    Raises:
+        ValueError: recipes that differ in more; a folder that holds another recipe's run; the backend is not JAX.
+        OSError: a folder cannot be written.
+    """
+    from saaug_keras import device_training
+
+    for recipe in recipes:
+        if recipe.replace(seed=0, learning_rate=1.0) != recipes[0].replace(seed=0, learning_rate=1.0):
+            raise ValueError(
+                "recipes.train_side_by_side: `recipes` must differ in `seed` and `learning_rate` alone. Received: "
+                f"{recipes[0]} and {recipe}. Train them one after another."
+            )
+    results, ready = {}, {}
+    with contextlib.ExitStack() as stack:  # a run that is closed lets go of its folder
+        runs = [
+            stack.enter_context(contextlib.closing(_run(recipe, data, out, resume, test, each, True)))
+            for recipe, out, each in zip(recipes, outs, callbacks or [()] * len(recipes), strict=True)
+        ]
+        for run in runs:
+            try:
+                ready[run] = next(run)
+            except StopIteration as finished:
+                results[run] = finished.value
+        if ready:
+            models, _, fittings, further = zip(*ready.values(), strict=True)
+            each = {name: [one[name] for one in further] for name in further[0]}
+            fitted = device_training.fit(list(models), **each, **fittings[0], verbose=verbose)
+            for run, evaluate in zip(ready, fitted, strict=True):
+                results[run] = evaluate if isinstance(evaluate, ValueError) else _finish(run, evaluate)
+        return [results[run] for run in runs]
+
+
+def _finish(run, evaluate):
+    try:
+        run.send(evaluate)
+    except StopIteration as finished:
+        return finished.value
+    raise AssertionError("a run is fitted once")
+
+
+def _run(recipe, data, out, resume, test, callbacks, device_resident):
+    """A generator that stops once, where its model is to be fitted, and returns the result of the run.
+
+    Yields:
+        (model, whether the device fits it, arguments of the fit, those of them that each of several models has), and
+        takes what `device_training.fit` returned for the model, or None.
+    """
     import keras
 
-    from saaug_keras import datasets
+    from saaug_keras import datasets, device_training
     from saaug_keras.callbacks import StopAtNonFinite
 
     out = pathlib.Path(out)
@@ -311,6 +394,7 @@ def train(
         training, held_out = data.split(recipe.validation_fraction)
     per_pixel = data.y_train.ndim == 3
     spec = recipe.spec(data.image_shape, data.num_classes, per_pixel=per_pixel)
+    device_resident = device_training.chosen(device_resident, data.image_shape, spec.input_shape)
     model = make_model(recipe, spec)
     steps = max(1, len(training[0]) // recipe.batch_size)
     loss, metric = _make_loss(recipe, data, per_pixel)
@@ -321,10 +405,12 @@ def train(
     counter = datasets.EpochCounter()
     batch_size = min(recipe.batch_size, len(training[0]))
 
+    def labels_of(labels):
+        return np.eye(data.num_classes, dtype="float32")[labels] if recipe.label_smoothing else labels
+
     def batches_of(images, labels, **options):
-        if recipe.label_smoothing:
-            labels = np.eye(data.num_classes, dtype="float32")[labels]
-        return datasets.pipeline(images, labels, batch_size=batch_size, resolution=spec.input_shape[:2], **options)
+        resolution = spec.input_shape[:2]
+        return datasets.pipeline(images, labels_of(labels), batch_size=batch_size, resolution=resolution, **options)
 
     batches = batches_of(
         *training, shuffle=True, augment=recipe.augment_data, flip=data.mirror, seed=recipe.seed, epoch=counter,
@@ -346,16 +432,28 @@ def train(
         _claim(out, recipe, resume)
         checkpoint = _make_checkpoint(out, steps)
         first_epoch = checkpoint.restore(model)
-        model.fit(
-            batches,
-            epochs=recipe.epochs,
-            initial_epoch=first_epoch,
-            validation_data=evaluation,
-            validation_freq=[e for e in range(1, recipe.epochs + 1) if e % recipe.evaluate_every == 0] + [recipe.epochs],
-            callbacks=[counter, finite, *method, *callbacks, checkpoint],
-            shuffle=False,  # the pipeline shuffles
-            verbose=verbose,
-        )
+        evaluated = [e for e in range(1, recipe.epochs + 1) if e % recipe.evaluate_every == 0] + [recipe.epochs]
+        everyone = [counter, finite, *method, *callbacks, checkpoint]
+        if device_resident:
+            fitting = {
+                "x": training[0], "y": labels_of(training[1]), "batch_size": batch_size, "augment": recipe.augment_data,
+                "flip": data.mirror, "ignore_class": data.ignore_class or 0, "validation_epochs": evaluated,
+                "validation_data": held_out and (held_out[0], labels_of(held_out[1])), "epochs": recipe.epochs,
+            }  # fmt: skip
+            each = {"seeds": recipe.seed, "initial_epochs": first_epoch, "callbacks": everyone}
+            on_device = yield model, True, fitting, each
+        else:
+            fitting = {
+                "x": batches, "validation_data": evaluation, "validation_freq": evaluated, "epochs": recipe.epochs,
+                "initial_epoch": first_epoch, "callbacks": everyone, "shuffle": False,  # the pipeline shuffles
+            }  # fmt: skip
+            on_device = yield model, False, fitting, {}
+
+        def scores_of(images, labels, batches):
+            if on_device is None:
+                return model.evaluate(batches, verbose=0, return_dict=True)
+            return on_device(images, labels_of(labels))
+
         result = {
             "epochs": recipe.epochs,
             "train_seconds": checkpoint.train_seconds,
@@ -363,10 +461,10 @@ def train(
             "parameters": backbones.count_parameters(spec),
         }
         if evaluation is not None:
-            scores = model.evaluate(evaluation, verbose=0, return_dict=True)
+            scores = scores_of(*held_out, evaluation)
             result |= {f"val_{score}": scores[score], "val_loss": scores["loss"]}
         if test:
-            scores = model.evaluate(batches_of(data.x_test, data.y_test), verbose=0, return_dict=True)
+            scores = scores_of(data.x_test, data.y_test, batches_of(data.x_test, data.y_test))
             result |= {f"test_{score}": scores[score], "test_loss": scores["loss"]}
         finite.on_epoch_end(recipe.epochs - 1, result)  # the last statistics came after the last epoch
         with atomic_file(out / "target.keras") as path:

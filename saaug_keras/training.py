@@ -129,7 +129,7 @@ class AugmentedModel(keras.Model):
         self._clipped = self._clipped_layers() if clip_adder_kernels else []
         # One row a step: index of the width factor, then of every block's expand factor.
         generator = np.random.default_rng(seed)
-        self._draws = np.concatenate(
+        self.draws = np.concatenate(
             [
                 generator.integers(len(self.network.width), size=(_DRAWS, 1)),
                 generator.integers(len(self.network.expand), size=(_DRAWS, max(1, len(self.spec.blocks)))),
@@ -212,7 +212,7 @@ class AugmentedModel(keras.Model):
 
     def draw(self):
         """The `choice` of the current step: a pure function of the seed and the number of steps made."""
-        row = keras.ops.take(keras.ops.convert_to_tensor(self._draws), self.step.value % _DRAWS, axis=0)
+        row = keras.ops.take(keras.ops.convert_to_tensor(self.draws), self.step.value % _DRAWS, axis=0)
         width = row[0] * self.width_enabled.value
         expand = row[1:] * self.expand_enabled.value
         return width, [expand[index] for index in range(len(self.spec.blocks))]

@@ -25,6 +25,7 @@ ORDER = [
     "saaug_keras.augmentation",
     "saaug_keras.training",
     "saaug_keras.callbacks",
+    "saaug_keras.device_training",
     "saaug_keras.recipes",
     "saaug_keras.baselines",
     "saaug_keras.search",

@@ -116,9 +116,9 @@ def test_direct_training_runs_no_augmented_pass():
 
 def test_the_drawn_widths_depend_on_the_seed_and_the_step_alone():
     first, again, other = (augment(small_spec(), seed=seed) for seed in (5, 5, 6))
-    assert (first._draws == again._draws).all()
-    assert (first._draws != other._draws).any()
-    assert set(first._draws[:, 0]) == {0, 1, 2} and set(first._draws[:, 1]) == {0, 1, 2, 3}
+    assert (first.draws == again.draws).all()
+    assert (first.draws != other.draws).any()
+    assert set(first.draws[:, 0]) == {0, 1, 2} and set(first.draws[:, 1]) == {0, 1, 2, 3}
 
 
 def test_training_goes_on_from_saved_weights_as_if_it_had_not_stopped(tmp_path):

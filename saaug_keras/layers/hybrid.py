@@ -586,8 +586,9 @@ class HybridBatchNormalization(PersistAllWeights, keras.layers.Layer):
         momentum: number in [0, 1] of the running statistics; epsilon: number > 0 added to the variance.
     Call:
         inputs (N, H, W, c); augmented: whose statistics to use and update; the target has c = target_channels, an
-        augmented network any leading slice of the channels. A frozen layer (`trainable` False) uses its running
-        statistics while training, too, and leaves them.
+        augmented network any leading slice of the channels. filters: an int tensor where only so many leading channels
+        are there and the others are zeros, as on JAX, whose shapes are static: their statistics stay. A frozen layer
+        (`trainable` False) uses its running statistics while training, too, and leaves them.
     """
 
     def __init__(self, target_channels, *, momentum=0.9, epsilon=1e-5, **kwargs):
@@ -612,7 +613,7 @@ class HybridBatchNormalization(PersistAllWeights, keras.layers.Layer):
         )
         self.built = True
 
-    def call(self, inputs, augmented=False, training=None):
+    def call(self, inputs, augmented=False, training=None, filters=None):
         c = _channels(inputs) if augmented else self.target_channels
         mean, variance = (
             (self.augmented_moving_mean, self.augmented_moving_variance)
@@ -626,6 +627,9 @@ class HybridBatchNormalization(PersistAllWeights, keras.layers.Layer):
             return normalize(inputs, gamma, beta, mean.value[:c], variance.value[:c], self.epsilon)
         out, *batch = (_fused_training if fused else _normalize_batch)(inputs, gamma, beta, self.epsilon)
         new = moved_statistics(mean.value, variance.value, *batch, momentum=float(self.momentum))
+        if filters is not None:
+            there = K.arange(mean.shape[0]) < filters
+            new = [K.where(there, moved, old.value) for moved, old in zip(new, (mean, variance), strict=True)]
         mean.assign(new[0])
         variance.assign(new[1])
         return out
