@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from saaug_keras import _validate, backbones
+from saaug_keras._budget import OutOfTime
 from saaug_keras._files import atomic_file, only_process, sweep, write_atomic
 
 _LATER = {"later": True}
@@ -276,6 +277,7 @@ def train(
     callbacks=(),
     verbose: int = 0,
     device_resident: bool | None = None,
+    until: float | None = None,
 ) -> dict:
     """Runs a recipe and writes its folder.
 
@@ -294,16 +296,18 @@ def train(
         device_resident: whether `device_training.fit` trains in the place of `Model.fit`: on the JAX backend, at the
             data's own resolution. None for where that is possible and the device is an accelerator. Order and
             augmentation are drawn by other generators, so a run that goes on should go on in the same way.
+        until: no epoch begins that would, by the last one's time, end later than this, as `time.time()` counts.
     Returns:
         {"epochs", "train_seconds", "images_per_second", "val_accuracy", "val_loss", "test_accuracy" (with `test`),
         "parameters"}: accuracies as fractions. Where labels are per pixel, "mean_iou" stands in the place of accuracy.
     Raises:
+        OutOfTime: `until` has come; the same call goes on.
         ValueError: the folder holds another recipe's run, or a file that is damaged (with the remedy); a loss, a score
             or a weight was not finite (with the step and what to try). The run has failed then and has no result.
         BlockingIOError: another process trains in the folder.
         OSError: the folder cannot be written.
     """
-    with contextlib.closing(_run(recipe, data, out, resume, test, callbacks, device_resident)) as run:
+    with contextlib.closing(_run(recipe, data, out, resume, test, callbacks, device_resident, until)) as run:
         try:
             model, on_device, fitting, further = next(run)
         except StopIteration as finished:
@@ -374,7 +378,7 @@ def _finish(run, evaluate):
     raise AssertionError("a run is fitted once")
 
 
-def _run(recipe, data, out, resume, test, callbacks, device_resident):
+def _run(recipe, data, out, resume, test, callbacks, device_resident, until=None):
     """A generator that stops once, where its model is to be fitted, and returns the result of the run.
 
     Yields:
@@ -430,7 +434,7 @@ def _run(recipe, data, out, resume, test, callbacks, device_resident):
         if (finished := _finished(out, recipe, resume)) is not None:
             return finished
         _claim(out, recipe, resume)
-        checkpoint = _make_checkpoint(out, steps)
+        checkpoint = _make_checkpoint(out, steps, until)
         first_epoch = checkpoint.restore(model)
         evaluated = [e for e in range(1, recipe.epochs + 1) if e % recipe.evaluate_every == 0] + [recipe.epochs]
         everyone = [counter, finite, *method, *callbacks, checkpoint]
@@ -618,8 +622,8 @@ def _check_file(out, name, manifest):
         )
 
 
-def _make_checkpoint(out, steps):
-    """The callback, last in the list, that keeps the state of the last finished epoch."""
+def _make_checkpoint(out, steps, until=None):
+    """The callback, last in the list, that keeps the state of the last finished epoch, and stops in time."""
     import keras
 
     class Checkpoint(keras.callbacks.Callback):
@@ -652,6 +656,8 @@ def _make_checkpoint(out, steps):
 
         def on_epoch_begin(self, epoch, logs=None):
             self.started = time.perf_counter()
+            if until is not None and time.time() + (self.history[-1]["seconds"] if self.history else 0) > until:
+                raise OutOfTime(f"recipes.train: {out} has {epoch} finished epochs; the same call goes on.")
 
         def on_train_batch_end(self, batch, logs=None):
             if batch == steps - 1:

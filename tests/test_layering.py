@@ -13,6 +13,7 @@ ORDER = [
     "saaug_keras",
     "saaug_keras._validate",
     "saaug_keras._files",
+    "saaug_keras._budget",
     "saaug_keras._compiled",
     "saaug_keras._adder",
     "saaug_keras.ops",

@@ -160,7 +160,7 @@ def restored(out):
     ("checkpoint-2.weights.h5", lambda data: data[:-1] + b"3"), ("checkpoint-2.weights.h5", None),
     ("manifest.json", lambda data: data.replace(b'epoch": 2', b'epoch": 3')), ("manifest.json", lambda data: data[1:]),
     ("manifest.json", lambda data: data.replace(b"files", b"fires")),
-], ids=str)  # fmt: skip
+], ids=range(9))  # fmt: skip
 def test_a_checkpoint_that_is_not_what_was_written_is_not_resumed_from(damage, tmp_path):
     checkpointed(tmp_path, 2)
     assert restored(tmp_path) == (2, "weights of epoch 2", 2)

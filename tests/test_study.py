@@ -169,7 +169,9 @@ def test_equal_compute_scales_epochs_by_the_measured_speeds(finished):
 
 def test_a_line_says_what_ended_and_what_is_left(finished):
     _, lines, _ = finished
-    assert lines[0].split() == (
+    line, until = lines[0].split(", until ")
+    assert time.strptime(until, "%a %H:%M")
+    assert line.split() == (
         "1/24 tune mobilenetv2-tiny/shift/direct seed 0 4 epochs learning_rate 0.05 val 56.4 % 48 s "
         "about 20 min 48 s left"
     ).split()

@@ -153,6 +153,24 @@ def format_seconds(seconds: float) -> str:
     return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
 
 
+def add_budget_options(parser):
+    """`--jobs`, `--hours`, `--until`."""
+    parser.add_argument("--jobs", type=int, help="processes that train at a time (default: one a core, with one thread "
+                        "each; one on an accelerator)")  # fmt: skip
+    parser.add_argument("--hours", type=float, metavar="H", help="stop after so many hours, at the end of an epoch; the "
+                        "same command goes on")  # fmt: skip
+    parser.add_argument("--until", metavar="HH:MM", help="stop at that time of the day, or at an ISO date and time")
+
+
+def budget_of(owner: str, args) -> tuple[int | None, float | None]:
+    """(processes or None, deadline or None) that the options ask for; checked before anything is loaded."""
+    from saaug_keras import _budget, _validate
+
+    if args.jobs is not None:
+        _validate.int_in(owner, "--jobs", args.jobs, 1, 1024, " processes")
+    return args.jobs, _budget.deadline(args.hours, args.until)
+
+
 class Progress:
     """A line that is rewritten in place on a terminal, and absent elsewhere."""
 

@@ -20,7 +20,7 @@ def add_parser(subparsers):
     parser.add_argument("--config", required=True, metavar="FILE", help="the grid, a TOML file as those in studies/")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the study; the same to go on with it")
     parser.add_argument("--data", metavar="DIR", help="folder with the data set's files")
-    parser.add_argument("--jobs", type=int, default=1, help="processes that train at a time (default: 1)")
+    common.add_budget_options(parser)
     parser.add_argument("--only", metavar="GLOB", help="run only the arms that match, for example 'augmented*', or "
                         "backbone/operator/arm: '*/shift/*'")  # fmt: skip
     parser.add_argument("--report", action="store_true", help="run nothing; write the report of what is finished")
@@ -29,10 +29,9 @@ def add_parser(subparsers):
 
 def run(args) -> int:
     """Runs or reports. Returns 1 if a run that the tables need has failed."""
-    from saaug_keras import _validate
-
-    _validate.int_in("study", "--jobs", args.jobs, 1, 1024, " processes")
+    jobs, until = common.budget_of("study", args)
     common.load_keras()
+    from saaug_keras import _budget
     from saaug_keras import study as studies
     from saaug_keras.study import results
 
@@ -45,8 +44,8 @@ def run(args) -> int:
         book = studies.Book(args.out, study)
     else:
         book = studies.run(
-            study, args.out, jobs=args.jobs, only=args.only, say=say, data_dir=args.data, prepare=common.load_keras,
-            watch=lambda text: line.update(text) if text else line.clear(),
+            study, args.out, jobs=jobs or _budget.best_jobs(), only=args.only, say=say, data_dir=args.data,
+            prepare=common.load_keras, until=until, watch=lambda text: line.update(text) if text else line.clear(),
         )  # fmt: skip
     findings = studies.report(book, say=say)
     answers = [

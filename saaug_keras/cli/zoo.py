@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 
 from saaug_keras.cli import common
@@ -15,9 +16,12 @@ def add_parser(subparsers):
     )  # fmt: skip
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True, dest="action")
 
-    def action(name, text, *, several=False):
+    def action(name, text, *, several=False, a_list=False):
         made = actions.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-        if several:
+        if a_list:
+            made.add_argument("names", nargs="+", metavar="NAME", help="entries, as `saaug zoo list` shows them, the most "
+                              "wanted first")  # fmt: skip
+        elif several:
             made.add_argument("names", nargs="*", metavar="NAME", help="entries (default: all that are trained)")
         else:
             made.add_argument("name", metavar="NAME", help="an entry, as `saaug zoo list` shows it")
@@ -32,9 +36,10 @@ def add_parser(subparsers):
     export.add_argument("--out", required=True, metavar="DIR", help="folder to write")
     export.add_argument("--flavour", choices=("builtin", "custom"))
     export.add_argument("--target", default="tflite", choices=("tflite", "tflm", "c"))
-    train = action("train", "train an entry by its recipe, measure it and put all that into its folder")
-    train.add_argument("--run", dest="folder", metavar="DIR", help="folder of the run, where a killed one "
-                       "goes on (default: zoo-runs/NAME)")  # fmt: skip
+    train = action("train", "train entries by their recipes, measure them and put all that into their folders", a_list=True)
+    train.add_argument("--run", dest="folder", metavar="DIR", help="folder of the run, where a killed one goes on; of "
+                       "several entries, of their runs' folders (default: zoo-runs/NAME)")  # fmt: skip
+    common.add_budget_options(train)
     verify = action("verify", "recompute every figure that this machine can", several=True)
     verify.add_argument("--write-table", metavar="FILE", help="also write the table of all entries, zoo/README.md")
     for made in (evaluate, train, verify):
@@ -116,18 +121,33 @@ def _export(args) -> int:
 
 
 def _train(args) -> int:
-    from saaug_keras import zoo
+    from saaug_keras import _budget, zoo
 
-    entry = zoo.Entry.read(args.name)
+    jobs, until = common.budget_of("zoo train", args)
+    entries = [zoo.Entry.read(name) for name in args.names]
     common.load_keras()
     from saaug_keras.cli.train import make_reporter
     from saaug_keras.zoo import making
 
-    out = pathlib.Path(args.folder or f"zoo-runs/{args.name}")
-    measured = making.train(
-        args.name, out, data_dir=args.data, callbacks=[make_reporter(entry.recipe, args)]
-    )
-    common.show(args, {"entry": args.name, "run": str(out), **measured})
+    say = functools.partial(common.say, args)
+    if len(entries) > 1:
+        done = making.train_all(
+            args.names, args.folder or "zoo-runs", jobs=min(jobs or _budget.best_jobs(), len(entries)), until=until,
+            data_dir=args.data, prepare=common.load_keras, say=say,
+        )  # fmt: skip
+        rows = [(name, "the time was over" if done[name] is None else "finished") for name in args.names]
+        common.show(args, done, rows=rows, columns=("entry", ""))
+        return 0
+    (entry,) = entries
+    out = pathlib.Path(args.folder or f"zoo-runs/{entry.name}")
+    try:
+        measured = making.train(
+            entry.name, out, data_dir=args.data, callbacks=[make_reporter(entry.recipe, args)], until=until
+        )
+    except _budget.OutOfTime as error:
+        say(f"zoo train: the time is over: {error}")
+        measured = {}
+    common.show(args, {"entry": entry.name, "run": str(out), **measured})
     return 0
 
 

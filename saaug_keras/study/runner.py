@@ -17,6 +17,7 @@ import time
 from dataclasses import dataclass
 from multiprocessing import connection
 
+from saaug_keras._budget import OutOfTime, end_with, share_cores
 from saaug_keras._files import only_process, sweep, write_atomic
 from saaug_keras._version import __version__
 from saaug_keras.recipes import Recipe
@@ -25,7 +26,7 @@ from saaug_keras.study.grid import Cell, Study
 
 def run(
     study: Study, out, *, jobs: int = 1, only: str | None = None, say=print, trainer=None, data_dir=None,
-    watch=None, prepare=None,
+    watch=None, prepare=None, until: float | None = None,
 ) -> Book:  # fmt: skip
     """Runs what is not finished yet of a study.
 
@@ -40,6 +41,8 @@ def run(
         data_dir: as `datasets.load`.
         watch: called after every epoch of a run in this process with one line of text, and with "" at its end.
         prepare: called first in every further process, to import quietly what training needs, say.
+        until: when to stop, as `time.time()` counts: no run begins after it, and one that is under way stops at the end
+            of an epoch. The next call goes on, with the runs that have begun first.
     Returns:
         The study's `Book`.
     Raises:
@@ -55,19 +58,26 @@ def run(
         if trainer is None:
             _check_recipes(study, cells, data_dir)
             callbacks = (_make_watcher(watch),) if watch and jobs == 1 else ()
-            trainer = functools.partial(train, study.dataset, data_dir, callbacks=callbacks)
-        progress = _Progress(book, cells, jobs, say)
+            trainer = functools.partial(train, study.dataset, data_dir, callbacks=callbacks, until=until)
+        progress, paused = _Progress(book, cells, jobs, say), set()
         make = _InProcess if jobs == 1 else _Processes
         with make(jobs, book, trainer, prepare) as workers:
             while True:
                 ready, _ = plan(book, cells)
+                ready.sort(key=lambda task: not book.has_begun(task))
                 for task in ready:
-                    workers.offer(task)
+                    if task.digest not in paused and (until is None or time.time() < until):
+                        workers.offer(task)
                 if not workers.running:
+                    if until is not None and ready:
+                        say(f"study: the time is over; {progress.left()}. The same command goes on.")
                     return book
                 for task in workers.wait():
                     book.read(task.digest)
-                    progress.line(task)
+                    if book.record(task) is None:
+                        paused.add(task.digest)
+                    else:
+                        progress.line(task)
 
 
 @dataclass(frozen=True)
@@ -124,6 +134,10 @@ class Book:
         """The run of these coordinates."""
         recipe = self.study.make_recipe(cell, candidate, seed=seed, tuning=stage == "tune", ratio=ratio)
         return Task(cell, stage, candidate, recipe, digest_of(self.study.dataset, recipe))
+
+    def has_begun(self, task: Task) -> bool:
+        """Whether a run has been trained for some epochs."""
+        return (self.out / "training" / task.name / "history.json").exists()
 
     def record(self, task: Task) -> dict | None:
         """The record of a run, or None while it is to be run."""
@@ -272,7 +286,9 @@ def _load(dataset, data_dir):
     return datasets.load(dataset, data_dir=data_dir)
 
 
-def train(dataset: str, data_dir, recipe: Recipe, folder, test: bool, callbacks=()) -> tuple[dict, list]:
+def train(
+    dataset: str, data_dir, recipe: Recipe, folder, test: bool, callbacks=(), until: float | None = None
+) -> tuple[dict, list]:
     """`recipes.train` on a data set by name; returns its result and its history."""
     import keras
 
@@ -280,7 +296,7 @@ def train(dataset: str, data_dir, recipe: Recipe, folder, test: bool, callbacks=
 
     keras.utils.clear_session()
     data = _load(dataset, data_dir)
-    result = recipes.train(recipe, data, folder, test=test, callbacks=callbacks)
+    result = recipes.train(recipe, data, folder, test=test, callbacks=callbacks, until=until)
     if test and "test_accuracy" not in result:  # a run of stage 1, trained to the end already and now chosen
         result = {**result, "test_accuracy": _test(folder / "target.keras", data)}
     return result, json.loads((folder / "history.json").read_text())
@@ -298,7 +314,7 @@ def _test(path, data) -> float:
 
 
 def execute(out: pathlib.Path, dataset: str, task: Task, trainer):
-    """Trains one run and writes its record, whole or not at all.
+    """Trains one run and writes its record, whole or not at all; none of a run whose time is over.
 
     Whatever is the run's own fault makes it a failed one, and others go on: figures that are not finite, a recipe that
     cannot run, a network too large for the memory. What concerns them all, as a full disk or a mistake in the program,
@@ -316,6 +332,8 @@ def execute(out: pathlib.Path, dataset: str, task: Task, trainer):
         }
         if broken := _not_finite(outcome):
             outcome = {"status": "failed", "message": broken}
+    except OutOfTime:
+        return
     except (MemoryError, RecursionError, ValueError, *_backend_errors()) as error:
         outcome = {"status": "failed", "message": str(error) or type(error).__name__}
     record = {
@@ -425,9 +443,7 @@ class _Processes:
             self.running[pipe] = task
 
     def _start(self):
-        threads = str(max(1, (os.cpu_count() or 1) // self.jobs))
-        for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
-            os.environ.setdefault(name, threads)  # read by the new process when it imports TensorFlow
+        share_cores(self.jobs)
         context = multiprocessing.get_context("spawn")
         here, there = context.Pipe()
         arguments = (there, os.getpid(), self.book.out, self.book.study.dataset, self.trainer, self.prepare)
@@ -473,16 +489,7 @@ def _serve(pipe, parent, out, dataset, trainer, prepare):
     if prepare is not None:
         prepare()
     if isinstance(trainer, functools.partial) and trainer.func is train:
-        import keras
-
-        class EndWithStudy(keras.callbacks.Callback):
-            """After a kill, the study that is started next must not find the old one's training still going on."""
-
-            def on_train_batch_end(self, batch, logs=None):
-                if os.getppid() != parent:
-                    os._exit(1)
-
-        trainer = functools.partial(trainer, callbacks=(EndWithStudy(),))
+        trainer = functools.partial(trainer, callbacks=(end_with(parent),))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the study's own process says when to stop
     with contextlib.suppress(EOFError):
         while True:
@@ -524,6 +531,11 @@ class _Progress:
             f"{recipe.epochs} epochs  {chosen}  {outcome}  {self._time_left(left)}"
         )
 
+    def left(self) -> str:
+        """How many runs there are still to make, and how long they will take."""
+        ready, later = plan(self.book, self.cells)
+        return f"{len(ready) + len(later)} runs are left, {self._time_left([*ready, *later])}"
+
     def _time_left(self, left):
         if not left:
             return "done"
@@ -541,7 +553,8 @@ class _Progress:
             keys = ((task.cell.arm, task.recipe.operator), task.cell.arm, None)
             starts, speeds = zip(*next(known[key] for key in keys if key in known), strict=True)
             seconds += statistics.mean(starts) + task.recipe.epochs * statistics.mean(speeds)
-        return f"about {clock(seconds / self.jobs)} left"
+        seconds /= self.jobs
+        return f"about {clock(seconds)} left, until {time.strftime('%a %H:%M', time.localtime(time.time() + seconds))}"
 
 
 def clock(seconds: float) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
+import multiprocessing
+import os
 import pathlib
 import tempfile
 
 import numpy as np
 
-from saaug_keras import cost, zoo
+from saaug_keras import _budget, cost, zoo
 from saaug_keras._files import atomic_folder, write_atomic
 from saaug_keras.study import charts
 from saaug_keras.zoo import weights
@@ -17,14 +20,14 @@ CALIBRATION = 256  # training images that set the ranges which training did not
 MAY_DIFFER = ("float_", "agreement")  # by a few images: float sums differ between machines
 
 
-def train(name: str, out, *, data_dir=None, callbacks=(), resume: bool = True) -> dict:
+def train(name: str, out, *, data_dir=None, callbacks=(), resume: bool = True, until: float | None = None) -> dict:
     """Trains an entry by its recipe and puts weights, models and figures into the entry's folder.
 
     Args:
         name: of the entry.
         out: folder of the run, for its checkpoints; a killed run goes on there.
         data_dir: as `datasets.load`.
-        callbacks, resume: as `recipes.train`.
+        callbacks, resume, until: as `recipes.train`.
     Returns:
         The measured figures.
     Raises:
@@ -38,7 +41,7 @@ def train(name: str, out, *, data_dir=None, callbacks=(), resume: bool = True) -
 
     entry = zoo.Entry.read(name)
     data = datasets.load(entry.dataset, data_dir=data_dir)
-    result = recipes.train(entry.recipe, data, out, callbacks=callbacks, resume=resume)
+    result = recipes.train(entry.recipe, data, out, callbacks=callbacks, resume=resume, until=until)
     model = keras.models.load_model(pathlib.Path(out) / "target.keras", compile=False)
     weights.deploy(model)
     if broken := checks.first_not_finite(model):
@@ -66,6 +69,51 @@ def train(name: str, out, *, data_dir=None, callbacks=(), resume: bool = True) -
                 (folder / path.name).write_bytes(path.read_bytes())
             (folder / "measured.toml").write_text(toml_of(files, measured))
     return measured
+
+
+def train_all(names, folder, *, jobs: int = 1, data_dir=None, until: float | None = None, prepare=None, say=print) -> dict:
+    """`train` of several entries, `jobs` at a time, each in a process of its own: those that have begun first.
+
+    Args:
+        names: the entries, the most wanted first.
+        folder: gets a folder a run, of the entry's name.
+        data_dir, until: as `train`.
+        prepare: called first in every process.
+        say: called with a line per entry that ends.
+    Returns:
+        {name: measured figures, or None where the time was over}.
+    Raises:
+        ValueError: an unknown entry; whatever made training fail, after the others have ended.
+    """
+    folder = pathlib.Path(folder)
+    for name in names:
+        zoo.Entry.read(name)
+    names = sorted(names, key=lambda name: not (folder / name / "history.json").exists())
+    _budget.share_cores(jobs)
+    done, failed = {}, None
+    with concurrent.futures.ProcessPoolExecutor(
+        jobs, multiprocessing.get_context("spawn"), initializer=prepare
+    ) as pool:
+        waiting = {pool.submit(_train_apart, name, folder, data_dir, until, os.getpid()): name for name in names}
+        for future in concurrent.futures.as_completed(waiting):
+            name = waiting[future]
+            try:
+                done[name] = future.result()
+            except (ValueError, OSError) as error:
+                failed = error
+                say(f"{name}: failed: {error}")
+                continue
+            say(f"{name}: {'the time was over' if done[name] is None else 'finished'}; {len(names) - len(done)} left")
+    if failed is not None:
+        raise failed
+    return done
+
+
+def _train_apart(name, folder, data_dir, until, parent):
+    try:
+        return train(name, folder / name, data_dir=data_dir, callbacks=[_budget.end_with(parent)], until=until)
+    except _budget.OutOfTime:
+        return None
 
 
 def draw_curves(history, file):
