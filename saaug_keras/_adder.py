@@ -101,7 +101,7 @@ def _matrix(x, f):
 
     def gradient(*args, upstream=None):
         g = _upstream(args, upstream)
-        return _clipped_sums(x, f, g), _product(x, g) - f * K.sum(g, axis=0)
+        return _clipped_sums(x, f, g), _product(x, g) - f * _column_sums(g)
 
     return _distances(x, f), gradient
 
@@ -113,6 +113,15 @@ def _product(x, g):
 
         return tf.matmul(x, g, transpose_a=True)
     return K.matmul(K.transpose(x), g)
+
+
+def _column_sums(g):
+    """sum over p of g[p]; on TensorFlow as a product, which is several times faster than its sum."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.matmul(tf.ones((1, tf.shape(g)[0])), g)[0]
+    return K.sum(g, axis=0)
 
 
 def _padded(x, window, strides, padding):
@@ -201,7 +210,7 @@ def _convolution(kernel_size, strides, dilation_rate):
 
         def gradient(*args, upstream=None):
             g = K.reshape(_upstream(args, upstream), (-1, filters))
-            total, dx, df = K.sum(g, axis=0), None, []
+            total, dx, df = _column_sums(g), None, []
             for index, rows in enumerate(rows_of(x, sizes)):
                 df.append(_product(rows, g) - taps[index] * total)
                 part = K.reshape(_clipped_sums(rows, taps[index], g), (-1, *sizes, channels))
@@ -262,7 +271,7 @@ def _depthwise(strides, dilation_rate, product=False):
         def gradient(*args, upstream=None):
             g = _upstream(args, upstream)
             correlation = _correlation(x, f, g, strides, dilation_rate)
-            df = correlation if product else correlation - f * K.sum(g, axis=(0, 1, 2))
+            df = correlation if product else correlation - f * _column_sums(K.reshape(g, (-1, f.shape[2])))
             return backward(x, f, g), df
 
         return forward(x, f), gradient
