@@ -288,7 +288,11 @@ def _quantizing_loop(bits, channels, activation, split):
             return backward(x, low, high, *g), None, None
 
         whole = forward(x, low, high)
-        return ((whole, whole[..., :channels]) if split else whole), gradient
+        if not split:
+            return whole, gradient
+        head = whole[..., :channels]
+        head.set_shape((*x.shape[:-1], channels))  # where the number of channels is drawn
+        return (whole, head), gradient
 
     return quantize
 

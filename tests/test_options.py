@@ -37,7 +37,8 @@ GRID = [
 
 def test_the_grid_has_every_option():
     assert {option for _, options, _ in GRID for option in options} == set(backbones.LAYER_OPTIONS)
-    assert set(backbones.LAYER_OPTIONS) == set(hybrid._defaults({})[0]) - {"operator", "use_bias"}  # those of the spec
+    of_the_network = {"operator", "use_bias", "input_activation"}
+    assert set(backbones.LAYER_OPTIONS) == set(hybrid._defaults({})[0]) - of_the_network
     of_keras = {"kwargs", "filters", "units", "kernel_size", "kernel_initializer", "depthwise_initializer"}
     for kind, names in {
         "shift": ("ShiftConv2D", "ShiftDepthwiseConv2D", "ShiftDense"), "adder": ("AdderConv2D", "AdderDepthwiseConv2D"),
