@@ -290,9 +290,7 @@ def _quantizing_loop(bits, channels, activation, split):
         whole = forward(x, low, high)
         if not split:
             return whole, gradient
-        head = whole[..., :channels]
-        head.set_shape((*x.shape[:-1], channels))  # where the number of channels is drawn
-        return (whole, head), gradient
+        return (whole, _head(whole, channels)), gradient
 
     return quantize
 
@@ -311,9 +309,16 @@ def _adding_loop(x, head):
 
     @tf.custom_gradient
     def add(x, head):
-        return _sum_with_head(tf.stop_gradient(x), tf.stop_gradient(head)), lambda g: (g, g[..., : head.shape[-1]])
+        return _sum_with_head(tf.stop_gradient(x), tf.stop_gradient(head)), lambda g: (g, _head(g, head.shape[-1]))
 
     return add(x, head)
+
+
+def _head(x, channels):
+    """The leading channels, of known number where that of `x` is drawn."""
+    head = x[..., :channels]
+    head.set_shape((*x.shape[:-1], channels))
+    return head
 
 
 @island
