@@ -197,7 +197,7 @@ OWN_WAYS = {
     "mixin": (lambda: type("Own", (type("Mixin", (), {"call": same}), L.Dense), {})(2, name="own"), "its own call"),
     "dunder": (lambda: own(L.ReLU, __call__=lambda self, x: L.ReLU.__call__(self, x))(name="own"), "its own __call__"),
     "instance": (lambda: shadowed(L.BatchNormalization(name="own")), "its own call"),
-    "shift": (lambda: own(ours.ShiftConv2D, quantized_kernel=lambda s: s.kernel)(2, 1, name="own"), "quantized_kernel"),
+    "shift": (lambda: own(ours.ShiftConv2D, _quantize=lambda s, x, t: (x, None))(2, 1, name="own"), "its own _quantize"),
     "add": (lambda: own(ours.AdderConv2D, on_grid=lambda s, k, step: k)(2, 1, name="own"), "its own on_grid"),
     "dropped": (lambda: own(L.Dropout, call=same)(0.5, name="own"), "its own call"),
     "a-name-that-is-dropped": (lambda: type("Dropout", (L.Layer,), {"call": same})(name="own"), "of a kind that export"),
@@ -209,6 +209,21 @@ OWN_WAYS = {
     "quantized-by-keras": (lambda: quantized(L.Dense(2, name="own")), "must not be quantized by Keras"),
     "nested-model": (lambda: own_model(), "must compute what its layers compute"),
 }
+
+
+def test_a_shift_layer_may_round_in_its_own_way_to_powers_of_two_alone():
+    image = keras.Input((8, 6, 4))
+    halves = own(ours.ShiftConv2D, quantized_kernel=lambda s: keras.ops.sign(s.kernel.value) / 2)(2, 1, name="own")
+    model = keras.Model(image, halves(image))
+    data = np.random.default_rng(3).random((4, 8, 6, 4), "float32")
+    model(data, training=True)
+    network = tflm_export.compile_network(model, data)
+    assert (np.abs(network.steps[0].constants.weights) == 1).all()  # times a scale of 1/2
+    as_they_are = own(ours.ShiftConv2D, quantized_kernel=lambda s: s.kernel.value)(2, 1, name="own")
+    model = keras.Model(image, as_they_are(image))
+    model(data, training=True)
+    with pytest.raises(ValueError, match="layer 'own': its deployed kernel must be signed powers of two"):
+        tflm_export.compile_network(model, data)
 
 
 def own_model():

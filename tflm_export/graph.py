@@ -39,6 +39,8 @@ _KNOWN = (*_SHIFT, *_ADDER, *_HYBRID, *_DROPPED, _L.Conv2D, _L.DepthwiseConv2D, 
 # What a subclass of a known layer may define anew: none of it is run when the layer computes.
 _HARMLESS = {"build", "get_config", "from_config", "get_build_config", "build_from_config", "save_own_variables",
              "load_own_variables"}  # fmt: skip
+# Of a shift layer, whose deployed kernel is asked for, and refused unless it is of powers of two.
+_HARMLESS_IN_SHIFT = {"quantized_kernel", "round_kernel"}
 _HARMFUL_DUNDERS = {"__call__", "__getattr__", "__getattribute__", "__new__", "__setattr__"}
 
 
@@ -186,7 +188,8 @@ def _known_class(layer):
         return None
     defined = {name for cls in classes[: classes.index(known)] for name in vars(cls)}
     dunders = {name for name in defined if name.startswith("__") and name.endswith("__")}
-    own = {name for name in defined - dunders - _HARMLESS if hasattr(known, name)} | (dunders & _HARMFUL_DUNDERS)
+    harmless = _HARMLESS | (_HARMLESS_IN_SHIFT if issubclass(known, _SHIFT) else set())
+    own = {name for name in defined - dunders - harmless if hasattr(known, name)} | (dunders & _HARMFUL_DUNDERS)
     # Keras itself gives every layer a `build` and a `quantize` of its own.
     own |= {name for name in vars(layer) if callable(getattr(known, name, None))} - {"build", "quantize"}
     if own:
