@@ -65,6 +65,26 @@ def operator_kind(operator: str) -> str:
     return _OPERATORS[operator][0]
 
 
+def block_operators(operator: str) -> tuple[str, str, str]:
+    """The operators of a block's expanding, depthwise and projecting layer.
+
+    Args:
+        operator: one of `OPERATORS` for all three, or three of them as "adder/shift/adder".
+    Raises:
+        ValueError: an unknown name, or neither one name nor three.
+    """
+    names = tuple(str(operator).split("/"))
+    names = names * 3 if len(names) == 1 else names
+    if len(names) != 3:
+        raise ValueError(
+            "block_operators: `operator` must be one name, or three as 'adder/shift/adder', of the expanding, the "
+            f"depthwise and the projecting layer. Received: operator={operator!r}."
+        )
+    for name in names:
+        _validate.one_of("block_operators", "operator", name, OPERATORS)
+    return names
+
+
 def shift_levels(weight_bits: int, zero_code: bool = True) -> int:
     """How many exponents a shift weight of so many bits can have, beside sign and zero."""
     return 2 ** (weight_bits - 1) - (1 if zero_code else 0)
@@ -121,7 +141,7 @@ class BlockSpec:
         expanded: channels between expansion and projection.
         kernel_size, strides, dilation: of the depthwise layer.
         residual: the input is added to the output; needs stride 1 and as many input as output channels.
-        operator: of the three convolutions.
+        operator: of the three convolutions, or three as "adder/shift/adder" (see `block_operators`).
         activation: after expansion and depthwise; the projection is linear.
         squeeze_excite: channels of the bottleneck of squeeze-excite after the depthwise layer, 0 for none.
         squeeze_excite_operator: of its two 1x1 layers.
@@ -189,7 +209,10 @@ class NetSpec:
         _validate.int_in(owner, "num_classes", self.num_classes, 1, 1 << 20)
         channels = self.stem.filters
         for part in (self.stem, *self.blocks, *self.head):
-            _validate.one_of(owner, "operator", part.operator, OPERATORS)
+            if isinstance(part, BlockSpec):
+                block_operators(part.operator)
+            else:
+                _validate.one_of(owner, "operator", part.operator, OPERATORS)
             if part.activation is not None:
                 _validate.one_of(owner, "activation", part.activation, ACTIVATIONS)
             _validate.int_in(owner, "filters", part.filters, 1, 1 << 16)
@@ -215,8 +238,8 @@ class NetSpec:
         """The same network under an operator policy.
 
         Args:
-            operator: of every block and head: one of `OPERATORS`, or a sequence of one name per block (heads take
-                the last).
+            operator: of every block: one of `OPERATORS`, three of them as "adder/shift/adder" (see `block_operators`),
+                or a sequence of one such name per block. Heads take the last block's projecting operator.
             stem, classifier, squeeze_excite: those layers' own operator. Default: as `operator`, except that the stem
                 of an add network stays multiplicative, that its classifier is a shift layer, and that squeeze-excite
                 is multiplicative.
@@ -229,9 +252,9 @@ class NetSpec:
                 f"NetSpec '{self.name}': `operator` must be one name or {len(self.blocks)} names, one per block. "
                 f"Received: {len(names)} names."
             )
-        first, last = (names[0], names[-1]) if names else (operator, operator)
-        adds = ("adder", "shiftadd")
-        stem = stem or ("conv" if first in adds else first)
+        first, last = (block_operators(name) for name in ((names[0], names[-1]) if names else (operator, operator)))
+        adds, last = ("adder", "shiftadd"), last[-1]
+        stem = stem or ("conv" if set(first) & set(adds) else first[0])
         classifier = classifier or ("shift" if last in adds else last)
         squeeze_excite = squeeze_excite or "conv"
         return dataclasses.replace(
@@ -432,15 +455,16 @@ def _dense_operator(operator):
 
 def _lower_block(net, index, block, entry):
     name, inside = f"block{index}_", {"block": index, "scale": "expand"}
+    expand, depthwise, project = block_operators(block.operator)
     out = entry
     if block.expanded != net.shapes[entry][2]:
         out = net.weighted(
-            name + "expand", "conv", out, block.expanded, block.operator, activation=block.activation, **inside
+            name + "expand", "conv", out, block.expanded, expand, activation=block.activation, **inside
         )
     else:
         inside["scale"] = "width"  # without an expansion the depthwise layer works on the residual stream itself
     out = net.weighted(
-        name + "depthwise", "depthwise", out, block.expanded, block.operator, activation=block.activation,
+        name + "depthwise", "depthwise", out, block.expanded, depthwise, activation=block.activation,
         strides=block.strides, kernel_size=block.kernel_size, dilation=block.dilation, **inside,
     )
     if block.squeeze_excite:
@@ -455,7 +479,7 @@ def _lower_block(net, index, block, entry):
             activation="hard_sigmoid", **inside,
         )
         out = net.add(name + "se_scale", "multiply", (out, gate), **inside)
-    out = net.weighted(name + "project", "conv", out, block.filters, block.operator, block=index)
+    out = net.weighted(name + "project", "conv", out, block.filters, project, block=index)
     if block.residual:
         out = net.add(name + "add", "add", (entry, out), block=index)
     return out

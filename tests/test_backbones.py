@@ -52,6 +52,24 @@ def test_the_stem_of_an_add_network_stays_multiplicative_and_its_classifier_shif
     assert layers["classifier"].operator == "shift"
 
 
+def test_the_layers_of_a_block_may_have_operators_of_their_own():
+    spec = backbones.spec("tiny32-44k", operator="adder/shift5/conv")
+    layers = {layer.name: layer.operator for layer in backbones.lower(spec)}
+    found = [layers[f"block1_{part}"] for part in ("expand", "depthwise", "project")]
+    assert found == ["adder", "shift5", "conv"]
+    mixed = backbones.spec("tiny32-44k", operator="adder/shift/adder", squeeze_excite="shift")
+    layers = {layer.name: layer.operator for layer in backbones.lower(mixed)}
+    assert (layers["stem"], layers["head0"], layers["classifier"]) == ("conv", "adder", "shift")
+    assert backbones.NetSpec.from_dict(mixed.as_dict()) == mixed
+    whole = backbones.spec("tiny32-44k", operator="shift")
+    assert backbones.lower(backbones.spec("tiny32-44k", operator="shift/shift/shift")) == backbones.lower(whole)
+    for wrong, message in (
+        ("adder/shift", "or three as 'adder/shift/adder'"), ("adder/shfit/adder", "Received: operator='shfit'"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            backbones.spec("tiny32-44k", operator=wrong)
+
+
 def test_a_shift_network_has_no_multiplicative_layer():
     operators = {layer.operator for layer in backbones.lower(backbones.spec("mobilenetv2-tiny", operator="shift"))}
     assert operators == {"shift", "none"}

@@ -32,6 +32,7 @@ GRID = [
     ("conv", {"activation_bits": None, "remap": "learned"}, False),
     *(("shift", {"activation_bits": bits, "remap": False}, False) for bits in (2, 3, 4, 5, 6, 7)),
     ("adder", {"activation_bits": 4}, False),
+    *((mixed, {}, False) for mixed in ("adder/shift/adder", "shift/adder/shift5", "conv/shift/conv")),
 ]
 
 
@@ -51,7 +52,7 @@ def test_the_grid_has_every_option():
 def trained(kind, options, fit, images):
     """An augmented model with weights and statistics that are lopsided."""
     keras.utils.set_random_seed(1)
-    layer_options = {kind: options}
+    layer_options = {kind: options} if options else {}
     if kind == "adder":  # its classifier is a shift layer
         layer_options["shift"] = {key: options[key] for key in options if key == "activation_bits"}
     model = saaug_keras.augment(

@@ -36,7 +36,7 @@ def add_parser(subparsers):
     )
     parser.add_argument("--backbone", required=True, help="for example mcunet-in0, mobilenetv2-tiny")
     parser.add_argument("--operator", default="shift", help="conv, shift, shift5, shift-ps, shift5-ps, adder or "
-                        "shiftadd (default: shift)")  # fmt: skip
+                        "shiftadd; or three of a block's layers, as adder/shift/adder (default: shift)")  # fmt: skip
     parser.add_argument("--resolution", type=int, help="pixels (default: the publication's)")
     parser.add_argument("--channels", type=int, default=3, help="of the image (default: 3)")
     parser.add_argument("--classes", type=int, default=1000, help="default: 1000")

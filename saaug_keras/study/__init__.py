@@ -35,5 +35,5 @@ def report(book: Book, *, say=print) -> results.Findings:
     colours = charts.colours_of(study)
     for backbone, operator, lines, _ in findings.groups():
         title = f"{study.title}: {operator} on {backbone}"
-        charts.save_curves(out / f"curves-{operator}-{backbone}.png", title, lines, colours)
+        charts.save_curves(out / f"curves-{operator.replace('/', '+')}-{backbone}.png", title, lines, colours)
     return findings

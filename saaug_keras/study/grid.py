@@ -179,7 +179,10 @@ class Study:
         for backbone in self.backbones:
             _validate.one_of("study", "backbones", backbone, backbones.NAMES)
         for operator in self.operators:
-            _validate.one_of("study", "operators", operator, backbones.OPERATORS)
+            if "/" in str(operator):
+                backbones.block_operators(operator)
+            else:
+                _validate.one_of("study", "operators", operator, backbones.OPERATORS)
         for arm in self.arms:
             for operator in arm.operators or ():
                 _validate.one_of(f"study [arms.{arm.name}]", "operators", operator, self.operators)

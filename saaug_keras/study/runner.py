@@ -95,7 +95,7 @@ class Task:
         """Readable, and unique by its hash: the name of the run's file and folder."""
         recipe = self.recipe
         return (
-            f"{self.cell.arm}-{recipe.operator}-{recipe.backbone}-{recipe.epochs}epochs-seed{recipe.seed}-"
+            f"{self.cell.arm}-{recipe.operator.replace('/', '+')}-{recipe.backbone}-{recipe.epochs}epochs-seed{recipe.seed}-"
             f"{self.digest}"
         )
 
