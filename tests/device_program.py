@@ -63,7 +63,8 @@ def side_by_side(out, data):
         recipes.train_side_by_side(RUNS, data, outs, callbacks=[[], [Interrupted()], []])
     except KeyboardInterrupt:
         stopped = [path.name for path in sorted(outs[2].iterdir())]
-    (outs[1] / "checkpoint-1.weights.h5").unlink()  # as if the kill had come before this one was written
+    for written in ("checkpoint-1.weights.h5", "history.json", "manifest.json"):  # as if it had been killed before
+        (outs[1] / written).unlink()
     results = recipes.train_side_by_side(RUNS, data, outs, test=True)
     alone = recipes.train(RUNS[2], data, out / "alone", test=True, device_resident=True, callbacks=[Kept(out)])
     results = [str(each) if isinstance(each, ValueError) else each for each in results]
