@@ -91,7 +91,7 @@ def history(folder):
 @pytest.mark.timeout(900)
 def test_runs_side_by_side_are_killed_and_go_on_to_the_numbers_of_one_alone(jax_runs):
     out, found = jax_runs
-    assert found["stopped"] == ["checkpoint-1.weights.h5", "history.json", "recipe.json"]
+    assert found["stopped"] == ["checkpoint-1.weights.h5", "history.json", "manifest.json", "recipe.json"]
     assert found["results"][2]["val_loss"] == pytest.approx(found["alone"]["val_loss"], rel=1e-3)
     assert found["results"][2]["test_accuracy"] == pytest.approx(found["alone"]["test_accuracy"], abs=0.05)
     together, alone = history(out / "run2"), history(out / "alone")
