@@ -21,6 +21,7 @@ from saaug_keras import _validate, backbones
 from saaug_keras._budget import OutOfTime
 from saaug_keras._files import atomic_file, only_process, sweep, write_atomic
 
+CHECKPOINT_SECONDS = 300  # of training within an epoch, at most, are lost when a run is killed
 _LATER = {"later": True}
 _MANIFEST = "manifest.json"  # hashes of what a run is resumed from
 _RESULTS = ("target.keras", "augmented.weights.h5", "result.json")
@@ -283,7 +284,8 @@ def train(
 
     The folder gets `recipe.json`, `history.json` (one record per epoch), `target.keras` (the deployed network),
     `result.json`, and `manifest.json` last, with the SHA-256 of the others; until then it also holds the checkpoint of
-    the last finished epoch. A run goes on, and a finished one is returned, only from files that are what was written.
+    the last finished epoch or, where an epoch takes more than five minutes on the TensorFlow backend, of a moment within
+    one. A run goes on, and a finished one is returned, only from files that are what was written.
 
     Args:
         recipe: the run.
@@ -296,7 +298,8 @@ def train(
         device_resident: whether `device_training.fit` trains in the place of `Model.fit`: on the JAX backend, at the
             data's own resolution. None for where that is possible and the device is an accelerator. Order and
             augmentation are drawn by other generators, so a run that goes on should go on in the same way.
-        until: no epoch begins that would, by the last one's time, end later than this, as `time.time()` counts.
+        until: no epoch begins that would, by the last one's time, end later than this, as `time.time()` counts; one of
+            more than five minutes ends within, where it has a checkpoint there.
     Returns:
         {"epochs", "train_seconds", "images_per_second", "val_accuracy", "val_loss", "test_accuracy" (with `test`),
         "parameters"}: accuracies as fractions. Where labels are per pixel, "mean_iou" stands in the place of accuracy.
@@ -572,11 +575,15 @@ def _finished(out, recipe, resume):
     return result
 
 
-def _seal(out, history, names):
-    """Writes the manifest: what the files are that the run can be resumed from."""
+def _seal(out, history, names, within=None):
+    """Writes the manifest: what the files are that the run can be resumed from.
+
+    Args:
+        within: of an epoch that goes on: its finished batches, their seconds and the variables of their metrics.
+    """
     files = {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in names}
     manifest = {"epoch": len(history), "history": _digest_of(history), "files": files}
-    write_atomic(out / _MANIFEST, json.dumps(manifest, indent=1))
+    write_atomic(out / _MANIFEST, json.dumps(manifest | ({"within": within} if within else {}), indent=1))
 
 
 def _digest_of(history) -> str:
@@ -588,7 +595,7 @@ def _read_manifest(out) -> dict | None:
     if not (out / _MANIFEST).exists():
         return None
     manifest = _read_json(out / _MANIFEST, dict)
-    if set(manifest) != {"epoch", "history", "files"}:
+    if set(manifest) - {"within"} != {"epoch", "history", "files"}:
         raise ValueError(f"recipes.train: {out / _MANIFEST} is damaged. {_REMEDY}")
     return manifest
 
@@ -623,13 +630,18 @@ def _check_file(out, name, manifest):
 
 
 def _make_checkpoint(out, steps, until=None):
-    """The callback, last in the list, that keeps the state of the last finished epoch, and stops in time."""
+    """The callback, last in the list, that keeps the state of the run, and stops in time.
+
+    It keeps the state after each epoch, and on the TensorFlow backend every `CHECKPOINT_SECONDS` within one. A run that
+    goes on within an epoch reads the epoch's first batches again and passes over them, so that batches keep their numbers.
+    """
     import keras
 
     class Checkpoint(keras.callbacks.Callback):
         def __init__(self):
             super().__init__()
             self.history = []
+            self.within = None  # what the manifest says of the epoch in which the run goes on
 
         @property
         def train_seconds(self):
@@ -641,42 +653,88 @@ def _make_checkpoint(out, steps, until=None):
         def restore(self, model) -> int:
             manifest = _read_manifest(out)
             if manifest is None:  # nothing yet, or a run of an earlier version
-                epoch = _epoch_of(self.paths()[-1]) if self.paths() else 0
+                paths = [path for path in self.paths() if path.name == _name_of(_epoch_of(path))]
+                name = paths[-1].name if paths else None
+                epoch = _epoch_of(paths[-1]) if paths else 0
             else:
-                epoch = manifest["epoch"]
-                _check_file(out, f"checkpoint-{epoch}.weights.h5", manifest)
+                epoch, self.within = manifest["epoch"], manifest.get("within")
+                name = _name_of(epoch, self.within["batches"] if self.within else 0)
+                _check_file(out, name, manifest)
             if epoch:
                 self.history = _read_history(out, epoch, manifest)
-                model.load_weights(out / f"checkpoint-{epoch}.weights.h5")
+            if name is not None:
+                model.load_weights(out / name)
             return epoch
 
         def remove(self):
             for path in self.paths():
                 path.unlink()
 
+        def keep(self, name, within=None):
+            with atomic_file(out / name) as path:
+                self.model.save_weights(path)
+            _seal(out, self.history, [name], within)  # from here on this is the checkpoint
+            for path in self.paths():
+                if path.name != name:
+                    path.unlink()
+            self.kept = time.monotonic()
+
         def on_epoch_begin(self, epoch, logs=None):
-            self.started = time.perf_counter()
-            if until is not None and time.time() + (self.history[-1]["seconds"] if self.history else 0) > until:
+            self.started = self.kept = time.monotonic()
+            self.before = 0.0  # seconds of this epoch before the run was stopped within it
+            needed = min(self.history[-1]["seconds"], CHECKPOINT_SECONDS) if self.history else 0
+            if until is not None and time.time() + needed > until:
                 raise OutOfTime(f"recipes.train: {out} has {epoch} finished epochs; the same call goes on.")
+            if self.within:
+                self.before = self.within["seconds"]
+                self.pass_over(self.within["batches"])
+
+        def pass_over(self, batches):
+            """The next batches are read and not trained on."""
+            train, left = self.model.train_function, batches
+
+            def passing(iterator):
+                nonlocal left
+                next(iterator)
+                left -= 1
+                if not left:
+                    self.model.train_function = train
+                return {}
+
+            self.model.train_function = passing
 
         def on_train_batch_end(self, batch, logs=None):
-            if batch == steps - 1:
-                self.seconds = time.perf_counter() - self.started  # without the evaluation that follows
+            if self.within and batch < self.within["batches"]:
+                return
+            if self.within:  # the metrics, which have variables by now, start from those of the batches passed over
+                for variable, value in zip(self.model.metrics_variables, self.within["metrics"], strict=True):
+                    variable.assign_add(np.asarray(value, variable.dtype))
+                self.within = None
+            self.seconds = self.before + time.monotonic() - self.started  # without the evaluation that follows
+            if batch == steps - 1 or keras.backend.backend() != "tensorflow":
+                return
+            over = until is not None and time.time() > until
+            if over or time.monotonic() - self.kept >= CHECKPOINT_SECONDS:
+                metrics = [variable.numpy().tolist() for variable in self.model.metrics_variables]
+                within = {"batches": batch + 1, "seconds": self.seconds, "metrics": metrics}
+                write_atomic(out / "history.json", json.dumps(self.history, indent=1))
+                self.keep(_name_of(len(self.history), batch + 1), within)
+            if over:
+                raise OutOfTime(f"recipes.train: {out} is within epoch {len(self.history) + 1}; the same call goes on.")
 
         def on_epoch_end(self, epoch, logs=None):
             values = {key: float(value) for key, value in (logs or {}).items()}
             self.history.append({"epoch": epoch + 1, "seconds": self.seconds, **values})
             write_atomic(out / "history.json", json.dumps(self.history, indent=1))
-            name = f"checkpoint-{epoch + 1}.weights.h5"
-            with atomic_file(out / name) as path:
-                self.model.save_weights(path)
-            _seal(out, self.history, [name])  # from here on this is the checkpoint
-            for path in self.paths():
-                if path.name != name:
-                    path.unlink()
+            self.keep(_name_of(epoch + 1))
 
     return Checkpoint()
 
 
+def _name_of(epoch, batch=0) -> str:
+    """The checkpoint's file after so many epochs and so many batches of the next one."""
+    return f"checkpoint-{epoch}{f'-{batch}' if batch else ''}.weights.h5"
+
+
 def _epoch_of(path) -> int:
-    return int(path.name.removeprefix("checkpoint-").removesuffix(".weights.h5"))
+    return int(path.name.removeprefix("checkpoint-").removesuffix(".weights.h5").split("-")[0])

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 
-from saaug_keras import _files, datasets, recipes
+from saaug_keras import _files, backbones, datasets, recipes
 from saaug_keras.cli import make_parser
 from saaug_keras.cli.train import make_recipe
 from saaug_keras.recipes import Recipe
@@ -247,6 +247,51 @@ def test_a_run_that_is_killed_goes_on_to_the_same_numbers(digits, tmp_path):
     assert [row["epoch"] for row in histories[1]] == [1, 2, 3]
     for first, second in zip(*histories, strict=True):
         assert second["loss"] == pytest.approx(first["loss"], rel=1e-5)
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="an epoch is checkpointed within on TensorFlow alone")
+def test_a_run_that_is_killed_within_an_epoch_goes_on_to_the_same_numbers(digits, tmp_path, monkeypatch):
+    stops = [(0, 1), (1, 2)]
+
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            self.epoch = epoch
+
+        def on_train_batch_end(self, batch, logs=None):
+            if stops and (self.epoch, batch) == stops[0]:
+                stops.pop(0)
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(recipes, "CHECKPOINT_SECONDS", 0)
+    spec = backbones.NetSpec(
+        "small", (8, 8, 1), 10, backbones.StemSpec(8, strides=2), (backbones.BlockSpec(8, 16, residual=True),)
+    ).with_operator("shift")
+    recipe = Recipe(**{**SMALL, "epochs": 2}, network=spec.as_dict(), ema=0.9)
+    whole = recipes.train(recipe, digits, tmp_path / "whole", test=True)
+    while stops:
+        with pytest.raises(KeyboardInterrupt):
+            recipes.train(recipe, digits, tmp_path / "parts", callbacks=[Stop()])
+        assert len(list((tmp_path / "parts").glob("checkpoint-*"))) == 1 and not list(tmp_path.glob("*/.*"))
+    parts = recipes.train(recipe, digits, tmp_path / "parts", test=True)
+    timed = ("train_seconds", "images_per_second")
+    assert {**parts, **dict.fromkeys(timed)} == {**whole, **dict.fromkeys(timed)}
+    rows = [json.loads((tmp_path / name / "history.json").read_text()) for name in ("whole", "parts")]
+    assert [[{**row, "seconds": 0} for row in each] for each in rows][0] == [{**row, "seconds": 0} for row in rows[1]]
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="an epoch is checkpointed within on TensorFlow alone")
+def test_a_budget_ends_a_long_epoch_within(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(recipes, "CHECKPOINT_SECONDS", 0)
+    now = time.time()
+    monkeypatch.setattr(recipes.time, "time", lambda: now)
+
+    class Passes(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            nonlocal now
+            now += 10 * (batch == 1)
+
+    with pytest.raises(recipes.OutOfTime, match="is within epoch 1; the same call goes on"):
+        recipes.train(Recipe(**SMALL, aug_loss_weight=0), digits, tmp_path, callbacks=[Passes()], until=now + 5)
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-0-2.weights.h5"]
 
 
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="the second half is on TensorFlow")
