@@ -13,14 +13,13 @@ import pickle
 import sys
 import tarfile
 import urllib.request
-import zipfile
 from dataclasses import dataclass
 
 import keras
 import numpy as np
 
-from saaug_keras import _validate
-from saaug_keras._files import atomic_file
+from saaug_keras import _images, _validate
+from saaug_keras._files import DAMAGED, atomic_file
 
 # The names of classes, in the order of their numbers.
 CAMVID_CLASSES = (
@@ -45,11 +44,14 @@ class Dataset:
     Args:
         name: as `load` takes it.
         x_train, x_test: uint8 (N, H, W, C).
-        y_train, y_test: int32 (N,) classes, or uint8 (N, H, W) classes per pixel.
+        y_train, y_test: classes, whole numbers below their count: (N,) or (N, 1), kept as int32 (N,); or per pixel,
+            (N, H, W) or (N, H, W, 1), kept as (N, H, W), uint8 where they fit.
         class_names: one name per class, in order.
         mirror: whether a mirrored image still shows its class; digits do not.
         ignore_class: label of pixels that belong to no class, or None.
         x_validation, y_validation: the validation part where a data set comes with its own, else None.
+    Raises:
+        ValueError: images or labels, of whichever part, that are not of this form, or images of different sizes.
     """
 
     name: str
@@ -62,6 +64,35 @@ class Dataset:
     ignore_class: int | None = None
     x_validation: np.ndarray | None = None
     y_validation: np.ndarray | None = None
+
+    def __post_init__(self):
+        owner = f"Dataset '{self.name}'"
+        if (self.x_validation is None) != (self.y_validation is None):
+            raise ValueError(f"{owner}: `x_validation` and `y_validation` must come together.")
+        ranks = set()
+        for part in ("train", "test") + ("validation",) * (self.x_validation is not None):
+            x, y = np.asarray(getattr(self, f"x_{part}")), getattr(self, f"y_{part}")
+            if x.ndim != 4 or x.dtype != np.uint8:
+                raise ValueError(
+                    f"{owner}: `x_{part}` must be uint8 (N, H, W, C), grey values from 0 to 255. Received: {x.dtype} "
+                    f"{x.shape}."
+                )
+            if x.shape[1:] != np.shape(self.x_train)[1:]:
+                raise ValueError(
+                    f"{owner}: `x_{part}` must have images of {np.shape(self.x_train)[1:]}, as `x_train`. Received: "
+                    f"{x.shape[1:]}."
+                )
+            y = _whole(owner, f"y_{part}", y, self.num_classes, self.ignore_class)
+            if y.shape not in ((len(x),), x.shape[:3]):
+                raise ValueError(
+                    f"{owner}: `y_{part}` must be classes (N,) or, per pixel, (N, H, W), of images {x.shape}. Received: "
+                    f"{y.shape}."
+                )
+            ranks.add(y.ndim)
+            object.__setattr__(self, f"x_{part}", x)
+            object.__setattr__(self, f"y_{part}", y)
+        if len(ranks) > 1:
+            raise ValueError(f"{owner}: all parts must have labels per image, or all of them labels per pixel.")
 
     @property
     def num_classes(self) -> int:
@@ -117,6 +148,29 @@ class Dataset:
         return result
 
 
+def _whole(owner, name, labels, classes=None, ignore_class=None):
+    """Labels as whole numbers, int32 or, per pixel, uint8 where they fit, without a last axis of one.
+
+    Args:
+        classes: how many there are, or None for any number.
+        ignore_class: a label beside those, or None.
+    """
+    labels = np.asarray(labels)
+    labels = labels[..., 0] if labels.ndim in (2, 4) and labels.shape[-1] == 1 else labels
+    must = f"{owner}: `{name}` must be whole numbers from 0" + ("" if classes is None else f" to {classes - 1}")
+    must += "" if ignore_class is None else f", or {ignore_class} for no class"
+    if labels.dtype.kind not in "biuf":
+        raise ValueError(f"{must}. Received: {labels.dtype}.")
+    highest = np.iinfo("int32").max if classes is None else classes - 1
+    right = (labels >= 0) & (labels <= highest) & (labels == np.floor(labels))  # never true of NaN
+    if ignore_class is not None:
+        right |= labels == ignore_class
+    if not right.all():
+        raise ValueError(f"{must}. Received: {labels[~right][0]} among them.")
+    small = labels.ndim == 3 and labels.max(initial=0) < 256 and labels.min(initial=0) >= 0
+    return labels.astype("uint8" if small else "int32", copy=False)
+
+
 def _stratified(groups, fraction, generator):
     """A bool mask that is True for `fraction` of every group."""
     held = np.zeros(len(groups), bool)
@@ -139,9 +193,10 @@ def load(name: str, *, data_dir=None, resolution=None) -> Dataset:
             data sets keep their size: `pipeline` resizes.
 
     A "folder" for classification holds `train/<class>/*.png` and `test/<class>/*.png`; one for segmentation holds
-    `train/images/*.png`, `train/labels/*.png` of the same names (8-bit grey, the class of every pixel, 255 for none),
-    the same under `test`, and `classes.txt` with one name per line. `validation` beside them is used if it is there;
-    PNG, JPEG, GIF and BMP are read.
+    `train/images/*.png`, `train/labels/*.png` of the same names (the class of every pixel, 255 for none, as grey values or
+    as indices into a palette), the same under `test`, and `classes.txt` with one name per line. `validation` beside them
+    is used if it is there. Images may be PNG, JPEG, GIF and BMP, and are turned as their Exif says; hidden files and what
+    else tools leave in folders are passed over.
 
     Raises:
         ValueError: an unknown name, or damaged files.
@@ -263,10 +318,9 @@ def _cifar_dataset(files, parts, names):
     """From (pixels uint8 (N, 3072) plane by plane, labels) of training and test."""
     arrays = []
     for pixels, labels, where in parts:
-        if len(labels) and labels.max() >= files.classes:
-            raise _damaged(files, where, f"label {labels.max()} is not below {files.classes}")
         images = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-        arrays += [np.ascontiguousarray(images), labels.astype(np.int32)]
+        labels = _whole(f"datasets.load: {files.name} file {where} is damaged", "labels", labels, files.classes)
+        arrays += [np.ascontiguousarray(images), labels]
     return Dataset(files.name, *arrays, names)
 
 
@@ -295,18 +349,20 @@ def _cifar_python(files, read, where):
         for name in group:
             batch = _unpickle(files, read(name), f"{where}/{name}")
             try:
-                data, classes = np.asarray(batch[b"data"], np.uint8), np.asarray(batch[files.labels_key])
-            except KeyError as error:
-                raise _damaged(files, f"{where}/{name}", f"it has no {error}") from error
-            if data.shape != (len(classes), 3072):
-                raise _damaged(files, f"{where}/{name}", f"{data.shape} pixels for {len(classes)} labels")
+                data, classes = np.asarray(batch[b"data"]), np.asarray(batch[files.labels_key])
+            except (KeyError, TypeError, ValueError) as error:
+                raise _damaged(files, f"{where}/{name}", f"it must be a dictionary of arrays, {error}") from error
+            if data.dtype != np.uint8 or classes.ndim != 1 or data.shape != (len(classes), 3072):
+                raise _damaged(
+                    files, f"{where}/{name}", f"{data.dtype} {data.shape} pixels for labels of shape {classes.shape}"
+                )
             pixels.append(data)
             labels.append(classes)
         parts.append((np.concatenate(pixels), np.concatenate(labels), f"{where}/{group[0]}"))
     try:
         meta = _unpickle(files, read(files.python_meta), f"{where}/{files.python_meta}")
         names = [name.decode() for name in meta[files.names_key]]
-    except (FileNotFoundError, KeyError):
+    except (FileNotFoundError, KeyError, TypeError, AttributeError):  # names are a convenience
         names = []
     return _cifar_dataset(files, parts, _names(files, names))
 
@@ -334,7 +390,7 @@ class _ArraysOnly(pickle.Unpickler):
 def _unpickle(files, data, where):
     try:
         return _ArraysOnly(io.BytesIO(data), encoding="bytes").load()
-    except (pickle.UnpicklingError, EOFError, ValueError, IndexError, KeyError) as error:
+    except DAMAGED as error:
         raise _damaged(files, where, error) from error
 
 
@@ -352,19 +408,20 @@ def _load_camvid(data_dir):
     try:
         with np.load(files[0]) as stored:
             arrays = {key: stored[key] for key in keys}
-    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         raise ValueError(f"datasets.load: {files[0]} is damaged or not an {wanted}: {error}.") from error
     ignored = len(CAMVID_CLASSES)
     for part in ("train", "val", "test"):
         images, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
         if images.shape != (*labels.shape, 3) or images.dtype != np.uint8 or labels.dtype != np.uint8:
             raise ValueError(f"datasets.load: {files[0]}, part {part}, is not an {wanted}.")
-        if labels.max() > ignored:
-            raise ValueError(f"datasets.load: {files[0]}, part {part}: label {labels.max()} is above {ignored}.")
-    return Dataset(
-        "camvid", *(arrays[key] for key in keys[:4]), CAMVID_CLASSES, ignore_class=ignored,
-        x_validation=arrays["x_val"], y_validation=arrays["y_val"],
-    )  # fmt: skip
+    try:
+        return Dataset(
+            "camvid", *(arrays[key] for key in keys[:4]), CAMVID_CLASSES, ignore_class=ignored,
+            x_validation=arrays["x_val"], y_validation=arrays["y_val"],
+        )  # fmt: skip
+    except ValueError as error:
+        raise ValueError(f"datasets.load: {files[0]}: {error}") from error
 
 
 def _load_own(path, resolution):
@@ -381,7 +438,7 @@ def _load_own(path, resolution):
         arrays = [_segmentation_part(path / part, len(names), resolution) for part in parts]
         ignored = _NO_CLASS
     else:
-        names = tuple(sorted(folder.name for folder in (path / "train").iterdir() if folder.is_dir()))
+        names = tuple(sorted(_class_folders(path / "train")))
         if not names:
             raise FileNotFoundError(f"datasets.load: {path / 'train'} must hold one folder of images per class.")
         arrays = [_class_part(path / part, names, resolution) for part in parts]
@@ -395,8 +452,12 @@ def _load_own(path, resolution):
     )
 
 
+def _class_folders(path):
+    return {folder.name for folder in path.iterdir() if folder.is_dir() and not _images.is_litter(folder)}
+
+
 def _class_part(path, names, resolution):
-    unknown = sorted(folder.name for folder in path.iterdir() if folder.is_dir() and folder.name not in names)
+    unknown = sorted(_class_folders(path) - set(names))
     if unknown:
         raise ValueError(f"datasets.load: {path} has classes that the training images have not: {', '.join(unknown)}.")
     images, labels = [], []
@@ -414,18 +475,18 @@ def _segmentation_part(path, classes, resolution):
     images, names = load_folder(path / "images", resolution=resolution)
     labels = []
     for image, name in zip(images, names, strict=True):
-        found = sorted((path / "labels").glob(pathlib.PurePath(name).stem + ".*"))
-        if not found:
-            raise FileNotFoundError(f"datasets.load: {path / 'labels'} has no labels for {name}.")
-        label = _read_image(found[0], channels=1)
+        file = path / "labels" / f"{pathlib.PurePath(name).stem}.png"
+        if not file.is_file():
+            raise FileNotFoundError(f"datasets.load: {name} in {path / 'images'} must have its labels in {file}.")
+        label = _images.read_labels(file)
         if resolution is not None:
-            label = resize_labels(label[None, ..., 0], image.shape[:2])[0, ..., None]
-        if label.shape[:2] != image.shape[:2]:
-            raise ValueError(f"datasets.load: {found[0]} is {label.shape[:2]} pixels, its image {image.shape[:2]}.")
+            label = resize_labels(label[None], image.shape[:2])[0]
+        if label.shape != image.shape[:2]:
+            raise ValueError(f"datasets.load: {file} is {label.shape} pixels, its image {image.shape[:2]}.")
         worst = label[label != _NO_CLASS].max(initial=0)
         if worst >= classes:
-            raise ValueError(f"datasets.load: {found[0]} has class {worst}, classes.txt names {classes}.")
-        labels.append(label[..., 0])
+            raise ValueError(f"datasets.load: {file} has class {worst}, classes.txt names {classes}.")
+        labels.append(label.astype("uint8"))
     return images, np.stack(labels)
 
 
@@ -473,8 +534,8 @@ def pipeline(
 
     Args:
         x: uint8 (N, H, W, C).
-        y: labels (N,), one-hot (N, classes) or per pixel (N, H, W), or None. Labels per pixel are cropped, mirrored and
-            resized as their image is.
+        y: labels (N,) or (N, 1), one-hot (N, classes) or per pixel (N, H, W), or None. Labels per pixel are cropped,
+            mirrored and resized as their image is.
         batch_size: images per batch; the last may be smaller unless `drop_remainder`.
         shuffle: a new order every epoch.
         augment: shift each image by up to `pad` pixels in both directions (zeros come in) and, with `flip`, mirror
@@ -491,11 +552,15 @@ def pipeline(
     x = np.asarray(x)
     if x.ndim != 4 or x.dtype != np.uint8 or not len(x):
         raise ValueError(f"{owner}: `x` must be uint8 (N, H, W, C), N >= 1. Received: x={x.dtype} {x.shape}.")
-    if y is not None and (len(y) != len(x) or np.ndim(y) not in (1, 2, 3)):
-        raise ValueError(
-            f"{owner}: `y` must be (N,), (N, classes) or (N, H, W) with N = {len(x)} as in `x`. "
-            f"Received: y of shape {np.shape(y)}."
-        )
+    if y is not None:
+        shape = np.shape(y)
+        if len(shape) not in (1, 2, 3, 4) or shape[0] != len(x) or shape[3:] not in ((), (1,)):
+            raise ValueError(
+                f"{owner}: `y` must be (N,), (N, classes) or (N, H, W) with N = {len(x)} as in `x`. "
+                f"Received: y of shape {shape}."
+            )
+        one_hot = len(shape) == 2 and shape[1] > 1
+        y = np.asarray(y) if one_hot else _whole(owner, "y", y, ignore_class=ignore_class)
     _validate.int_in(owner, "batch_size", batch_size, 1, 1 << 20, " images")
     _validate.int_in(owner, "seed", seed, 0, 2**31 - 1)
     pad = x.shape[1] // 8 if pad is None else _validate.int_in(owner, "pad", pad, 0, 1 << 12, " pixels")
@@ -684,15 +749,14 @@ def load_folder(path, *, resolution=None, channels: int = 3) -> tuple[np.ndarray
         (uint8 (N, H, W, channels), file names).
     """
     path = pathlib.Path(path)
-    endings = (".png", ".jpg", ".jpeg", ".gif", ".bmp")
-    files = [path] if path.is_file() else sorted(file for file in path.glob("*") if file.suffix.lower() in endings)
+    files = [path] if path.is_file() else _images.files_of(path)
     if not files:
         raise FileNotFoundError(
-            f"datasets.load_folder: `path` must hold images ({', '.join(endings)}). Received: path={path}."
+            f"datasets.load_folder: `path` must hold images ({', '.join(_images.ENDINGS)}). Received: path={path}."
         )
     images = []
     for file in files:
-        image = _read_image(file, channels)
+        image = _images.read(file, channels)
         images.append(image if resolution is None else resize(image[None], resolution)[0])
     sizes = {image.shape for image in images}
     if len(sizes) > 1:
@@ -700,12 +764,3 @@ def load_folder(path, *, resolution=None, channels: int = 3) -> tuple[np.ndarray
             f"datasets.load_folder: images in {path} differ in size: {sorted(sizes)[:4]}. Give `resolution`."
         )
     return np.stack(images), [file.name for file in files]
-
-
-def _read_image(file, channels):
-    import tensorflow as tf
-
-    try:
-        return tf.io.decode_image(file.read_bytes(), channels=channels, expand_animations=False).numpy()
-    except tf.errors.InvalidArgumentError as error:
-        raise ValueError(f"datasets.load_folder: {file} is not an image that can be read.") from error

@@ -396,6 +396,8 @@ def _run(recipe, data, out, resume, test, callbacks, device_resident, until=None
     out = pathlib.Path(out)
     if (finished := _finished(out, recipe, resume)) is not None:
         return finished
+    if test and not len(data.x_test):
+        raise ValueError(f"recipes.train: `data` must have test images, since test=True. '{data.name}' has none.")
     training, held_out = (data.x_train, data.y_train), None
     if recipe.validation_fraction or data.x_validation is not None:
         training, held_out = data.split(recipe.validation_fraction)

@@ -3,8 +3,11 @@
 import dataclasses
 import hashlib
 import io
+import os
 import pickle
+import struct
 import tarfile
+import zlib
 
 import keras
 import numpy as np
@@ -12,7 +15,7 @@ import pytest
 import tensorflow as tf
 from sklearn.datasets import load_digits
 
-from saaug_keras import datasets
+from saaug_keras import _images, datasets
 
 RANDOM = np.random.default_rng(11)
 
@@ -175,7 +178,9 @@ def test_unknown_name_lists_the_known():
         datasets.load("mnist")
 
 
-@pytest.mark.parametrize("damage", ["short", "label", "pickle", "code"])
+@pytest.mark.parametrize("damage", [
+    "short", "label", "pickle", "code", "a list", "float pixels", "labels below 0", "labels of two axes", "fractions", "empty",
+])  # fmt: skip
 def test_damaged_files_are_refused(damage, tmp_path):
     planes, labels = cifar_arrays(100)
     if damage in ("short", "label"):
@@ -185,7 +190,18 @@ def test_damaged_files_are_refused(damage, tmp_path):
         file.write_bytes(raw if damage == "label" else raw[:-1])
     else:
         file = python_layout("cifar100", tmp_path, planes, labels) / "test"
-        file.write_bytes(file.read_bytes()[:-9] if damage == "pickle" else pickle.dumps({b"data": print}))
+        batch = pickle.loads(file.read_bytes(), encoding="bytes")
+        pixels, fine = batch[b"data"], np.array(batch[b"fine_labels"])
+        file.write_bytes({
+            "pickle": lambda: file.read_bytes()[:-9],
+            "code": lambda: pickle.dumps({b"data": print}),
+            "a list": lambda: pickle.dumps([1, 2]),
+            "float pixels": lambda: pickle.dumps(batch | {b"data": pixels / 255}),
+            "labels below 0": lambda: pickle.dumps(batch | {b"fine_labels": list(map(int, fine - 50))}),
+            "labels of two axes": lambda: pickle.dumps(batch | {b"fine_labels": fine[:, None]}),
+            "fractions": lambda: pickle.dumps(batch | {b"fine_labels": fine / 2}),
+            "empty": lambda: b"",
+        }[damage]())  # fmt: skip
     with pytest.raises(ValueError, match="cifar100 file .* is damaged"):
         datasets.load("cifar100", data_dir=tmp_path)
 
@@ -213,11 +229,21 @@ def test_camvid_refuses_what_it_is_not(tmp_path):
     with pytest.raises(FileNotFoundError, match="camvid's `data_dir` must be an .npz"):
         datasets.load("camvid")
     camvid_file(tmp_path / "camvid.npz", y_val=np.full((3, 6, 10), 12, np.uint8))
-    with pytest.raises(ValueError, match="part val: label 12 is above 11"):
+    with pytest.raises(ValueError, match="camvid.npz: .*`y_validation` must be .* to 10, or 11 for no class. Received: 12"):
         datasets.load("camvid", data_dir=tmp_path)
     camvid_file(tmp_path / "camvid.npz", y_val=np.zeros((3, 6, 9), np.uint8))
     with pytest.raises(ValueError, match="part val, is not an .npz"):
         datasets.load("camvid", data_dir=tmp_path)
+    small = np.zeros((3, 6, 9, 3), np.uint8)
+    camvid_file(tmp_path / "camvid.npz", x_val=small, y_val=small[..., 0])
+    with pytest.raises(ValueError, match=r"camvid.npz: .*`x_validation` must have images of \(6, 10, 3\), as `x_train`"):
+        datasets.load("camvid", data_dir=tmp_path)
+    camvid_file(tmp_path / "camvid.npz")
+    whole = (tmp_path / "camvid.npz").read_bytes()
+    for damaged in (b"", whole[:200], whole[:-30], whole[:150] + bytes(9) + whole[159:], b"\x80\4N."):
+        (tmp_path / "camvid.npz").write_bytes(damaged)
+        with pytest.raises(ValueError, match="camvid.npz is damaged or not an .npz"):
+            datasets.load("camvid", data_dir=tmp_path)
 
 
 # Pipelines.
@@ -410,6 +436,216 @@ def test_a_folder_of_classes(tmp_path):
         datasets.load("folder", data_dir=tmp_path / "train")
 
 
+def test_litter_of_tools_is_no_data(tmp_path):
+    for part in ("train", "test"):
+        for name in ("cat", "dog"):
+            write_png(tmp_path / part / name / "1.png", np.zeros((4, 6, 3), np.uint8))
+            (tmp_path / part / name / "._1.png").write_bytes(b"\0\5\x16\7")
+            (tmp_path / part / name / "Thumbs.db").write_bytes(b"thumbs")
+            write_png(tmp_path / part / name / ".ipynb_checkpoints" / "1-checkpoint.png", np.zeros((4, 6, 3), np.uint8))
+        for name in (".ipynb_checkpoints", "__MACOSX", "@eaDir"):
+            write_png(tmp_path / part / name / "1.png", np.zeros((4, 6, 3), np.uint8))
+    dataset = datasets.load("folder", data_dir=tmp_path)
+    assert dataset.class_names == ("cat", "dog") and len(dataset.x_train) == len(dataset.x_test) == 2
+    assert datasets.load_folder(tmp_path / "train" / "cat")[1] == ["1.png"]
+
+
+@pytest.mark.parametrize("what", ["pipe", "folder", "broken link", "link to a device"])
+def test_what_is_no_file_is_no_image(what, tmp_path):
+    path = tmp_path / "2.png"
+    write_png(tmp_path / "1.png", np.zeros((4, 6, 3), np.uint8))
+    {
+        "pipe": lambda: os.mkfifo(path),
+        "folder": path.mkdir,
+        "broken link": lambda: path.symlink_to(tmp_path / "none"),
+        "link to a device": lambda: path.symlink_to("/dev/zero"),
+    }[what]()
+    with pytest.raises(ValueError, match="2.png must be an image. It is not a regular file"):
+        datasets.load_folder(tmp_path)
+    if what == "pipe":
+        with pytest.raises(FileNotFoundError, match="must hold images"):
+            datasets.load_folder(path)
+
+
+# The same picture as a camera stores it: what it holds for each Exif orientation, by the standard's table of where row 0
+# and column 0 of the stored image are seen.
+STORED = {
+    1: lambda seen: seen,
+    2: lambda seen: seen[:, ::-1],
+    3: lambda seen: seen[::-1, ::-1],
+    4: lambda seen: seen[::-1],
+    5: lambda seen: seen.swapaxes(0, 1),
+    6: lambda seen: np.rot90(seen, 1),
+    7: lambda seen: np.rot90(seen, 2).swapaxes(0, 1),
+    8: lambda seen: np.rot90(seen, -1),
+}
+
+
+@pytest.mark.parametrize("order", ["<", ">"], ids=["Intel", "Motorola"])
+@pytest.mark.parametrize("code", range(1, 9))
+def test_images_are_turned_as_their_exif_says(code, order, tmp_path):
+    seen = np.zeros((16, 24, 3), np.uint8)
+    seen[:8, :12] = [200, 0, 0]  # upper left
+    seen[:8, 12:] = [0, 200, 0]
+    seen[8:, :12] = [0, 0, 200]
+    entries = [(0x010F, 2, 4, 0x41424344), (0x0112, 3, 1, code)]
+    tiff = {"<": b"II", ">": b"MM"}[order] + struct.pack(order + "HIH", 42, 8, len(entries))
+    for tag, kind, count, value in entries:
+        tiff += struct.pack(order + "HHI", tag, kind, count) + struct.pack(order + ("HH" if kind == 3 else "I"),
+                                                                           *([value, 0] if kind == 3 else [value]))  # fmt: skip
+    tiff += bytes(4)
+    stored = np.ascontiguousarray(STORED[code](seen))
+    jpeg = tf.io.encode_jpeg(stored, quality=100, chroma_downsampling=False).numpy()
+    exif = b"Exif\0\0" + tiff
+    (tmp_path / "1.jpg").write_bytes(jpeg[:2] + b"\xff\xe1" + struct.pack(">H", 2 + len(exif)) + exif + jpeg[2:])
+    png = tf.io.encode_png(stored).numpy()
+    (tmp_path / "2.png").write_bytes(png[:33] + png_chunk(b"eXIf", tiff) + png[33:])
+    (tmp_path / "3.jpg").write_bytes(jpeg)
+    for name in ("1.jpg", "2.png"):
+        (image,), _ = datasets.load_folder(tmp_path / name)
+        assert image.shape == seen.shape
+        assert np.abs(image.astype(int) - seen).max() <= (20 if name == "1.jpg" else 0)
+    (image,), _ = datasets.load_folder(tmp_path / "3.jpg")  # without Exif as it is stored
+    assert image.shape == stored.shape
+    for cut in range(len(tiff)):  # damaged Exif is none
+        exif = b"Exif\0\0" + tiff[:cut]
+        data = jpeg[:2] + b"\xff\xe1" + struct.pack(">H", 2 + len(exif)) + exif + jpeg[2:]
+        assert _images.orientation(data) in (1, code)
+
+
+def png_chunk(kind, body):
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png_of(values, depth, colour):
+    """A PNG of (H, W) values in `depth` bits each, grey (0) or indices into a palette (3) that sorts them otherwise."""
+    height, width = values.shape
+    rows = b""
+    for row in values:
+        bits = "".join(f"{value:0{depth}b}" for value in row)
+        bits += "0" * (-len(bits) % 8)
+        rows += b"\0" + int(bits, 2).to_bytes(len(bits) // 8, "big")
+    palette = bytes((255 - 3 * index // 3 if part else 7) & 255 for index in range(min(256, 1 << depth)) for part in range(3))
+    return (
+        b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+        + (png_chunk(b"PLTE", palette) + png_chunk(b"tRNS", b"\0\x80") if colour == 3 else b"")
+        + png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b"")
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("depth, colour", [(1, 0), (2, 0), (4, 0), (8, 0), (16, 0), (1, 3), (2, 3), (4, 3), (8, 3)])
+def test_label_maps_of_any_depth_and_with_palettes(depth, colour, tmp_path):
+    classes = min(20, 1 << depth)
+    labels = np.resize(np.arange(classes), (5, 7))
+    if depth == 8:
+        labels[2, 3] = 255
+    for part in ("train", "test"):
+        write_png(tmp_path / part / "images" / "a[1].png", np.zeros((5, 7, 3), np.uint8))
+        (tmp_path / part / "labels").mkdir()
+        (tmp_path / part / "labels" / "a[1].png").write_bytes(png_of(labels, depth, colour))
+    (tmp_path / "classes.txt").write_text("\n".join(f"class{index}" for index in range(classes)))
+    np.testing.assert_array_equal(datasets.load("folder", data_dir=tmp_path).y_train[0], labels)
+    if depth == 16:
+        labels[0, 0] = 256 + 3  # whose low byte alone would be a class
+        (tmp_path / "test" / "labels" / "a[1].png").write_bytes(png_of(labels, depth, colour))
+        with pytest.raises(ValueError, match="has class 259, classes.txt names 20"):
+            datasets.load("folder", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("kind, message", [
+    ("jpeg", "It is not a PNG"), ("bmp", "It is not a PNG"), ("colour", "It has colours"), ("alpha", "It has colours"),
+    ("cut", "It is damaged"), ("flipped", "It is damaged"), ("pixels", "It is damaged"), ("none", "must have its labels in"),
+])  # fmt: skip
+def test_label_maps_that_lose_classes_are_refused(kind, message, tmp_path):
+    labels = np.resize(np.arange(3, dtype=np.uint8), (5, 7, 1))
+    for part in ("train", "test"):
+        write_png(tmp_path / part / "images" / "1.png", np.zeros((5, 7, 3), np.uint8))
+        write_png(tmp_path / part / "labels" / "1.png", labels)
+    (tmp_path / "classes.txt").write_text("road\nsky\ntree\n")
+    datasets.load("folder", data_dir=tmp_path)
+    file = tmp_path / "test" / "labels" / "1.png"
+    png = file.read_bytes()
+    data = {
+        "jpeg": tf.io.encode_jpeg(labels).numpy(),
+        "bmp": b"BM" + bytes(60),
+        "colour": tf.io.encode_png(np.repeat(labels, 3, -1)).numpy(),
+        "alpha": tf.io.encode_png(np.repeat(labels, 2, -1)).numpy(),
+        "cut": png[:40],
+        "flipped": png[:45] + bytes([png[45] ^ 4]) + png[46:],
+        "pixels": png[:33] + png_chunk(b"IEND", b""),  # every CRC is right, but there are no pixels
+        "none": None,
+    }[kind]
+    file.unlink()
+    if data is None:
+        (tmp_path / "test" / "labels" / "1.jpg").write_bytes(png)
+    else:
+        file.write_bytes(data)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        datasets.load("folder", data_dir=tmp_path)
+
+
+LABELS = {
+    "negative": np.array([0, 1, -1, 2]),
+    "too high": np.array([0, 1, 3, 2]),
+    "fractional": np.array([0, 1, 1.5, 2]),
+    "NaN": np.array([0, 1, np.nan, 2]),
+    "infinite": np.array([0, 1, np.inf, 2]),
+    "text": np.array(["0", "1", "2", "0"]),
+    "one-hot": np.eye(4, 3, dtype=int),
+    "too few": np.array([0, 1, 2]),
+    "a number": np.int64(1),
+}
+
+
+@pytest.mark.parametrize("part", ["train", "validation", "test"])
+@pytest.mark.parametrize("kind", LABELS)
+def test_labels_that_are_no_classes_are_refused_in_every_part(kind, part):
+    x = np.zeros((4, 8, 8, 3), np.uint8)
+    arrays = {f"{axis}_{name}": x if axis == "x" else np.arange(4) % 3
+              for axis in "xy" for name in ("train", "validation", "test")}  # fmt: skip
+    datasets.Dataset("toy", class_names=("a", "b", "c"), **arrays)
+    with pytest.raises(ValueError, match=f"Dataset 'toy': `y_{part}` must be"):
+        datasets.Dataset("toy", class_names=("a", "b", "c"), **arrays | {f"y_{part}": LABELS[kind]})
+
+
+@pytest.mark.parametrize("part", ["train", "validation", "test"])
+@pytest.mark.parametrize("kind", ["float", "flat", "size", "int"])
+def test_images_of_another_form_are_refused_in_every_part(kind, part):
+    x = np.zeros((4, 8, 8, 3), np.uint8)
+    arrays = {f"{axis}_{name}": x if axis == "x" else np.arange(4) % 3
+              for axis in "xy" for name in ("train", "validation", "test")}  # fmt: skip
+    wrong = {"float": x / 255, "flat": x[..., 0], "size": x[:, :6], "int": x.astype(int)}[kind]
+    with pytest.raises(ValueError, match="Dataset 'toy': `x_.*` must"):
+        datasets.Dataset("toy", class_names=("a", "b", "c"), **arrays | {f"x_{part}": wrong})
+
+
+def test_labels_of_other_types_and_a_last_axis_of_one_are_read():
+    x = np.zeros((4, 8, 8, 3), np.uint8)
+    for labels in (np.arange(4.0) % 3, np.arange(4)[:, None] % 3, list(np.arange(4) % 3), np.arange(4, dtype="uint8") % 3):
+        data = datasets.Dataset("toy", x, labels, x, labels, ("a", "b", "c"))
+        assert data.y_train.dtype == data.y_test.dtype == np.int32
+        np.testing.assert_array_equal(data.y_train, [0, 1, 2, 0])
+    maps = np.full((4, 8, 8, 1), 255.0)
+    maps[:, 0] = 2
+    data = datasets.Dataset("toy", x, maps, x, maps, ("a", "b", "c"), ignore_class=255)
+    assert data.y_train.dtype == np.uint8 and data.y_train.shape == (4, 8, 8)
+    with pytest.raises(ValueError, match="must be whole numbers from 0 to 2. Received: 255.0"):
+        datasets.Dataset("toy", x, maps, x, maps, ("a", "b", "c"))
+    with pytest.raises(ValueError, match="labels per image, or all of them labels per pixel"):
+        datasets.Dataset("toy", x, maps, x, labels, ("a", "b", "c"), ignore_class=255)
+
+
+@pytest.mark.parametrize("kind", ["negative", "fractional", "NaN", "infinite", "text", "too few", "a number"])
+def test_pipelines_refuse_labels_that_are_no_classes(kind, backend):
+    with pytest.raises(ValueError, match="datasets.pipeline: `y` must be"):
+        datasets.pipeline(numbered(4)[0], LABELS[kind], batch_size=2)
+
+
+def test_pipelines_read_labels_with_a_last_axis_of_one(backend):
+    ((_, truth),) = batches(datasets.pipeline(numbered(4)[0], np.arange(4.0)[:, None], batch_size=4))
+    np.testing.assert_array_equal(truth, np.arange(4))
+
+
 def test_a_folder_of_labels_per_pixel(tmp_path):
     labels = RANDOM.integers(0, 3, (2, 4, 6, 1), dtype=np.uint8)
     labels[0, 0, 0] = 255
@@ -432,7 +668,8 @@ def test_a_folder_of_labels_per_pixel(tmp_path):
 
 
 def test_score_of_labels_per_pixel():
-    data = datasets.Dataset("toy", *(np.zeros((1, 2, 3, 3), np.uint8),) * 4, ("a", "b", "c"), ignore_class=9)
+    part = np.zeros((1, 2, 3, 3), np.uint8), np.zeros((1, 2, 3), np.uint8)
+    data = datasets.Dataset("toy", *part, *part, ("a", "b", "c"), ignore_class=9)
     wanted = np.array([[[0, 0, 1], [1, 9, 9]]])
     found = np.array([[[0, 1, 1], [1, 2, 0]]])
     # Four pixels count, three are right; IoU of a is 1 / 2, of b 2 / 3, and c is nowhere.

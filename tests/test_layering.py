@@ -22,6 +22,7 @@ ORDER = [
     "saaug_keras.backbones",
     "saaug_keras.cost",
     "saaug_keras.devices",
+    "saaug_keras._images",
     "saaug_keras.datasets",
     "saaug_keras.augmentation",
     "saaug_keras.training",

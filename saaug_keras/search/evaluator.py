@@ -11,7 +11,6 @@ import pathlib
 import socket
 import threading
 import time
-import zipfile
 
 import keras
 import keras_tuner
@@ -208,8 +207,10 @@ def _read_arrays(path):
     try:
         with np.load(path) as arrays:
             return dict(arrays)
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"SuperNetEvaluator: {path} is damaged. Delete it; it will be trained again.") from error
+    except _files.DAMAGED as error:
+        raise ValueError(
+            f"SuperNetEvaluator: {path} is damaged: {error}. Delete it; it will be trained again."
+        ) from error
 
 
 @contextlib.contextmanager

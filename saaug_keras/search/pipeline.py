@@ -20,6 +20,8 @@ from saaug_keras.search.space import COST_NAMES, SearchSpace, StageSpace, rank_s
 from saaug_keras.search.supernet import SuperNet
 from saaug_keras.search.tuner import TwoStageTuner
 
+WAIT_SECONDS = 600.0  # that a worker waits for its chief to begin
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -355,7 +357,13 @@ def _seconds(action, repeats=3):
 
 def _wait_for(path):
     """A worker may be up before its chief; the chief makes the folder."""
+    until = time.monotonic() + WAIT_SECONDS
     while not path.exists():
+        if time.monotonic() > until:
+            raise TimeoutError(
+                f"Search: the chief has not begun for {WAIT_SECONDS:g} s: {path} is not there. Start the chief with the "
+                "same `--out`, on a folder that both see."
+            )
         time.sleep(0.5)
 
 

@@ -6,6 +6,7 @@ KERASTUNER_ORACLE_IP and KERASTUNER_ORACLE_PORT, and its gRPC protocol.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import json
 import math
@@ -21,6 +22,8 @@ from saaug_keras import _files
 from saaug_keras.search import oracle as oracle_module
 
 Status = trial_module.TrialStatus
+CHIEF_SECONDS = 40.0  # a worker that cannot reach its chief for so long ends
+_PING_MS = 10_000  # between two signs of life on an idle connection
 
 
 class TwoStageTuner(keras_tuner.Tuner):
@@ -63,6 +66,7 @@ class TwoStageTuner(keras_tuner.Tuner):
         Raises:
             RuntimeError: the search cannot go on (too many failed trials in a row, no candidate within the limits).
             ValueError: a worker whose space, limits or version are not its chief's.
+            ConnectionError: a worker whose chief cannot be reached for `CHIEF_SECONDS`.
         """
         chief = "KERASTUNER_ORACLE_IP" in os.environ and not self._is_worker()
         if not self._is_worker() and "verbose" in kwargs:
@@ -72,6 +76,12 @@ class TwoStageTuner(keras_tuner.Tuner):
             self.save()
             serve(self.oracle)
             return
+        with _Chief(self.oracle) if self._is_worker() else contextlib.nullcontext():
+            self._work(*args, **kwargs)
+        if getattr(self.oracle, "failure", None):
+            raise RuntimeError(f"{type(self).__name__}: {self.oracle.failure}")
+
+    def _work(self, *args, **kwargs):
         if self._is_worker():
             self._check_chief()
         if hasattr(self.evaluate, "prepare"):
@@ -92,8 +102,6 @@ class TwoStageTuner(keras_tuner.Tuner):
             self._run(trial, *args, **kwargs)
             self.on_trial_end(trial)
         self.on_search_end()
-        if getattr(self.oracle, "failure", None):
-            raise RuntimeError(f"{type(self).__name__}: {self.oracle.failure}")
 
     def _run(self, trial, *args, **kwargs):
         try:
@@ -118,7 +126,8 @@ class TwoStageTuner(keras_tuner.Tuner):
 
         def beat():
             while not over.wait(seconds):
-                self.oracle.update_trial(trial.trial_id, {oracle_module.HEARTBEAT: 1.0})
+                with contextlib.suppress(ConnectionError):  # which the watch over the chief ends with
+                    self.oracle.update_trial(trial.trial_id, {oracle_module.HEARTBEAT: 1.0})
 
         thread = threading.Thread(target=beat, daemon=True)
         thread.start()
@@ -160,6 +169,83 @@ class TwoStageTuner(keras_tuner.Tuner):
             self.oracle.reload()
 
 
+class _Chief:
+    """A worker's connection to its chief, in the place of KerasTuner's own, which waits an hour for one that is gone.
+
+    A context: while it is open, a thread watches the connection. When it is lost for `CHIEF_SECONDS`, the call that waits
+    for the chief, or whatever else the main thread does, ends in a ConnectionError. A chief that comes back in time, and
+    one that thinks for long, are waited for.
+
+    Args:
+        client: KerasTuner's client of the chief's oracle.
+    """
+
+    def __init__(self, client):
+        import grpc
+        from keras_tuner.src import protos
+
+        self.address = f"{os.environ['KERASTUNER_ORACLE_IP']}:{os.environ['KERASTUNER_ORACLE_PORT']}"
+        self.channel = grpc.insecure_channel(self.address, options=[
+            ("grpc.keepalive_time_ms", _PING_MS), ("grpc.keepalive_timeout_ms", _PING_MS),
+            ("grpc.keepalive_permit_without_calls", 1), ("grpc.http2.max_pings_without_data", 0),
+            ("grpc.max_reconnect_backoff_ms", 2000),
+        ])  # fmt: skip
+        self.stub = protos.get_service_grpc().OracleStub(self.channel)
+        self.over = threading.Event()
+        self.lost = None  # the error that says so
+        client.stub = self
+
+    def __getattr__(self, name):
+        import grpc
+
+        method = getattr(self.stub, name)
+
+        def call(request, **_):  # KerasTuner's own patience is not asked
+            while True:
+                self._reach()
+                try:
+                    return method(request)
+                except grpc.RpcError as error:
+                    if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                        raise
+
+        return call
+
+    def _reach(self):
+        import grpc
+
+        ready = grpc.channel_ready_future(self.channel)
+        try:
+            ready.result(timeout=CHIEF_SECONDS)
+        except grpc.FutureTimeoutError:
+            ready.cancel()
+            raise ConnectionError(
+                f"TwoStageTuner: the chief at {self.address} cannot be reached for {CHIEF_SECONDS:g} s. Start it again, "
+                "then this worker; the search goes on."
+            ) from None
+
+    def __enter__(self):
+        def watch(interrupt):
+            while not self.over.wait(1):
+                try:
+                    self._reach()
+                except ConnectionError as error:
+                    if not self.over.is_set():
+                        self.lost = error
+                        if interrupt:
+                            _thread.interrupt_main()
+                    return
+
+        main = threading.current_thread() is threading.main_thread()
+        threading.Thread(target=watch, args=(main,), daemon=True).start()
+        return self
+
+    def __exit__(self, kind, *_):
+        self.over.set()
+        if kind is KeyboardInterrupt and self.lost:
+            raise self.lost
+
+
 def serve(oracle, *, poll_seconds: float = 0.2):
     """Serves an oracle to workers, at KERASTUNER_ORACLE_IP and KERASTUNER_ORACLE_PORT, until the search is over.
 
@@ -172,7 +258,10 @@ def serve(oracle, *, poll_seconds: float = 0.2):
     from keras_tuner.src.distribute import oracle_chief
 
     address = f"{os.environ['KERASTUNER_ORACLE_IP']}:{os.environ['KERASTUNER_ORACLE_PORT']}"
-    server = grpc.server(futures.ThreadPoolExecutor(max_workers=4), options=[("grpc.so_reuseport", 0)])
+    server = grpc.server(futures.ThreadPoolExecutor(max_workers=4), options=[
+        ("grpc.so_reuseport", 0), ("grpc.http2.min_ping_interval_without_data_ms", _PING_MS // 2),
+        ("grpc.keepalive_permit_without_calls", 1),
+    ])  # fmt: skip
     servicer = _Servicer(oracle, oracle_chief.OracleServicer(oracle))
     protos.get_service_grpc().add_OracleServicer_to_server(servicer, server)
     try:

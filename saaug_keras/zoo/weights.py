@@ -7,23 +7,15 @@ computes with; they come back exactly. Multiplicative kernels keep 8 significant
 from __future__ import annotations
 
 import io
-import struct
-import tokenize
 import zipfile
-import zlib
 
 import keras
 import numpy as np
 
 from saaug_keras import ops
-from saaug_keras._files import write_atomic
+from saaug_keras._files import DAMAGED, write_atomic
 from saaug_keras.layers.adder import AdderWeights
 
-# What damaged archives, streams and array headers end in.
-_DAMAGED = (
-    AttributeError, EOFError, IndexError, KeyError, MemoryError, NotImplementedError, OSError, OverflowError,
-    RuntimeError, SyntaxError, TypeError, ValueError, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
-)  # fmt: skip
 _LARGEST = 64 << 20  # bytes of one array; more is not a tiny network
 
 
@@ -152,7 +144,7 @@ def read_arrays(file) -> dict:
                 value = np.lib.format.read_array(io.BytesIO(archive.read(info)), allow_pickle=False)
                 arrays[info.filename.removesuffix(".npy").replace("|", "/")] = value
             return arrays
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise ValueError(f"zoo: {file} must be an .npz file of the zoo; it is damaged: {error}.") from error
 
 
