@@ -6,11 +6,11 @@ KERASTUNER_ORACLE_IP and KERASTUNER_ORACLE_PORT, and its gRPC protocol.
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import json
 import math
 import os
+import signal
 import threading
 import time
 from concurrent import futures
@@ -212,38 +212,48 @@ class _Chief:
         return call
 
     def _reach(self):
+        """Waits for the connection, as long as the watch does."""
+        while not self._is_ready(0.5):
+            if self.lost is not None:
+                raise self.lost
+
+    def _is_ready(self, seconds):
         import grpc
 
         ready = grpc.channel_ready_future(self.channel)
         try:
-            ready.result(timeout=CHIEF_SECONDS)
+            ready.result(timeout=seconds)
         except grpc.FutureTimeoutError:
             ready.cancel()
-            raise ConnectionError(
+            return False
+        return True
+
+    def _watch(self, main):
+        while not self.over.wait(1):
+            if self._is_ready(CHIEF_SECONDS) or self.over.is_set():
+                continue
+            self.lost = ConnectionError(
                 f"TwoStageTuner: the chief at {self.address} cannot be reached for {CHIEF_SECONDS:g} s. Start it again, "
                 "then this worker; the search goes on."
-            ) from None
+            )
+            if main is not None:
+                signal.pthread_kill(main, signal.SIGUSR1)
+            return
+
+    def _end(self, *_):
+        raise self.lost
 
     def __enter__(self):
-        def watch(interrupt):
-            while not self.over.wait(1):
-                try:
-                    self._reach()
-                except ConnectionError as error:
-                    if not self.over.is_set():
-                        self.lost = error
-                        if interrupt:
-                            _thread.interrupt_main()
-                    return
-
-        main = threading.current_thread() is threading.main_thread()
-        threading.Thread(target=watch, args=(main,), daemon=True).start()
+        main = threading.main_thread().ident if threading.current_thread() is threading.main_thread() else None
+        # Not SIGINT, which shells have background jobs ignore.
+        self.before = None if main is None else signal.signal(signal.SIGUSR1, self._end)
+        threading.Thread(target=self._watch, args=(main,), daemon=True).start()
         return self
 
-    def __exit__(self, kind, *_):
+    def __exit__(self, *_):
         self.over.set()
-        if kind is KeyboardInterrupt and self.lost:
-            raise self.lost
+        if self.before is not None:
+            signal.signal(signal.SIGUSR1, self.before)
 
 
 def serve(oracle, *, poll_seconds: float = 0.2):
