@@ -6,21 +6,9 @@ import contextlib
 import fnmatch
 import os
 import pathlib
-import pickle
 import re
 import shutil
-import struct
 import tempfile
-import tokenize
-import zipfile
-import zlib
-
-# What reading a damaged file ends in: archives, streams, array headers, pickles.
-DAMAGED = (
-    AttributeError, EOFError, IndexError, KeyError, MemoryError, NotImplementedError, OSError, OverflowError,
-    RuntimeError, SyntaxError, TypeError, ValueError, pickle.UnpicklingError, struct.error, tokenize.TokenError,
-    zipfile.BadZipFile, zlib.error,
-)  # fmt: skip
 
 
 def write_atomic(path, data: bytes | str) -> pathlib.Path:

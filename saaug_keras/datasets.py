@@ -19,7 +19,8 @@ import keras
 import numpy as np
 
 from saaug_keras import _images, _validate
-from saaug_keras._files import DAMAGED, atomic_file
+from saaug_keras._errors import DAMAGED
+from saaug_keras._files import atomic_file
 
 # The names of classes, in the order of their numbers.
 CAMVID_CLASSES = (

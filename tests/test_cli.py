@@ -1,9 +1,17 @@
 """The command line, as a user meets it."""
 
+import errno
+import io
 import json
+import pickle
+import shutil
+import struct
 import subprocess
 import sys
+import zipfile
+import zlib
 
+import numpy as np
 import pytest
 
 from saaug_keras import cli, datasets, demo_train
@@ -51,6 +59,48 @@ def test_bad_input_is_one_line_and_writes_nothing(words, message, tmp_path, caps
     error = capsys.readouterr().err
     assert error.startswith("saaug: ") and message in error and error.count("\n") == 1
     assert not out.exists()
+
+
+def backend_error(name, text):
+    import tensorflow as tf
+
+    return getattr(tf.errors, name)(None, None, text)
+
+
+@pytest.mark.parametrize("make, message", [
+    (lambda: zipfile.BadZipFile("Bad CRC-32 for file 'x'"), "damaged data: Bad CRC-32"),
+    (lambda: zlib.error("Error -3 while decompressing data"), "damaged data: Error -3"),
+    (lambda: UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), "can't decode byte 0xff"),
+    (lambda: EOFError(), "damaged data: EOFError"),
+    (lambda: struct.error("unpack requires a buffer of 4 bytes"), "damaged data: unpack requires"),
+    (lambda: pickle.UnpicklingError("truncated"), "damaged data: truncated"),
+    (lambda: MemoryError(), "out of memory; a smaller batch"),
+    (lambda: np.linalg.LinAlgError("Singular matrix"), "Singular matrix"),
+    (lambda: RecursionError("maximum recursion depth exceeded"), "nested too deeply: maximum recursion"),
+    (lambda: OSError(errno.ENOSPC, "No space left on device"), "the disk is full"),
+    (lambda: ZeroDivisionError("division by zero"), "division by zero"),
+    (lambda: RuntimeError("the search cannot go on"), "the search cannot go on"),
+    (lambda: backend_error("ResourceExhaustedError", "OOM when allocating tensor with shape[9,9]"), "out of memory; a smaller"),
+    (lambda: backend_error("InvalidArgumentError", "Graph execution error:\n\nDetected at node x defined at (most recent call "
+     "last):\n  File \"a.py\", line 1, in f\n\nReceived a label value of 200 which is outside [0, 100).\n\t [[{{node x}}]] "
+     "[Op:__inference_1]"), "saaug: Received a label value of 200 which is outside [0, 100).\n"),
+])  # fmt: skip
+def test_foreseeable_failures_are_one_line(make, message, monkeypatch, capsys, tmp_path):
+    def fail(*_, **__):
+        raise make()
+
+    monkeypatch.setattr(datasets, "load", fail)
+    assert cli.main([*TRAIN, "--blocks", "1", "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("saaug: ") and message in error and error.count("\n") == 1 and len(error) < 700
+    with pytest.raises(type(make())):
+        cli.main([*TRAIN, "--blocks", "1", "--out", str(tmp_path / "out"), "--traceback"])
+
+
+def test_a_mistake_in_the_program_keeps_its_traceback(monkeypatch, tmp_path):
+    monkeypatch.setattr(datasets, "load", lambda *_, **__: {}["none"])
+    with pytest.raises(KeyError):
+        cli.main([*TRAIN, "--blocks", "1", "--out", str(tmp_path / "out")])
 
 
 def test_an_unwritable_folder_is_named(tmp_path, capsys):
@@ -194,6 +244,43 @@ def test_export_and_run_refuse_bad_input_and_write_nothing(exported, tmp_path, c
         error = capsys.readouterr().err
         assert message in error and error.startswith("saaug: ") and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_damaged_keras_files_are_one_line(exported, tmp_path, capsys):
+    """Members that are no JSON, no text, nested without end, no weights; flipped bytes and cuts anywhere."""
+    whole = (exported / "whole" / "target.keras").read_bytes()
+    cases = []
+    for name, content in (
+        ("config.json", b"{"), ("config.json", b"\xff\xfe"), ("config.json", b"[" * 100_000), ("config.json", b"[]"),
+        ("config.json", b'{"class_name": "Functional"}'), ("config.json", None), ("metadata.json", b"{"),
+        ("model.weights.h5", b"no HDF5"), ("model.weights.h5", b""), ("model.weights.h5", None),
+    ):  # fmt: skip
+        changed = io.BytesIO()
+        with zipfile.ZipFile(io.BytesIO(whole)) as old, zipfile.ZipFile(changed, "w") as new:
+            for info in old.infolist():
+                if info.filename != name:
+                    new.writestr(info.filename, old.read(info))
+                elif content is not None:
+                    new.writestr(name, content)
+        cases.append(changed.getvalue())
+    rng = np.random.default_rng(3)
+    for _ in range(12):
+        flipped = bytearray(whole)
+        flipped[rng.integers(len(whole))] ^= 1 << rng.integers(8)
+        cases += [bytes(flipped), whole[: rng.integers(len(whole))]]
+    refused = 0
+    for data in cases:
+        (tmp_path / "bad.keras").write_bytes(data)
+        words = ["export", str(tmp_path / "bad.keras"), "--out", str(tmp_path / "out"), "--dataset", "digits", "--count", "8"]
+        if cli.main(words) == 0:  # a byte that nothing checks
+            shutil.rmtree(tmp_path / "out")
+            capsys.readouterr()
+            continue
+        refused += 1
+        error = capsys.readouterr().err
+        assert error.startswith("saaug: ") and error.count("\n") == 1
+        assert not (tmp_path / "out").exists()
+    assert refused >= 10 + 12
 
 
 def test_demo_train_writes_its_report(tmp_path, capsys):

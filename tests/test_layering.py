@@ -12,6 +12,7 @@ ORDER = [
     "saaug_keras._version",
     "saaug_keras",
     "saaug_keras._validate",
+    "saaug_keras._errors",
     "saaug_keras._files",
     "saaug_keras._budget",
     "saaug_keras._compiled",

@@ -5,6 +5,8 @@ import io
 import json
 import pathlib
 import shutil
+import struct
+import tracemalloc
 import zipfile
 
 import keras
@@ -206,6 +208,32 @@ def test_flipped_bits_and_cut_files_are_refused(tmp_path):
         else:  # a byte that the archive does not check, a time stamp say
             kept = [np.array(w) for w in model.get_weights()]
     assert refused >= 35
+
+
+@pytest.mark.parametrize("kind", ["one array", "many arrays", "a lie"])
+@pytest.mark.parametrize("name", ["weights", "calibration"])
+def test_files_that_inflate_are_not_read(name, kind, tmp_path):
+    """Neither with an honest header, of one array or of many that are small, nor with one that says less."""
+    array = np.zeros((4, 1 << 20) if kind == "many arrays" else (1, 64 << 20), np.uint8)
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        for index, part in enumerate(array):
+            npy = io.BytesIO()
+            np.save(npy, part)
+            archive.writestr(f"range:{index}.npy", npy.getvalue())
+    if kind == "a lie":
+        data = (tmp_path / "bomb.npz").read_bytes()
+        (tmp_path / "bomb.npz").write_bytes(data.replace(struct.pack("<I", len(npy.getvalue())), struct.pack("<I", 200)))
+    model = zoo.load("digits-shift", weights=None)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="must take at most" if kind != "a lie" else "it is damaged"):
+            if name == "weights":
+                weights.read_into(model, tmp_path / "bomb.npz")
+            else:
+                weights.read_observation(tmp_path / "bomb.npz")
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.fixture

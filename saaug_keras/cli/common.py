@@ -6,9 +6,10 @@ import argparse
 import contextlib
 import json
 import os
-import re
 import sys
 import time
+
+from saaug_keras import _errors
 
 
 def add_common_options(parser: argparse.ArgumentParser, *, inner: bool = False):
@@ -30,11 +31,10 @@ def run_plainly(run, args) -> int:
     except BrokenPipeError:  # the reader of stdout has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
+    except _errors.foreseen() as error:
         if args.traceback:
             raise
-        text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # Keras colours some of its messages
-        print(f"saaug: {' '.join(text.split())}", file=sys.stderr)
+        print(f"saaug: {_errors.one_line(error)}", file=sys.stderr)
         return 2
 
 

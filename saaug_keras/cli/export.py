@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 
+from saaug_keras import _errors
 from saaug_keras.cli import common
 
 
@@ -92,4 +93,9 @@ def load_model(keras, path):
         )
     if not zipfile.is_zipfile(file):
         raise ValueError(f"export: MODEL must be a .keras file. Received: {file}, which is damaged or something else.")
-    return keras.models.load_model(file, compile=False)
+    try:
+        return keras.models.load_model(file, compile=False)
+    except _errors.DAMAGED as error:
+        raise ValueError(
+            f"export: {file} is damaged, or has layers that this package does not know: {_errors.one_line(error)}"
+        ) from error

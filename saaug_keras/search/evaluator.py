@@ -16,7 +16,7 @@ import keras
 import keras_tuner
 import numpy as np
 
-from saaug_keras import _files, _validate, datasets
+from saaug_keras import _errors, _files, _validate, datasets
 from saaug_keras.callbacks import StopAtNonFinite
 
 CLAIM_SECONDS = 60  # a claim without a sign of life for so long is anyone's
@@ -207,7 +207,7 @@ def _read_arrays(path):
     try:
         with np.load(path) as arrays:
             return dict(arrays)
-    except _files.DAMAGED as error:
+    except _errors.DAMAGED as error:
         raise ValueError(
             f"SuperNetEvaluator: {path} is damaged: {error}. Delete it; it will be trained again."
         ) from error

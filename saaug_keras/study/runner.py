@@ -17,6 +17,7 @@ import time
 from dataclasses import dataclass
 from multiprocessing import connection
 
+from saaug_keras import _errors
 from saaug_keras._budget import OutOfTime, end_with, share_cores
 from saaug_keras._files import only_process, sweep, write_atomic
 from saaug_keras._version import __version__
@@ -334,26 +335,13 @@ def execute(out: pathlib.Path, dataset: str, task: Task, trainer):
             outcome = {"status": "failed", "message": broken}
     except OutOfTime:
         return
-    except (MemoryError, RecursionError, ValueError, *_backend_errors()) as error:
-        outcome = {"status": "failed", "message": str(error) or type(error).__name__}
+    except _errors.of_a_run() as error:
+        outcome = {"status": "failed", "message": _errors.one_line(error)}
     record = {
         "name": task.name, "digest": task.digest, "arm": task.cell.arm, "dataset": dataset, **outcome,
         "recipe": task.recipe.as_dict(), "machine": _machine(),
     }  # fmt: skip
     write_atomic(out / "runs" / f"{task.name}.json", json.dumps(record, indent=1) + "\n")
-
-
-def _backend_errors() -> tuple:
-    """What the backend raises of its own, as for want of memory."""
-    import keras
-
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return (jax.errors.JaxRuntimeError,)
-    import tensorflow as tf
-
-    return (tf.errors.OpError,)
 
 
 def _machine() -> dict:

@@ -11,7 +11,7 @@ import tempfile
 
 import numpy as np
 
-from saaug_keras import _budget, cost, zoo
+from saaug_keras import _budget, _errors, cost, zoo
 from saaug_keras._files import atomic_folder, write_atomic
 from saaug_keras.study import charts
 from saaug_keras.zoo import weights
@@ -99,9 +99,9 @@ def train_all(names, folder, *, jobs: int = 1, data_dir=None, until: float | Non
             name = waiting[future]
             try:
                 done[name] = future.result()
-            except (ValueError, OSError) as error:
+            except _errors.foreseen() as error:
                 failed = error
-                say(f"{name}: failed: {error}")
+                say(f"{name}: failed: {_errors.one_line(error)}")
                 continue
             say(f"{name}: {'the time was over' if done[name] is None else 'finished'}; {len(names) - len(done)} left")
     if failed is not None:

@@ -7,16 +7,19 @@ computes with; they come back exactly. Multiplicative kernels keep 8 significant
 from __future__ import annotations
 
 import io
+import math
 import zipfile
 
 import keras
 import numpy as np
 
 from saaug_keras import ops
-from saaug_keras._files import DAMAGED, write_atomic
+from saaug_keras._errors import DAMAGED
+from saaug_keras._files import write_atomic
 from saaug_keras.layers.adder import AdderWeights
 
-_LARGEST = 64 << 20  # bytes of one array; more is not a tiny network
+_HEADER = 1024  # bytes that an array's name, shape and type take at most
+_CALIBRATION = 4 << 20  # bytes of a calibration; those of the zoo take 0.2 million at most
 
 
 def deploy(model):
@@ -77,7 +80,7 @@ def read_into(model, file):
     Raises:
         ValueError: the file is damaged, or of another network.
     """
-    arrays = read_arrays(file)
+    arrays = read_arrays(file, sum(4 * math.prod(variable.shape) + _HEADER for variable in model.weights))
     kernels = {id(kernel): layer for layer, kernel in _kernels(model)}
     # A kernel on a grid needs the grid, an input range: plain arrays first.
     values = {}
@@ -128,20 +131,24 @@ def write_arrays(arrays, file):
     write_atomic(file, buffer.getvalue())
 
 
-def read_arrays(file) -> dict:
+def read_arrays(file, most: int) -> dict:
     """The arrays of a file of the zoo.
 
+    Args:
+        most: bytes that the arrays may take; nothing of a file that would inflate to more is read.
     Raises:
-        ValueError: the file is damaged.
+        ValueError: the file is damaged, or holds more.
     """
     try:
         with zipfile.ZipFile(file) as archive:
             arrays = {}
+            if (size := sum(info.file_size for info in archive.infolist())) > most:
+                raise ValueError(f"its arrays must take at most {most:,} bytes. Received: {size:,}")
             for info in archive.infolist():
-                if info.file_size > _LARGEST:
-                    raise ValueError(f"{info.filename} takes {info.file_size:,} bytes")
+                with archive.open(info) as stream:
+                    data = stream.read(info.file_size)  # no more is inflated, whatever follows
                 # Arrays alone: a pickled object would be code.
-                value = np.lib.format.read_array(io.BytesIO(archive.read(info)), allow_pickle=False)
+                value = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
                 arrays[info.filename.removesuffix(".npy").replace("|", "/")] = value
             return arrays
     except DAMAGED as error:
@@ -159,7 +166,7 @@ def read_observation(file):
     from tflm_export.quantize import Observation
 
     parts = {"range": {}, "channels": {}}
-    for key, values in read_arrays(file).items():
+    for key, values in read_arrays(file, _CALIBRATION).items():
         kind, _, name = key.partition(":")
         if kind not in parts or values.dtype != np.float64 or (kind == "range" and values.shape != (2,)):
             raise ValueError(f"zoo: {file} must be a calibration file of the zoo. Received: the array {key!r}.")
