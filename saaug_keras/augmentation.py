@@ -73,7 +73,7 @@ class HybridNetwork(keras.layers.Layer):
         channels = {"input": self.spec.input_shape[2]}
         for layer in self.layer_specs:
             channels[layer.name] = int(self._sizes[layer.name].max())
-            if layer.operator != "none":
+            if layer.operator is not None:
                 self.weighted[layer.name] = self._make(layer)
             if layer.batch_norm:
                 self.norms[layer.name] = layers.HybridBatchNormalization(
@@ -87,7 +87,7 @@ class HybridNetwork(keras.layers.Layer):
         for producer in self.layer_specs:
             readers = [layer for layer in self.layer_specs if producer.name in layer.inputs]
             if producer.activation in ops.CLIPS and len(readers) == 1 and readers[0].kind in ("conv", "depthwise"):
-                if backbones.operator_kind(readers[0].operator) != "conv":
+                if readers[0].operator.custom:
                     handed_on[readers[0].name] = producer.name
         return handed_on
 
@@ -108,17 +108,18 @@ class HybridNetwork(keras.layers.Layer):
         )
 
     def _make(self, layer):
-        kind = backbones.operator_kind(layer.operator)
+        operator = backbones.operator_of(layer, self.layer_options)
+        further = backbones.options_of(layer, self.layer_options)
         options = {
-            "operator": kind,
+            "operator": operator,
             "remap": self.remap,
-            "mutable": self.mutable and kind != "conv",
+            "mutable": self.mutable and operator.custom,
             "target_channels": layer.input_shape[2],
             "use_bias": layer.use_bias,
             "name": layer.name,
             "dtype": self.dtype_policy,
             "input_activation": self._input_activations.get(layer.name),
-            **backbones.options_of(layer, self.layer_options),
+            **{name: further[name] for name in further if name in backbones.LAYER_OPTIONS},
         }
         if layer.kind == "dense":
             return layers.HybridDense(layer.output_shape[2], **options)

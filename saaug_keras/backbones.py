@@ -4,8 +4,7 @@ A network is a `NetSpec`: a frozen record of a stem, inverted-residual blocks, h
 it into `LayerSpec` records, the only place that knows the topology: the builder, the augmented network, the cost model
 and the search all read its result.
 
-Operators are named by strings: "conv" (multiplicative), "shift" (4-bit DeepShift-Q), "shift5" (5 bits), "shift-ps",
-"shift5-ps" (DeepShift-PS), "adder" (AdderNet) and "shiftadd" (a shift layer followed by an add layer, ShiftAddNet).
+Operators are values (`saaug_keras.operators`); a spec takes them or their texts, as "shift5", and writes the texts.
 
 Sources: MobileNetV2 and MobileNetV3 in NetAug's tiny sizes (arXiv:2110.08890), ProxylessNAS (arXiv:1812.00332), MCUNet
 (arXiv:2007.10319).
@@ -17,77 +16,14 @@ import dataclasses
 import functools
 from dataclasses import dataclass
 
-from saaug_keras import _validate
+from saaug_keras import _validate, operators
+from saaug_keras.operators import Operator
 
-# Name -> its family, and the layer options that it stands for ("shiftadd": those of its shift half).
-_OPERATORS = {
-    "conv": ("conv", {}),
-    "shift": ("shift", {"weight_bits": 4, "variant": "q"}),
-    "shift5": ("shift", {"weight_bits": 5, "variant": "q"}),
-    "shift-ps": ("shift", {"weight_bits": 4, "variant": "ps"}),
-    "shift5-ps": ("shift", {"weight_bits": 5, "variant": "ps"}),
-    "adder": ("adder", {}),
-    "shiftadd": ("shiftadd", {"weight_bits": 4, "variant": "q"}),
-}
-OPERATORS = tuple(_OPERATORS)
 ACTIVATIONS = ("relu", "relu6", "hard_swish", "hard_sigmoid")
 KINDS = ("conv", "depthwise", "dense", "pool", "add", "multiply", "resize")  # of a `LayerSpec`
 
-# What `layer_options` may set: of the layers in training, and of the deployed ones by family. All else is the spec's.
-LAYER_OPTIONS = (
-    "activation_bits", "exponent_scope", "extra", "gradient_scale", "kl_weight", "laplace_scale", "mutable", "remap",
-    "variant", "weight_bits", "zero_code",
-)  # fmt: skip
-_DEPLOYED_OPTIONS = {
-    "conv": (),
-    "shift": ("activation_bits", "exponent_scope", "variant", "weight_bits", "zero_code"),
-    "adder": ("activation_bits", "gradient_scale"),
-}
-
-
-def operator_options(operator: str) -> dict:
-    """The layer options that an operator's name stands for.
-
-    Args:
-        operator: one of `OPERATORS`; of "shiftadd", the options of its shift half.
-    Returns:
-        Keyword arguments of the shift layers ({} for "conv" and "adder").
-    Raises:
-        ValueError: an unknown name.
-    """
-    _validate.one_of("operator_options", "operator", operator, OPERATORS)
-    return dict(_OPERATORS[operator][1])
-
-
-def operator_kind(operator: str) -> str:
-    """"conv", "shift", "adder" or "shiftadd": the family of an operator's name, without its bits and variant."""
-    _validate.one_of("operator_kind", "operator", operator, OPERATORS)
-    return _OPERATORS[operator][0]
-
-
-def block_operators(operator: str) -> tuple[str, str, str]:
-    """The operators of a block's expanding, depthwise and projecting layer.
-
-    Args:
-        operator: one of `OPERATORS` for all three, or three of them as "adder/shift/adder".
-    Raises:
-        ValueError: an unknown name, or neither one name nor three.
-    """
-    names = tuple(str(operator).split("/"))
-    names = names * 3 if len(names) == 1 else names
-    if len(names) != 3:
-        raise ValueError(
-            "block_operators: `operator` must be one name, or three as 'adder/shift/adder', of the expanding, the "
-            f"depthwise and the projecting layer. Received: operator={operator!r}."
-        )
-    for name in names:
-        _validate.one_of("block_operators", "operator", name, OPERATORS)
-    return names
-
-
-def shift_levels(weight_bits: int, zero_code: bool = True) -> int:
-    """How many exponents a shift weight of so many bits can have, beside sign and zero."""
-    return 2 ** (weight_bits - 1) - (1 if zero_code else 0)
+# What `layer_options` may set of the layers in training, beside the options of operators. All else is the spec's.
+LAYER_OPTIONS = ("extra", "kl_weight", "laplace_scale", "mutable", "remap")
 
 
 def check_layer_options(owner: str, layer_options: dict | None, spec: NetSpec) -> dict:
@@ -103,7 +39,10 @@ def check_layer_options(owner: str, layer_options: dict | None, spec: NetSpec) -
             f"{owner}: `layer_options` must be a dict of dicts, {{layer name or operator: {{option: value}}}}. "
             f"Received: layer_options={layer_options!r}."
         )
-    owners = {*_DEPLOYED_OPTIONS, *(layer.name for layer in lower(spec, all_blocks=True))}
+    layers = lower(spec, all_blocks=True)
+    known = [*map(operators.parse, operators.names()), *(layer.operator for layer in layers if layer.operator)]
+    of_operators = sorted({option for operator in known if operator.kinds for option in operator.options()})
+    owners = {*(operator.family for operator in known), *(layer.name for layer in layers)}
     for name, options in layer_options.items():
         _validate.one_of(owner, "layer_options", name, owners)
         if not isinstance(options, dict):
@@ -111,14 +50,36 @@ def check_layer_options(owner: str, layer_options: dict | None, spec: NetSpec) -
                 f"{owner}: `layer_options` must hold a dict of options for {name!r}. Received: {options!r}."
             )
         for option in options:
-            _validate.one_of(owner, f"layer_options[{name!r}]", option, LAYER_OPTIONS)
+            _validate.one_of(owner, f"layer_options[{name!r}]", option, (*LAYER_OPTIONS, *of_operators))
     return dict(layer_options)
 
 
-def options_of(layer: LayerSpec, layer_options: dict) -> dict:
-    """The options of one layer: what its operator's name stands for, then its family's options, then its own."""
-    kind = operator_kind(layer.operator)
-    return {**operator_options(layer.operator), **layer_options.get(kind, {}), **layer_options.get(layer.name, {})}
+def options_of(layer: LayerSpec, layer_options: dict | None) -> dict:
+    """What `layer_options` say of one layer: its family's options, then its own."""
+    layer_options = layer_options or {}
+    return {**layer_options.get(layer.operator.family, {}), **layer_options.get(layer.name, {})}
+
+
+def operator_of(layer: LayerSpec, layer_options: dict | None) -> Operator | None:
+    """The operator of one layer with the options that `layer_options` set; None of one without weights."""
+    if layer.operator is None or not layer_options:
+        return layer.operator
+    return layer.operator.with_options(options_of(layer, layer_options))
+
+
+def _parse_fields(record, *names):
+    """Operators of a frozen record that were given by text, as values."""
+    for name in names:
+        object.__setattr__(record, name, operators.parse(getattr(record, name)))
+
+
+def _as_text(data):
+    """Nested plain data of a spec with the texts of operators in the place of their values."""
+    if isinstance(data, Operator) or (isinstance(data, tuple) and data and isinstance(data[0], Operator)):
+        return operators.to_text(data)
+    if dataclasses.is_dataclass(data):
+        return {field.name: _as_text(getattr(data, field.name)) for field in dataclasses.fields(data)}
+    return type(data)(map(_as_text, data)) if isinstance(data, (list, tuple)) else data
 
 
 @dataclass(frozen=True)
@@ -129,7 +90,10 @@ class StemSpec:
     kernel_size: int = 3
     strides: int = 2
     activation: str = "relu6"
-    operator: str = "conv"
+    operator: Operator | str = "conv"
+
+    def __post_init__(self):
+        _parse_fields(self, "operator")
 
 
 @dataclass(frozen=True)
@@ -141,7 +105,7 @@ class BlockSpec:
         expanded: channels between expansion and projection.
         kernel_size, strides, dilation: of the depthwise layer.
         residual: the input is added to the output; needs stride 1 and as many input as output channels.
-        operator: of the three convolutions, or three as "adder/shift/adder" (see `block_operators`).
+        operator: of the three convolutions, or three of them as "adder/shift/adder" (see `operators.parse_block`).
         activation: after expansion and depthwise; the projection is linear.
         squeeze_excite: channels of the bottleneck of squeeze-excite after the depthwise layer, 0 for none.
         squeeze_excite_operator: of its two 1x1 layers.
@@ -153,12 +117,17 @@ class BlockSpec:
     kernel_size: int = 3
     strides: int = 1
     residual: bool = False
-    operator: str = "conv"
+    operator: Operator | tuple[Operator, Operator, Operator] | str = "conv"
     activation: str = "relu6"
     squeeze_excite: int = 0
-    squeeze_excite_operator: str = "conv"
+    squeeze_excite_operator: Operator | str = "conv"
     dilation: int = 1
     kept: bool = True
+
+    def __post_init__(self):
+        _parse_fields(self, "squeeze_excite_operator")
+        three = operators.parse_block(self.operator)
+        object.__setattr__(self, "operator", three[0] if len(set(three)) == 1 else three)
 
 
 @dataclass(frozen=True)
@@ -167,9 +136,12 @@ class HeadSpec:
 
     filters: int
     activation: str = "relu6"
-    operator: str = "conv"
+    operator: Operator | str = "conv"
     batch_norm: bool = True
     pooled: bool = False
+
+    def __post_init__(self):
+        _parse_fields(self, "operator")
 
 
 @dataclass(frozen=True)
@@ -183,8 +155,11 @@ class SegmentationSpec:
     """
 
     filters: int = 32
-    operator: str = "conv"
+    operator: Operator | str = "conv"
     low_level_block: int | None = None
+
+    def __post_init__(self):
+        _parse_fields(self, "operator")
 
 
 @dataclass(frozen=True)
@@ -197,7 +172,7 @@ class NetSpec:
     stem: StemSpec
     blocks: tuple[BlockSpec, ...]
     head: tuple[HeadSpec, ...] = ()
-    classifier_operator: str = "conv"
+    classifier_operator: Operator | str = "conv"
     segmentation: SegmentationSpec | None = None
 
     def __post_init__(self):
@@ -209,14 +184,10 @@ class NetSpec:
         _validate.int_in(owner, "num_classes", self.num_classes, 1, 1 << 20)
         channels = self.stem.filters
         for part in (self.stem, *self.blocks, *self.head):
-            if isinstance(part, BlockSpec):
-                block_operators(part.operator)
-            else:
-                _validate.one_of(owner, "operator", part.operator, OPERATORS)
             if part.activation is not None:
                 _validate.one_of(owner, "activation", part.activation, ACTIVATIONS)
             _validate.int_in(owner, "filters", part.filters, 1, 1 << 16)
-        _validate.one_of(owner, "classifier_operator", self.classifier_operator, OPERATORS)
+        _parse_fields(self, "classifier_operator")
         for index, block in enumerate(self.blocks):
             if block.residual and (block.strides != 1 or block.filters != channels):
                 raise ValueError(
@@ -232,41 +203,42 @@ class NetSpec:
             channels = block.filters
 
     def with_operator(
-        self, operator: str, *, stem: str | None = None, classifier: str | None = None,
-        squeeze_excite: str | None = None,
+        self, operator, *, stem: Operator | str | None = None, classifier: Operator | str | None = None,
+        squeeze_excite: Operator | str | None = None,
     ) -> NetSpec:  # fmt: skip
         """The same network under an operator policy.
 
         Args:
-            operator: of every block: one of `OPERATORS`, three of them as "adder/shift/adder" (see `block_operators`),
-                or a sequence of one such name per block. Heads take the last block's projecting operator.
-            stem, classifier, squeeze_excite: those layers' own operator. Default: as `operator`, except that the stem
-                of an add network stays multiplicative, that its classifier is a shift layer, and that squeeze-excite
-                is multiplicative.
+            operator: of every block: one operator or its text, three as "adder/shift/adder" (see
+                `operators.parse_block`), or a sequence of such per block. Heads take the last block's projecting
+                operator.
+            stem, classifier, squeeze_excite: those layers' own operator. Default: what `operator` has in those places
+                (`Operator.as_stem`, `as_dense`: the stem of an add network stays multiplicative, its classifier is a
+                shift layer), and multiplicative squeeze-excite.
         Raises:
             ValueError: an unknown operator, or a sequence of another length than the blocks.
         """
-        names = (operator,) * len(self.blocks) if isinstance(operator, str) else tuple(operator)
-        if len(names) != len(self.blocks):
+        given = (operator,) * len(self.blocks) if isinstance(operator, (str, Operator)) else tuple(operator)
+        if len(given) != len(self.blocks):
             raise ValueError(
-                f"NetSpec '{self.name}': `operator` must be one name or {len(self.blocks)} names, one per block. "
-                f"Received: {len(names)} names."
+                f"NetSpec '{self.name}': `operator` must be one operator or {len(self.blocks)} of them, one per block. "
+                f"Received: {len(given)}."
             )
-        first, last = (block_operators(name) for name in ((names[0], names[-1]) if names else (operator, operator)))
-        adds, last = ("adder", "shiftadd"), last[-1]
-        stem = stem or ("conv" if set(first) & set(adds) else first[0])
-        classifier = classifier or ("shift" if last in adds else last)
+        blocks = [operators.parse_block(each) for each in given or (operator,)]
+        # A block's own place in the stem's stead: the first that would be another there.
+        stem = stem or next((each.as_stem for each in blocks[0] if each.as_stem != each), blocks[0][0])
+        last = blocks[-1][-1]
+        classifier = classifier or last.as_dense
         squeeze_excite = squeeze_excite or "conv"
         return dataclasses.replace(
             self,
             stem=dataclasses.replace(self.stem, operator=stem),
             blocks=tuple(
-                dataclasses.replace(block, operator=name, squeeze_excite_operator=squeeze_excite)
-                for block, name in zip(self.blocks, names, strict=True)
+                dataclasses.replace(block, operator=each, squeeze_excite_operator=squeeze_excite)
+                for block, each in zip(self.blocks, blocks if self.blocks else (), strict=True)
             ),
             head=tuple(
-                # Behind the pooling there is no batch norm to follow an add layer.
-                dataclasses.replace(head, operator=last if head.batch_norm or last not in adds else "shift")
+                dataclasses.replace(head, operator=last if head.batch_norm else last.as_dense)
                 for head in self.head
             ),
             classifier_operator=classifier,
@@ -302,12 +274,12 @@ class NetSpec:
                 f"{owner}: `skip_stride` must be a reduction that some block has, or None. Received: "
                 f"skip_stride={skip_stride}."
             )
-        head = SegmentationSpec(filters, _dense_operator(self.classifier_operator), skip)
+        head = SegmentationSpec(filters, self.classifier_operator.as_dense, skip)
         return dataclasses.replace(self, blocks=tuple(blocks), head=(), segmentation=head)
 
     def as_dict(self) -> dict:
         """Plain data for JSON or TOML; `from_dict` is the inverse."""
-        return dataclasses.asdict(self)
+        return _as_text(self)
 
     @classmethod
     def from_dict(cls, data: dict) -> NetSpec:
@@ -329,13 +301,13 @@ class LayerSpec:
     """One layer of a lowered network; shapes are (H, W, C), "input" names the image.
 
     kind: of `KINDS`; "pool" is the global average, to 1x1, "multiply" has a second input that is 1x1 and broadcast,
-    "resize" is bilinear. `operator` is "none" where there are no weights. `scale` says what augmentation may widen:
+    "resize" is bilinear. `operator` is None where there are no weights. `scale` says what augmentation may widen:
     "width" (the residual stream), "expand" (inside a block) or "fixed".
     """
 
     name: str
     kind: str
-    operator: str
+    operator: Operator | None
     inputs: tuple[str, ...]
     input_shape: tuple[int, int, int]
     output_shape: tuple[int, int, int]
@@ -377,7 +349,7 @@ class _Lowering:
         self.layers = []
         self.shapes = {"input": tuple(input_shape)}
 
-    def add(self, name, kind, inputs, channels=None, *, operator="none", strides=1, height_width=None, **rest):
+    def add(self, name, kind, inputs, channels=None, *, operator=None, strides=1, height_width=None, **rest):
         inputs = (inputs,) if isinstance(inputs, str) else inputs
         height, width, in_channels = self.shapes[inputs[0]]
         if kind == "pool":
@@ -392,22 +364,17 @@ class _Lowering:
         return name
 
     def weighted(self, name, kind, inputs, channels, operator, *, activation=None, strides=1, kernel_size=1, **rest):
-        """A convolution; the shiftadd cascade becomes two of them, each with its batch norm."""
-        if operator == "shiftadd":
-            rest.pop("batch_norm", None)
-            shift = self.add(
-                name + "_shift", kind, inputs, channels, operator="shift", strides=strides, kernel_size=kernel_size,
-                batch_norm=True, **rest,
-            )
-            return self.add(
-                name + "_add", kind, shift, channels, operator="adder", kernel_size=kernel_size, batch_norm=True,
-                activation=activation, **rest,
-            )
+        """A convolution; of a cascade one after another, each with its batch norm, the first with the strides."""
+        parts = operator.cascade()
+        if len(parts) > 1:
+            rest["batch_norm"] = True
         rest.setdefault("batch_norm", True)
-        return self.add(
-            name, kind, inputs, channels, operator=operator, strides=strides, kernel_size=kernel_size,
-            activation=activation, **rest,
-        )
+        for index, (suffix, part) in enumerate(parts):
+            inputs = self.add(
+                name + suffix, kind, inputs, channels, operator=part, strides=1 if index else strides,
+                kernel_size=kernel_size, activation=activation if index == len(parts) - 1 else None, **rest,
+            )
+        return inputs
 
 
 @functools.lru_cache(maxsize=4096)
@@ -443,19 +410,15 @@ def lower(spec: NetSpec, *, all_blocks: bool = False) -> tuple[LayerSpec, ...]:
     if not pooled:
         out = net.add("pool", "pool", out)
     net.add(
-        "classifier", "dense", out, spec.num_classes, operator=_dense_operator(spec.classifier_operator), use_bias=True,
+        "classifier", "dense", out, spec.num_classes, operator=spec.classifier_operator.as_dense, use_bias=True,
         scale="fixed",
     )
     return tuple(net.layers)
 
 
-def _dense_operator(operator):
-    return "shift" if operator in ("adder", "shiftadd") else operator
-
-
 def _lower_block(net, index, block, entry):
     name, inside = f"block{index}_", {"block": index, "scale": "expand"}
-    expand, depthwise, project = block_operators(block.operator)
+    expand, depthwise, project = operators.parse_block(block.operator)
     out = entry
     if block.expanded != net.shapes[entry][2]:
         out = net.weighted(
@@ -469,7 +432,7 @@ def _lower_block(net, index, block, entry):
     )
     if block.squeeze_excite:
         gate = net.add(name + "se_pool", "pool", out, **inside)
-        operator = _dense_operator(block.squeeze_excite_operator)
+        operator = block.squeeze_excite_operator.as_dense
         gate = net.add(
             name + "se_reduce", "conv", gate, block.squeeze_excite, operator=operator, use_bias=True,
             activation="relu", block=index, scale="fixed",
@@ -487,7 +450,7 @@ def _lower_block(net, index, block, entry):
 
 def _lower_segmentation(net, spec, out, ends):
     head = spec.segmentation
-    operator = _dense_operator(head.operator)
+    operator = head.operator.as_dense
     features = net.weighted("seg_branch", "conv", out, head.filters, operator, activation="relu", scale="fixed")
     gate = net.add("seg_pool", "pool", out)
     gate = net.add(
@@ -614,7 +577,7 @@ def spec(
     *,
     input_shape: tuple[int, int, int] | None = None,
     num_classes: int = 1000,
-    operator: str = "conv",
+    operator: Operator | str = "conv",
     strides: tuple[int, ...] | None = None,
     width: float = 1.0,
     **policy,
@@ -730,8 +693,6 @@ def make_layer(layer: LayerSpec, layer_options: dict | None = None):
     """
     import keras
 
-    from saaug_keras import layers as ours
-
     if layer.kind == "pool":
         return keras.layers.GlobalAveragePooling2D(keepdims=True, name=layer.name)
     if layer.kind == "add":
@@ -740,24 +701,12 @@ def make_layer(layer: LayerSpec, layer_options: dict | None = None):
         return keras.layers.Multiply(name=layer.name)
     if layer.kind == "resize":
         return keras.layers.Resizing(*layer.output_shape[:2], interpolation="bilinear", name=layer.name)
-    classes = {
-        "conv": {"conv": keras.layers.Conv2D, "shift": ours.ShiftConv2D, "adder": ours.AdderConv2D},
-        "depthwise": {
-            "conv": keras.layers.DepthwiseConv2D, "shift": ours.ShiftDepthwiseConv2D,
-            "adder": ours.AdderDepthwiseConv2D,
-        },
-        "dense": {"conv": keras.layers.Dense, "shift": ours.ShiftDense},
-    }  # fmt: skip
     _validate.one_of("make_layer", "kind", layer.kind, KINDS)
-    kind = operator_kind(layer.operator)
-    _validate.one_of("make_layer", f"operator of a {layer.kind} layer", kind, classes[layer.kind])
-    found = options_of(layer, layer_options or {})
-    options = {name: found[name] for name in _DEPLOYED_OPTIONS[kind] if name in found}
-    options |= {"use_bias": layer.use_bias, "name": layer.name}
+    options = {"use_bias": layer.use_bias, "name": layer.name}
     if layer.kind != "dense":
         options |= {
             "kernel_size": layer.kernel_size, "strides": layer.strides, "padding": "same",
             "dilation_rate": layer.dilation,
         }  # fmt: skip
     channels = () if layer.kind == "depthwise" else (layer.output_shape[2],)
-    return classes[layer.kind][kind](*channels, **options)
+    return operator_of(layer, layer_options).make_layer(layer.kind, *channels, **options)

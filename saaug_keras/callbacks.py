@@ -78,7 +78,7 @@ def reorder_channels(network, optimizer=None) -> dict:
 
 
 def _permute_layer(network, layer, inputs_move, outputs_move, permutation, optimizer):
-    if layer.operator != "none":
+    if layer.operator is not None:
         operation = network.weighted[layer.name]
         if layer.kind == "depthwise":
             _permute(operation.kernel, 2, permutation, optimizer)
@@ -214,7 +214,7 @@ def mutation_groups(network) -> list[list[str]]:
     """Names of the layers that turn together: stem, blocks, head, shallow to deep; layers without a gate left out."""
     groups, previous = [], object()
     for layer in network.layer_specs:
-        if layer.operator == "none" or getattr(network.weighted[layer.name], "gate", None) is None:
+        if layer.operator is None or getattr(network.weighted[layer.name], "gate", None) is None:
             continue
         key = layer.block if layer.block is not None else ("before" if not groups else "after")
         if key != previous:

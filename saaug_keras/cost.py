@@ -35,17 +35,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from saaug_keras import _validate
+from saaug_keras import _validate, operators
 from saaug_keras.backbones import (
     KINDS,
     LayerSpec,
     NetSpec,
     check_layer_options,
     lower,
-    operator_kind,
-    operator_options,
-    options_of,
-    shift_levels,
+    operator_of,
 )
 
 CONVENTIONS = ("honest", "paper")
@@ -73,8 +70,6 @@ WEIGHT_REGISTERS = 192 * 5
 BUFFER_ELEMENTS = 65536
 PROCESSING_ELEMENTS = 16 * 12
 
-PAPER_SHIFT_BITS = (16 + 5) / 2  # of all traffic of a shift layer; ShiftAddNAS's program rounds it down to 10
-
 ARENA_ALIGNMENT = 16  # bytes; TFLite Micro's MicroArenaBufferAlignment()
 
 # Bytes of an exported model beside weights and parameters: names, shapes, quantization and options of each operator and
@@ -93,7 +88,6 @@ RECORDS_OPERATOR = {"conv": 245, "depthwise": 270, "dense": 235, "add": 170, "mu
 RECORDS_CHANNEL = 8
 
 ROUNDING_STEPS = 2  # before a layer whose inputs had fewer than 8 bits in training
-NIBBLE_LEVELS = 7  # exponents that a weight of half a byte holds beside sign and zero
 
 
 @dataclass(frozen=True)
@@ -252,7 +246,7 @@ def _layer_cost(layer: LayerSpec, code_bytes, rounds_inputs, bits, paper) -> Lay
     return LayerCost(
         name=layer.name,
         kind=layer.kind,
-        operator=layer.operator,
+        operator=operators.to_text(layer.operator),
         macs=layer.taps,
         **operations,
         params=layer.weight_count + layer.bias_count,
@@ -276,14 +270,13 @@ def _operations(layer: LayerSpec, bits, paper):
     multiplies = shifts = adds = 0
     energy = 0.0
     if layer.weight_count:
-        kind, taps = operator_kind(layer.operator), layer.taps
-        if kind == "conv":
-            multiplies, energy = taps, taps * MULTIPLY_PJ[small]
-        elif kind == "shift":
-            shifts, energy = taps, taps * shift_pj
-        else:
-            _known_operator(kind)
-            adds, energy = taps, taps * ADD_PJ[small]
+        tap, taps = layer.operator.tap, layer.taps
+        counts = dict.fromkeys(("multiplies", "shifts", "adds"), 0)
+        if tap is not None:
+            _validate.one_of("cost", f"tap of operator {layer.operator}", tap, tuple(counts))
+            counts[tap] = taps
+            energy = taps * {"multiplies": MULTIPLY_PJ[small], "shifts": shift_pj, "adds": ADD_PJ[small]}[tap]
+        multiplies, shifts, adds = counts.values()
         if not paper:  # the sum, which starts at the bias
             adds, energy = adds + taps, energy + taps * ADD_PJ[wide]
     elif not paper:
@@ -316,11 +309,10 @@ def _accelerate(layer: LayerSpec, code_bytes, bits, paper, operation_pj):
     activation_bits = weight_bits = 8 if bits is None else bits
     slower = 1.0
     if bits is None:
-        shift = operator_kind(layer.operator) == "shift"
         if paper:
-            activation_bits = weight_bits = PAPER_SHIFT_BITS if shift else 32
+            activation_bits = weight_bits = layer.operator.paper_bits
             slower = activation_bits / 32
-        elif shift:
+        else:
             weight_bits = 8 * code_bytes
     height, width, channels = layer.input_shape
     memory, latency = _tile(
@@ -439,35 +431,22 @@ def _tile(
 
 def _code_bytes(layer: LayerSpec, layer_options) -> float:
     """Bytes of a deployed weight. The exporter halves those of a wide layer whose exponents happen to fit 4 bits."""
-    options = options_of(layer, layer_options) if layer_options and layer.operator != "none" else {}
-    return _stored_bytes(layer.operator, options.get("weight_bits"), options.get("zero_code", True))
+    operator = operator_of(layer, layer_options)
+    return 1 if operator is None else operator.weight_bytes
 
 
 def _reads_few_bits(layer: LayerSpec, layer_options) -> bool:
     """Whether a layer was trained with inputs of fewer bits than the exported model's."""
-    if not layer_options or layer.operator == "none" or operator_kind(layer.operator) == "conv":
+    if not layer_options or layer.operator is None:
         return False
-    bits = options_of(layer, layer_options).get("activation_bits", 8)
+    bits = operator_of(layer, layer_options).inputs_bits
     return bits is not None and bits < 8
-
-
-@functools.lru_cache(maxsize=256)
-def _stored_bytes(operator, weight_bits, zero_code) -> float:
-    if operator == "none" or _known_operator(operator_kind(operator)) != "shift":
-        return 1
-    bits = operator_options(operator)["weight_bits"] if weight_bits is None else weight_bits
-    return 0.5 if shift_levels(bits, zero_code) <= NIBBLE_LEVELS else 1
-
-
-def _known_operator(kind):
-    """A family of operators that has a price; "shiftadd" is lowered to two layers before."""
-    return _validate.one_of("cost", "operator", kind, ("adder", "conv", "shift"))
 
 
 def _is_custom(layer: LayerSpec, bits) -> bool:
     """Whether a layer is one of our own operators in the exported model."""
-    kind = layer.weight_count and operator_kind(layer.operator)
-    return kind == "adder" or (kind == "shift" and bits is None)
+    operator = layer.operator
+    return operator is not None and operator.custom and (bits is None or not operator.builtin)
 
 
 def _flash(layer: LayerSpec, code_bytes, bits) -> int:

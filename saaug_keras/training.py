@@ -152,7 +152,7 @@ class AugmentedModel(keras.Model):
 
     def _clipped_layers(self):
         """The add layers; their kernels must be stored as they are compared with the inputs."""
-        found = [layer for layer in self.network.weighted.values() if layer.operator == "adder"]
+        found = [layer for layer in self.network.weighted.values() if layer.operator.distance]
         for layer in found:
             if layer.remap or layer.activation_bits is None:
                 raise ValueError(

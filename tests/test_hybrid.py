@@ -131,20 +131,13 @@ PLAIN = {
 
 def plain_twin(layer):
     """The layer that is deployed in the place of a hybrid one."""
-    name = PLAIN.get((type(layer).__name__, layer.operator))
     options = {"use_bias": layer.use_bias}
-    if name is None:
-        stock = {"HybridConv2D": "Conv2D", "HybridDepthwise": "DepthwiseConv2D", "HybridDense": "Dense"}
-        cls = getattr(keras.layers, stock[type(layer).__name__])
-    else:
-        cls = getattr(saaug_keras, name)
-        options["activation_bits"] = layer.activation_bits
-        if layer.operator == "shift":
-            options |= {"variant": layer.variant, "weight_bits": layer.weight_bits}
     if isinstance(layer, HybridDense):
-        return cls(layer.units, **options)
+        return layer.operator.make_layer("dense", layer.units, **options)
     options |= {"strides": layer.strides, "padding": layer.padding, "kernel_size": layer.kernel_size}
-    return cls(filters=layer.target_filters, **options) if isinstance(layer, HybridConv2D) else cls(**options)
+    if isinstance(layer, HybridDepthwise):
+        return layer.operator.make_layer("depthwise", **options)
+    return layer.operator.make_layer("conv", layer.target_filters, **options)
 
 
 @pytest.mark.parametrize("operator, variant", [("shift", "q"), ("shift", "ps"), ("adder", "q"), ("conv", "q")])
@@ -356,12 +349,12 @@ def _call(layer, channels, shape=SHAPE, **call):
     "call, message",
     [
         (lambda: HybridConv2D(**{**CONV, "target_filters": 8}), r"^HybridConv2D: `target_filters` must be an int"),
-        (lambda: HybridConv2D(**CONV, operator="shifts"), "^HybridConv2D: `operator` must be one of 'adder'"),
+        (lambda: HybridConv2D(**CONV, operator="shifts"), "^HybridConv2D: `operator` must be one of 'conv', 'shift'.*'adder'"),
         (lambda: HybridConv2D(**CONV, remap=None), "^HybridConv2D: `remap` must be one of False, True, 'learned'"),
         (lambda: HybridConv2D(**CONV, laplace_scale=0), "^HybridConv2D: `laplace_scale` must be a number in"),
         (lambda: HybridConv2D(**CONV, dilation_rate=2), "^HybridConv2D: `strides` must be 1 where"),
         (lambda: HybridConv2D(**CONV, data_format="channels_first"), "^HybridConv2D: `data_format` must be one of"),
-        (lambda: HybridDense(**DENSE, operator="adder"), "^HybridDense: `operator` must be one of 'conv', 'shift'"),
+        (lambda: HybridDense(**DENSE, operator="adder"), "^HybridDense: `operator` must be one that dense layers can"),
         (_call(lambda: built(HybridConv2D, CONV), 5), "HybridConv2D: `inputs` must have 3 channels. Received: shape"),
         (_call(lambda: built(HybridConv2D, CONV), 2, filters=6), "HybridConv2D: `inputs` must have 3 to 5 channels"),
         (_call(lambda: built(HybridConv2D, CONV), 5, filters=8), r"HybridConv2D: `filters` must be an int in \[4, 7\]"),

@@ -19,6 +19,7 @@ ORDER = [
     "saaug_keras._adder",
     "saaug_keras.ops",
     "saaug_keras.remap",
+    "saaug_keras.operators",
     "saaug_keras.layers",
     "saaug_keras.backbones",
     "saaug_keras.cost",

@@ -10,7 +10,7 @@ from export_models import assert_every_tensor_equal, images_like, layer_by_layer
 
 import saaug_keras
 import tflm_export
-from saaug_keras import backbones, cost
+from saaug_keras import backbones, cost, operators
 from saaug_keras.backbones import BlockSpec, NetSpec, StemSpec
 from saaug_keras.layers import hybrid
 from tflm_export import flatbuffer, runner
@@ -37,16 +37,15 @@ GRID = [
 
 
 def test_the_grid_has_every_option():
-    assert {option for _, options, _ in GRID for option in options} == set(backbones.LAYER_OPTIONS)
-    of_the_network = {"operator", "use_bias", "input_activation"}
-    assert set(backbones.LAYER_OPTIONS) == set(hybrid._defaults({})[0]) - of_the_network
+    assert {option for _, options, _ in GRID for option in options} == {*backbones.LAYER_OPTIONS, *operators.option_names()}
+    assert set(backbones.LAYER_OPTIONS) == set(hybrid.OPTIONS) - {"operator", "use_bias", "input_activation"}
     of_keras = {"kwargs", "filters", "units", "kernel_size", "kernel_initializer", "depthwise_initializer"}
     for kind, names in {
         "shift": ("ShiftConv2D", "ShiftDepthwiseConv2D", "ShiftDense"), "adder": ("AdderConv2D", "AdderDepthwiseConv2D"),
     }.items():  # fmt: skip
         for name in names:
             parameters = set(inspect.signature(getattr(saaug_keras, name)).parameters) - of_keras
-            assert parameters == set(backbones._DEPLOYED_OPTIONS[kind]), name
+            assert parameters == set(operators.parse(kind).options()), name
 
 
 def trained(kind, options, fit, images):
@@ -163,16 +162,22 @@ def test_a_plain_layer_of_other_options_does_not_take_a_target():
         layer.copy_target_to(plain)
 
 
+class Unpriced(operators.Operator):
+    tap = "divisions"
+
+
 @pytest.mark.parametrize("call", [
     lambda layer: backbones.make_layer(dataclasses.replace(layer, kind="cosine")),
     lambda layer: dataclasses.replace(layer, kind="cosine").weight_count,
     lambda layer: cost._layer_cost(dataclasses.replace(layer, kind="cosine"), 1, False, 8, False),
-    lambda layer: backbones.make_layer(dataclasses.replace(layer, operator="xnor")),
-    lambda layer: backbones.make_layer(dataclasses.replace(layer, operator="shiftadd")),
-    lambda layer: backbones.make_layer(dataclasses.replace(layer, kind="dense", operator="adder")),
-    lambda layer: cost._layer_cost(dataclasses.replace(layer, operator="xnor"), 1, False, 8, False),
-    lambda layer: cost._layer_cost(dataclasses.replace(layer, operator="shiftadd"), 1, False, 8, False),
-    lambda layer: backbones.operator_kind("xnor"),
+    lambda layer: backbones.make_layer(dataclasses.replace(layer, operator=operators.ShiftAdd())),
+    lambda layer: backbones.make_layer(dataclasses.replace(layer, kind="dense", operator=operators.Adder())),
+    lambda layer: cost._layer_cost(dataclasses.replace(layer, operator=Unpriced()), 1, False, 8, False),
+    lambda layer: backbones.BlockSpec(8, 8, operator="xnor"),
+    lambda layer: backbones.BlockSpec(8, 8, operator="shift/xnor/shift"),
+    lambda layer: backbones.StemSpec(8, operator="shift(bits=3)"),
+    lambda layer: backbones.StemSpec(8, operator="shift(weight_bits=print)"),
+    lambda layer: operators.parse("xnor"),
     lambda layer: backbones.make_activation("tanh", "a"),
 ])  # fmt: skip
 def test_an_unknown_kind_or_operator_of_a_spec_is_refused_with_those_known(call):

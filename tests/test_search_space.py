@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from saaug_keras import backbones
+from saaug_keras import backbones, operators
 from saaug_keras.search import SearchSpace, StageSpace, rank_subspaces
 from saaug_keras.search.pipeline import Plan, Search, make_space
 
@@ -69,7 +69,7 @@ def test_the_second_stage_drops_residual_blocks_only_and_chooses_operators():
     values["block0_operator"] = "shift"
     spec = targets.spec(values)
     assert [block.kept for block in spec.blocks] == [True, True, False, True, True, True]
-    assert [block.operator for block in spec.blocks if block.kept] == ["shift"] + 4 * ["adder"]
+    assert [str(block.operator) for block in spec.blocks if block.kept] == ["shift"] + 4 * ["adder"]
     assert len(backbones.lower(spec)) == len(backbones.lower(space.spec(subnet))) - 4
     assert space.candidate_spec({"stage": 2, **subnet, **values}) == spec
     costs = [targets.costs(values)["flash_bytes"] for values in targets.smallest()]
@@ -118,5 +118,5 @@ def test_limits_that_nothing_meets_name_the_limit_and_the_smallest_networks_need
 def test_a_plans_space_follows_the_images():
     assert make_space(Plan(), (8, 8, 1), 10).options["divisor"] == 4
     space = make_space(Plan(operators=("adder",)), (32, 32, 3), 100)
-    assert space.resolutions == (24, 32, 40, 48) and space.spec(space.largest()).blocks[1].operator == "adder"
+    assert space.resolutions == (24, 32, 40, 48) and space.spec(space.largest()).blocks[1].operator == operators.Adder()
     assert {f.name for f in dataclasses.fields(Plan)} >= {"device", "seed", "operators"}

@@ -261,7 +261,7 @@ def test_add_kernels_are_clipped_to_what_their_inputs_reach():
         np.testing.assert_allclose(np.array(values[place]), expected, atol=1e-6)
     model.train_on_batch(images, labels)
     for layer in model.network.weighted.values():
-        if layer.operator == "adder":
+        if layer.operator.distance:
             low, high = np.array(layer.input_range)
             low, high = min(low, 0), max(high, 0)
             half, kernel = (high - low) / 255 / 2, np.array(layer.kernel)[layer._view.slices()]

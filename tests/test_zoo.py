@@ -16,7 +16,7 @@ from export_models import small_backbone
 
 import tflm_export
 from saaug_keras import cli, datasets, demo, layers, ops, zoo
-from saaug_keras.layers.adder import AdderWeights
+from saaug_keras.operators.adder_layers import AdderWeights
 from saaug_keras.zoo import cards, drawings, making, weights
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
-from saaug_keras import _validate, backbones
+from saaug_keras import _validate
 from saaug_keras import layers as ours
 from saaug_keras import ops as saaug_ops
 from tflm_export.windows import distances, windows
@@ -530,7 +530,7 @@ def _weights(layer, kernel):
     bias = np.zeros(channels) if bias is None else np.asarray(keras.ops.convert_to_numpy(bias), "float64")
     operator, levels, low_high, bits = "conv", 0, None, 8
     if isinstance(layer, _SHIFT):
-        operator, levels = "shift", backbones.shift_levels(layer.weight_bits, layer.zero_code)
+        operator, levels = "shift", layer.operator.levels
     elif isinstance(layer, _ADDER):
         operator = "adder"
     if operator != "conv" and layer.activation_bits is not None:

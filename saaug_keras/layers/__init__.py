@@ -1,8 +1,9 @@
 """Multiplication-free layers for Keras, and the hybrid layers that they are trained in."""
 
-from saaug_keras.layers.adder import AdderConv2D, AdderDepthwiseConv2D
-from saaug_keras.layers.hybrid import HybridBatchNormalization, HybridConv2D, HybridDense, HybridDepthwise
-from saaug_keras.layers.shift import ShiftConv2D, ShiftDense, ShiftDepthwiseConv2D
+from saaug_keras.layers.hybrid import HybridConv2D, HybridDense, HybridDepthwise
+from saaug_keras.layers.norm import HybridBatchNormalization
+from saaug_keras.operators.adder_layers import AdderConv2D, AdderDepthwiseConv2D
+from saaug_keras.operators.shift_layers import ShiftConv2D, ShiftDense, ShiftDepthwiseConv2D
 
 __all__ = [
     "AdderConv2D",

@@ -1,4 +1,14 @@
-"""Layers that hold a multiplication-free target inside a larger multiplicative layer: one latent kernel for both."""
+"""Layers that hold a multiplication-free target inside a larger multiplicative layer: one latent kernel for both.
+
+    outputs    m of the target   M - m more
+             +-----------------+-----------+
+    n inputs |  target: view   |           |    The latent kernel (kh, kw, N, M). The target reads its leading block of
+             |  of the block   |           |    n x m channels through a `View`: remap, then the operator's rounding. The
+             +-----------------+           |    augmented layer multiplies with the whole kernel, that block replaced by
+    N - n    |      products               |    the view; an operator that is a distance has zeros there, and its own
+    more     |                             |    result is added to the leading outputs.
+             +-----------------------------+
+"""
 
 import dataclasses
 
@@ -6,27 +16,25 @@ import keras
 import numpy as np
 from keras import ops as K
 
-from saaug_keras import _validate, ops, remap
+from saaug_keras import _validate, operators, ops, remap
 from saaug_keras._compiled import subgraph
-from saaug_keras.layers._common import PersistAllWeights
-from saaug_keras.layers.adder import INITIALIZER_STD, AdderWeights
-from saaug_keras.layers.shift import ShiftWeights, assign_kernel
+from saaug_keras.operators.layer import QuantizedLayer, channels_of
+from saaug_keras.operators.shift_layers import assign_kernel
 
-OPERATORS = ("adder", "conv", "shift")
-LAPLACE_SCALE = float(INITIALIZER_STD / np.sqrt(2))  # the Laplacian of the standard deviation that add kernels have
+# The Laplacian of the standard deviation that add kernels have.
+LAPLACE_SCALE = float(operators.Adder().start_scale() / np.sqrt(2))
 
 
 @dataclasses.dataclass(frozen=True)
 class View:
     """How a target sees its slice of a latent kernel; hashable, so that layers alike share what is traced of it."""
 
-    operator: str
+    operator: operators.Operator
     block: tuple  # the target's channels per axis of the kernel, None for all
     remap: bool | str
     mutable: bool
     laplace_scale: float
-    rounding: tuple  # weight bits, zero code, channel axes
-    variant: str
+    channel_axes: tuple  # of an output channel
 
     def slices(self):
         return tuple(slice(channels) for channels in self.block)
@@ -37,33 +45,29 @@ class View:
         if not self.remap:
             return kernel
         return remap.remap_kernel(
-            kernel, *frozen[:2], moments=remap.moments(latent), operator=self.operator,
+            kernel, *frozen[:2], moments=remap.moments(latent), operator=self.operator.remap_as,
             laplace_scale=self.laplace_scale, values=frozen[2] if self.remap == "learned" else None,
         )  # fmt: skip
 
     def divergence(self, latent, *frozen):
         """How far the learned remap's weights are from Laplacian ones, in nats."""
-        mapped = dataclasses.replace(self, operator="adder", laplace_scale=1.0).remapped(latent, *frozen)
+        mapped = dataclasses.replace(self, operator=operators.Adder(), laplace_scale=1.0).remapped(latent, *frozen)
         return remap.laplace_divergence(mapped)
 
     def rounded(self, kernel):
-        """Of a shift layer. In variant "ps" the gradient passes straight through the rounding of log2|k|."""
-        bits, zero_code, axes = self.rounding
-        rounded = ops.round_to_power_of_two(kernel, bits=bits, zero_code=zero_code, channel_axes=axes)
-        if self.variant == "q":
-            return rounded
-        rounded, kernel = K.stop_gradient(rounded), K.convert_to_tensor(kernel)
-        ratio = K.where(rounded == 0, 1.0, rounded / K.where(rounded == 0, 1.0, K.stop_gradient(kernel)))
-        return ops.straight_through(rounded, kernel * ratio)
+        """Of products: the kernel's deployed values."""
+        return self.operator.round_shared(kernel, self.channel_axes)
 
     def target(self, latent, *frozen):
-        """The kernel of a shift target."""
+        """The kernel of a target of products."""
         kernel = self.rounded(self.remapped(latent, *frozen))
         return K.where(frozen[-1] > 0.5, kernel, latent[self.slices()]) if self.mutable else kernel
 
     def merged(self, latent, *frozen):
-        """The latent kernel with the target's in its place; of an add layer, what still multiplies there."""
-        if self.operator == "shift":
+        """The latent kernel with the target's in its place; of a distance, what still multiplies there."""
+        if not self.operator.custom:
+            return latent
+        if not self.operator.distance:
             block = self.target(latent, *frozen)
         else:
             block = latent[self.slices()] * ((1 - frozen[-1]) if self.mutable else 0.0)
@@ -92,15 +96,22 @@ def merged_kernel(latent, *frozen, view):
     return view.merged(latent, *frozen)
 
 
-class Hybrid(ShiftWeights, AdderWeights, keras.layers.Layer):
+class Hybrid(QuantizedLayer, keras.layers.Layer):
     """What the hybrid layers share: the latent kernel, the target's view of it, and the two input ranges."""
 
+    _channel_axes = (-1,)
+    _kind = "conv"
+
     def _set_options(
-        self, *, operator, target_channels, remap, mutable, laplace_scale, gradient_scale, extra, weight_bits,
-        zero_code, exponent_scope, variant, activation_bits, use_bias, kl_weight, input_activation,
+        self, *, operator, target_channels, remap, mutable, laplace_scale, extra, use_bias, kl_weight, input_activation,
     ):  # fmt: skip
         owner = type(self).__name__
-        self.operator = _validate.one_of(owner, "operator", operator, OPERATORS)
+        self.operator = operator
+        if self._kind not in operator.kinds:
+            raise ValueError(
+                f"{owner}: `operator` must be one that {self._kind} layers can have. Received: operator='{operator}', "
+                f"which {', '.join(operator.kinds) or 'no'} layers can have."
+            )
         self.target_channels = _validate.int_in(owner, "target_channels", target_channels, 1, 1 << 20)
         self.remap = _validate.one_of(owner, "remap", remap, (True, False, "learned"))
         self.kl_weight = _validate.number_in(owner, "kl_weight", kl_weight, 0, 1e6)
@@ -109,15 +120,12 @@ class Hybrid(ShiftWeights, AdderWeights, keras.layers.Layer):
         self.extra = _validate.one_of(owner, "extra", extra, ("multiplicative", "same"))
         self.use_bias = _validate.one_of(owner, "use_bias", use_bias, (True, False))
         self.input_activation = _validate.one_of(owner, "input_activation", input_activation, (None, *ops.CLIPS))
-        self._set_shift_options(weight_bits, zero_code, exponent_scope, variant, activation_bits)
-        self._set_adder_options(gradient_scale, activation_bits)
-        if operator == "adder" and extra == "same" and keras.backend.backend() == "jax":
+        self.activation_bits = operator.inputs_bits
+        if operator.distance and extra == "same" and keras.backend.backend() == "jax":
             raise ValueError(
-                f"{owner}: `extra` must be 'multiplicative' for operator 'adder' on the JAX backend, where absent "
+                f"{owner}: `extra` must be 'multiplicative' for operator '{operator}' on the JAX backend, where absent "
                 "channels are zeros and zeros have a distance. Received: extra='same'. Use the TensorFlow backend."
             )
-        if operator == "conv":
-            self.activation_bits = None
 
     def _window_options(self, kernel_size, strides, padding, dilation_rate, data_format):
         owner = type(self).__name__
@@ -157,33 +165,33 @@ class Hybrid(ShiftWeights, AdderWeights, keras.layers.Layer):
 
     def _add_latent(self, shape, target_axes, fan_shape):
         """The latent kernel of `shape`, whose target is the leading block of `target_axes` {axis: size}."""
-        base = keras.initializers.HeNormal() if self.operator == "adder" else keras.initializers.GlorotNormal()
+        operator, std = self.operator, self.operator.start_scale()
+        base = keras.initializers.HeNormal() if operator.distance else keras.initializers.GlorotNormal()
         self._view = View(
-            operator=self.operator, block=tuple(target_axes.get(axis) for axis in range(len(shape))),
-            remap=self.operator != "conv" and self.remap, mutable=self.mutable and self.operator != "conv",
-            laplace_scale=self.laplace_scale, rounding=(self.weight_bits, self.zero_code, self._axes()),
-            variant=self.variant,
+            operator=operator, block=tuple(target_axes.get(axis) for axis in range(len(shape))),
+            remap=operator.custom and self.remap, mutable=self.mutable and operator.custom,
+            laplace_scale=self.laplace_scale, channel_axes=self._channel_axes,
         )  # fmt: skip
-        # What an add operator reads as it is, is compared with activations and starts at their size.
-        as_it_is = self.operator == "adder" and not (self.remap and self.extra == "multiplicative")
+        # What a distance reads as it is, is compared with activations and starts at their size.
+        as_it_is = operator.distance and not (self.remap and self.extra == "multiplicative")
 
         def initial(shape, dtype=None):
             value = K.reshape(base(fan_shape, dtype=dtype), shape)
             if as_it_is:
                 mask = np.zeros(shape, "float32")
                 mask[self._view.slices() if self.extra == "multiplicative" else ...] = 1
-                value = K.where(mask > 0, keras.initializers.RandomNormal(stddev=INITIALIZER_STD)(shape, dtype), value)
+                value = K.where(mask > 0, keras.initializers.RandomNormal(stddev=std)(shape, dtype), value)
             return value
 
         self.kernel = self.add_weight(name="kernel", shape=shape, initializer=initial)
-        if self.operator == "adder":
+        if operator.distance:
             # The remap scales latent weights to add weights, so steps of the size of latent weights are scaled back.
-            start = INITIALIZER_STD if as_it_is else float(np.sqrt(2 / np.prod(fan_shape[:-1])))
-            self.kernel.adder_learning_rate = self.gradient_scale * start / INITIALIZER_STD
+            start = std if as_it_is else float(np.sqrt(2 / np.prod(fan_shape[:-1])))
+            self.kernel.adder_learning_rate = operator.gradient_scale * start / std
             if self.extra == "multiplicative":
                 self.kernel.adder_target = tuple(target_axes.items())
         self.fc_kernel = self.fc_bias = self.remap_values = self.gate = None
-        if self.operator != "conv" and self.remap:
+        if operator.custom and self.remap:
             taps = int(np.prod(shape[:2])) if len(shape) == 4 else 1
             self.fc_kernel = self.add_weight(
                 name="fc_kernel", shape=(taps, taps), initializer="identity", trainable=False
@@ -194,7 +202,7 @@ class Hybrid(ShiftWeights, AdderWeights, keras.layers.Layer):
                     name="remap_values", shape=(remap.BINS,),
                     initializer=lambda shape, dtype=None: K.convert_to_tensor(remap.learned_values(), dtype),
                 )  # fmt: skip
-        if self.operator != "conv" and self.mutable:
+        if operator.custom and self.mutable:
             self.gate = self.add_weight(name="gate", shape=(), initializer="ones", trainable=False)
         self.input_range = self._add_range()
         self.augmented_range = self._add_range("augmented_range")
@@ -210,9 +218,9 @@ class Hybrid(ShiftWeights, AdderWeights, keras.layers.Layer):
             ValueError: the layer has no remap.
         """
         if self.fc_kernel is None:
-            raise ValueError(f"{type(self).__name__}: `remap` must be True and `operator` not 'conv' for fit_fc.")
+            raise ValueError(f"{type(self).__name__}: `remap` must be True and `operator` multiplication-free for fit_fc.")
         fc_kernel, fc_bias = remap.fit_fc(
-            trained_kernel, twin_kernel, operator=self.operator, laplace_scale=self.laplace_scale, **options
+            trained_kernel, twin_kernel, operator=self.operator.remap_as, laplace_scale=self.laplace_scale, **options
         )
         self.fc_kernel.assign(fc_kernel)
         self.fc_bias.assign(fc_bias)
@@ -229,7 +237,7 @@ class Hybrid(ShiftWeights, AdderWeights, keras.layers.Layer):
     def _merged_kernel(self, count, filters=None):
         """The augmented layer's multiplicative kernel for the leading `count` inputs and `filters` outputs.
 
-        Of a shift layer its leading block is the target's; of an add layer it is zero, or what still multiplies.
+        Its leading block is the target's; of a distance it is zero, or what still multiplies.
         """
         merged = merged_kernel(self.kernel.value, *self._frozen(), view=self._view)
         if len(merged.shape) == 2:
@@ -237,20 +245,28 @@ class Hybrid(ShiftWeights, AdderWeights, keras.layers.Layer):
         return merged[:, :, :count] if filters is None else merged[:, :, :count, :filters]
 
     def _target_kernel(self):
-        """The kernel of a shift target; where the gate is closed, of what still multiplies."""
+        """The kernel of a target of products; where the gate is closed, of what still multiplies."""
         return target_kernel(self.kernel.value, *self._frozen(), view=self._view)
 
-    def _add(self, operation, inputs, kernel, step):
-        """The target's add operation; 0 where the gate is closed."""
-        out = operation(inputs, self.on_grid(kernel, step), **self._window())
+    def _distance(self, inputs, step):
+        """The target of a distance; 0 where the gate is closed."""
+        kernel = self.operator.round_on(self.remapped_kernel(), step)
+        out = self.operator.apply(self._kind, inputs, kernel, **self._window())
         return out if self.gate is None else out * K.cast(self.gate.value, out.dtype)
+
+    def _all_free(self, inputs, block, step):
+        """An augmented layer that is multiplication-free as a whole, with that block of the latent kernel."""
+        kernel = self.remapped_kernel(block)
+        if not self.operator.distance:
+            return self._multiply(inputs, self._view.rounded(kernel))
+        return self.operator.apply(self._kind, inputs, self.operator.round_on(kernel, step), **self._window())
 
     def quantized_kernel(self):
         """The target's kernel as it is deployed."""
         kernel = self.remapped_kernel()
-        if self.operator == "shift":
+        if not self.operator.distance:
             return self._view.rounded(kernel)
-        return self.on_grid(kernel, self._grid_step()) if self.operator == "adder" else kernel
+        return self.operator.round_on(kernel, self._grid_step())
 
     def clipped_kernel(self):
         """The latent kernel of an add layer, its add weights clipped to the range of their inputs and half a step.
@@ -285,9 +301,8 @@ class Hybrid(ShiftWeights, AdderWeights, keras.layers.Layer):
         Raises:
             ValueError: an option that it has otherwise: it would compute something else.
         """
-        shift_options = ("weight_bits", "zero_code", "exponent_scope") if self.operator == "shift" else ()
-        for option in ("activation_bits", *shift_options):
-            mine, its = getattr(self, option), getattr(layer, option, None)
+        for option, mine in {"activation_bits": self.activation_bits, **self.operator.deployed_options()}.items():
+            its = getattr(layer, option, None)
             if mine != its:
                 raise ValueError(
                     f"{type(self).__name__}: `layer` must have {option}={mine!r}, as '{self.name}' was trained with. "
@@ -313,36 +328,36 @@ class Hybrid(ShiftWeights, AdderWeights, keras.layers.Layer):
             self.augmented_range if augmented else self.input_range, activation=activation,
         )  # fmt: skip
         options = {"channels": None if whole else count, "activation": activation, "fused": bool(training)}
-        if self.operator == "adder":
+        if self.operator.distance:
             return *ops.activate_and_quantize(inputs, low, high, self.activation_bits, split=True, **options), step
         return ops.activate_and_quantize(inputs, low, high, self.activation_bits, **options), None, step
 
     def get_config(self):
         config = {
-            **super().get_config(), "operator": self.operator, "target_channels": self.target_channels,
+            **super().get_config(), "operator": str(self.operator), "target_channels": self.target_channels,
             "remap": self.remap, "kl_weight": self.kl_weight, "mutable": self.mutable,
-            "laplace_scale": self.laplace_scale, "gradient_scale": self.gradient_scale, "extra": self.extra,
-            "use_bias": self.use_bias, "input_activation": self.input_activation, **self._shift_config(),
+            "laplace_scale": self.laplace_scale, "extra": self.extra, "use_bias": self.use_bias,
+            "input_activation": self.input_activation,
         }  # fmt: skip
         if hasattr(self, "kernel_size"):
             config |= {"kernel_size": self.kernel_size, **self._window()}
         return config
 
 
-def _defaults(options):
-    defaults = {
-        "operator": "shift", "remap": True, "kl_weight": 0.1, "mutable": False, "laplace_scale": LAPLACE_SCALE,
-        "gradient_scale": 0.2, "extra": "multiplicative", "weight_bits": 4, "zero_code": True,
-        "exponent_scope": "channel", "variant": "q", "activation_bits": 8, "use_bias": False,
-        "input_activation": None,
-    }  # fmt: skip
-    layer_options = {key: options[key] for key in options if key not in defaults}
-    return {**defaults, **{key: options[key] for key in options if key in defaults}}, layer_options
+# Options of the hybrid layers, beside those of the operator and of Keras's layer, with their defaults.
+OPTIONS = {
+    "operator": "shift", "remap": True, "kl_weight": 0.1, "mutable": False, "laplace_scale": LAPLACE_SCALE,
+    "extra": "multiplicative", "use_bias": False, "input_activation": None,
+}  # fmt: skip
 
 
-def _channels(tensor):
-    """The channel count: an int, or a tensor where it is unknown while a graph is built."""
-    return tensor.shape[-1] if tensor.shape[-1] is not None else K.shape(tensor)[-1]
+def _sorted_out(owner, options):
+    """(those of `OPTIONS`, of Keras's layer); those of the operator go into it."""
+    mine = {**OPTIONS, **{key: options[key] for key in options if key in OPTIONS}}
+    operator = operators.parse(mine["operator"], owner)
+    ours = {*OPTIONS, *operator.options(), *operators.option_names()}
+    layer_options = {key: options[key] for key in options if key not in ours}
+    return {**mine, "operator": operator.with_options(options)}, layer_options
 
 
 @keras.saving.register_keras_serializable(package="saaug_keras")
@@ -359,7 +374,10 @@ class HybridConv2D(Hybrid):
         filters: int >= 1, outputs of the latent kernel; kernel_size, strides, padding, dilation_rate: as
             `keras.layers.Conv2D`, but padding "same" and use_bias False by default.
         target_filters, target_channels: outputs and inputs of the target.
-        operator: "shift", "adder" or "conv", the target's. "conv" has no quantization and no remap.
+        operator: the target's, an `operators.Operator` or its text, as "shift5". Its options may also stand here by name:
+            weight_bits, zero_code, exponent_scope, variant, activation_bits, and gradient_scale, as for `ShiftConv2D` and
+            `AdderConv2D`. "conv" has no quantization and no remap. In variant "ps" gradients pass straight through the
+            rounding of log2|k| in the place of k: the shared kernel's form of DeepShift-PS.
         remap: whether the target sees its slice through the Gaussian-to-Laplace remap; "learned" for ShiftAddNAS's way,
             a learned function (the weight `remap_values`) in the place of the quantile map.
         kl_weight: number >= 0, weight of the loss that draws the learned remap's weights to Laplacian ones
@@ -368,20 +386,16 @@ class HybridConv2D(Hybrid):
         extra: "multiplicative"; or "same" for an augmented layer that is multiplication-free as a whole.
         laplace_scale: number > 0, of the remapped add kernel; prior knowledge, the standard deviation of add kernels
             divided by sqrt 2.
-        gradient_scale: number in [0, 1000], AdderNet's eta, for the target's block of an add layer.
-        weight_bits, zero_code, exponent_scope, activation_bits: as for `ShiftConv2D`.
         input_activation: "relu" or "relu6", applied to the inputs before they are quantized, in the same loop over
             memory; None for none.
-        variant: "q", or "ps" for gradients that pass straight through the rounding of log2|k| in the place of k: the
-            shared kernel's form of DeepShift-PS.
     Call:
         inputs (N, H, W, c). filters None: the target alone, c = target_channels -> (N, H', W', target_filters).
         filters an int or int tensor in [target_filters, filters]: so many outputs of the augmented layer, from c
         leading channels. With a tensor, TensorFlow slices; JAX, whose shapes are static, computes all outputs and
         zeroes those from `filters` on.
     Raises:
-        ValueError: an option out of its range, channels first, too few or too many channels, or operator "adder" with
-            extra "same" on JAX.
+        ValueError: an option out of its range, channels first, too few or too many channels, or an operator
+            that is a distance with extra "same" on JAX.
     Source: ShiftAddAug, arXiv:2407.02881, section 3.
     """
 
@@ -389,7 +403,7 @@ class HybridConv2D(Hybrid):
         self, filters, kernel_size, *, target_filters, target_channels, strides=1, padding="same", dilation_rate=1,
         data_format=None, **options,
     ):  # fmt: skip
-        mine, layer_options = _defaults(options)
+        mine, layer_options = _sorted_out(type(self).__name__, options)
         super().__init__(**layer_options)
         self.filters = _validate.int_in("HybridConv2D", "filters", filters, 1, 1 << 20)
         self.target_filters = _validate.int_in("HybridConv2D", "target_filters", target_filters, 1, filters)
@@ -419,40 +433,29 @@ class HybridConv2D(Hybrid):
     def _target(self, inputs, training):
         n, m = self.target_channels, self.target_filters
         inputs, _, step = self._quantize_target(inputs, False, training)
-        if self.operator == "conv":
-            return self._multiply(inputs, self.remapped_kernel())
-        if self.operator == "shift":
+        if not self.operator.distance:
             return self._multiply(inputs, self._target_kernel())
-        out = self._add(ops.adder_conv2d, inputs, self.remapped_kernel(), step)
+        out = self._distance(inputs, step)
         return out if self.gate is None else out + self._multiply(inputs, self._merged_kernel(n, m))
 
     def _augmented(self, inputs, filters, training):
-        c = _channels(inputs)
+        c = channels_of(inputs)
         # JAX has no sizes that depend on values.
         masked = not isinstance(filters, int) and keras.backend.backend() != "tensorflow"
         count = self.filters if masked else filters
         inputs, head, step = self._quantize_target(inputs, True, training)
-        if self.operator == "conv":
-            out = self._multiply(inputs, self.kernel.value[:, :, :c, :count])
-        elif self.extra == "same":
-            out = self._all_free(inputs, c, count, step)
+        if self.extra == "same" and self.operator.custom:
+            out = self._all_free(inputs, (slice(None), slice(None), slice(c), slice(count)), step)
         else:
             # Weights are concatenated, not activations: one convolution computes all that multiplies.
             out = self._multiply(inputs, self._merged_kernel(c, count))
-            if self.operator == "adder":
-                y = self._add(ops.adder_conv2d, head, self.remapped_kernel(), step)
-                out = ops.add_to_head(out, y)
+            if self.operator.distance:
+                out = ops.add_to_head(out, self._distance(head, step))
         bias = self.bias.value[:count] if self.use_bias else None
         if masked:
             mask = K.cast(K.arange(self.filters) < filters, out.dtype)
             out, bias = out * mask, None if bias is None else bias * K.cast(mask, bias.dtype)
         return out, bias
-
-    def _all_free(self, inputs, c, count, step):
-        kernel = self.remapped_kernel((slice(None), slice(None), slice(c), slice(count)))
-        if self.operator == "shift":
-            return self._multiply(inputs, self._view.rounded(kernel))
-        return ops.adder_conv2d(inputs, self.on_grid(kernel, step), **self._window())
 
     def get_config(self):
         return {**super().get_config(), "filters": self.filters, "target_filters": self.target_filters}
@@ -468,8 +471,7 @@ class HybridDepthwise(Hybrid):
         kernel_size, strides, padding, dilation_rate: as `keras.layers.DepthwiseConv2D`, but padding "same" and use_bias
             False by default. The depth multiplier is 1.
         target_channels: channels of the target.
-        operator, remap, mutable, extra, laplace_scale, gradient_scale, weight_bits, zero_code, exponent_scope, variant,
-            activation_bits: as for `HybridConv2D`.
+        operator and its options, remap, mutable, extra, laplace_scale: as for `HybridConv2D`.
     Call:
         inputs (N, H, W, c) -> (N, H', W', c). augmented False: the target alone, c = target_channels; True: any leading
         slice of the latent kernel's channels with c >= target_channels.
@@ -479,11 +481,12 @@ class HybridDepthwise(Hybrid):
     """
 
     _channel_axes = (-2, -1)
+    _kind = "depthwise"
 
     def __init__(
         self, kernel_size, *, target_channels, strides=1, padding="same", dilation_rate=1, data_format=None, **options
     ):
-        mine, layer_options = _defaults(options)
+        mine, layer_options = _sorted_out(type(self).__name__, options)
         super().__init__(**layer_options)
         self._window_options(kernel_size, strides, padding, dilation_rate, data_format)
         self._set_options(target_channels=target_channels, **mine)
@@ -501,20 +504,13 @@ class HybridDepthwise(Hybrid):
         self._check_inputs(inputs, augmented)
         n = self.target_channels
         inputs, head, step = self._quantize_target(inputs, augmented, training)
-        c = _channels(inputs) if augmented else n
-        latent = self.kernel.value
-        if self.operator == "conv":
-            out = self._multiply(inputs, latent[:, :, :c])
-        elif augmented and self.extra == "same":
-            kernel = self.remapped_kernel((slice(None), slice(None), slice(c), slice(None)))
-            if self.operator == "shift":
-                out = self._multiply(inputs, self._view.rounded(kernel))
-            else:
-                out = ops.adder_depthwise_conv2d(inputs, self.on_grid(kernel, step), **self._window())
-        elif self.operator == "shift":
+        c = channels_of(inputs) if augmented else n
+        if augmented and self.extra == "same" and self.operator.custom:
+            out = self._all_free(inputs, (slice(None), slice(None), slice(c), slice(None)), step)
+        elif not self.operator.distance:
             out = self._multiply(inputs, self._merged_kernel(c) if augmented else self._target_kernel())
         else:
-            out = self._add(ops.adder_depthwise_conv2d, head, self.remapped_kernel(), step)
+            out = self._distance(head, step)
             if self.gate is not None or (augmented and inputs.shape[-1] != n):
                 # Zeros, or what still multiplies, in the place of the target's taps.
                 out = ops.add_to_head(self._multiply(inputs, self._merged_kernel(c)), out)
@@ -533,20 +529,21 @@ class HybridDense(Hybrid):
     Args:
         units: int >= 1, outputs. use_bias: True by default.
         target_channels: inputs of the target.
-        operator: "shift" or "conv" (ordinary multiplication): the classifier of an add network is a shift layer.
-        remap, mutable, extra, weight_bits, zero_code, exponent_scope, variant, activation_bits: as for `HybridConv2D`.
+        operator: one that dense layers can have; the classifier of an add network is a shift layer.
+        remap, mutable, extra and the operator's options: as for `HybridConv2D`.
     Call:
         inputs (N, c) -> (N, units). augmented False: the target alone, c = target_channels; True: any leading slice of
         the latent kernel's inputs with c >= target_channels.
     Raises:
-        ValueError: as `HybridConv2D`, or operator "adder".
+        ValueError: as `HybridConv2D`, or an operator without dense layers.
     Source: ShiftAddAug, arXiv:2407.02881, section 3.
     """
 
+    _kind = "dense"
+
     def __init__(self, units, *, target_channels, **options):
-        mine, layer_options = _defaults({"use_bias": True, **options})
+        mine, layer_options = _sorted_out(type(self).__name__, {"use_bias": True, **options})
         super().__init__(**layer_options)
-        _validate.one_of("HybridDense", "operator", mine["operator"], ("conv", "shift"))
         self.units = _validate.int_in("HybridDense", "units", units, 1, 1 << 20)
         self._set_options(target_channels=target_channels, **mine)
 
@@ -560,11 +557,8 @@ class HybridDense(Hybrid):
         self._check_inputs(inputs, augmented)
         n = self.target_channels
         inputs, _, _ = self._quantize_target(inputs, augmented, training)
-        c = _channels(inputs) if augmented else n
-        latent = self.kernel.value
-        if self.operator == "conv":
-            kernel = latent[:c]
-        elif augmented and self.extra == "same":
+        c = channels_of(inputs) if augmented else n
+        if augmented and self.extra == "same" and self.operator.custom:
             kernel = self._view.rounded(self.remapped_kernel((slice(c), slice(None))))
         else:
             kernel = self._merged_kernel(c) if augmented else self._target_kernel()
@@ -573,125 +567,3 @@ class HybridDense(Hybrid):
 
     def get_config(self):
         return {**super().get_config(), "units": self.units}
-
-
-@keras.saving.register_keras_serializable(package="saaug_keras")
-class HybridBatchNormalization(PersistAllWeights, keras.layers.Layer):
-    """Batch normalisation with shared scale and offset, and running statistics for target and augmented apart.
-
-        y = gamma * (x - mean) / sqrt(variance + epsilon) + beta
-
-    Args:
-        target_channels: channels of the target, a leading slice.
-        momentum: number in [0, 1] of the running statistics; epsilon: number > 0 added to the variance.
-    Call:
-        inputs (N, H, W, c); augmented: whose statistics to use and update; the target has c = target_channels, an
-        augmented network any leading slice of the channels. filters: an int tensor where only so many leading channels
-        are there and the others are zeros, as on JAX, whose shapes are static: their statistics stay. A frozen layer
-        (`trainable` False) uses its running statistics while training, too, and leaves them.
-    """
-
-    def __init__(self, target_channels, *, momentum=0.9, epsilon=1e-5, **kwargs):
-        super().__init__(**kwargs)
-        owner = "HybridBatchNormalization"
-        self.target_channels = _validate.int_in(owner, "target_channels", target_channels, 1, 1 << 20)
-        self.momentum = _validate.number_in(owner, "momentum", momentum, 0, 1)
-        self.epsilon = _validate.number_in(owner, "epsilon", epsilon, 1e-12, 1)
-
-    def build(self, input_shape):
-        channels, target = input_shape[-1], self.target_channels
-        state = {"trainable": False, "autocast": False, "aggregation": "mean"}
-        self.gamma = self.add_weight(name="gamma", shape=(channels,), initializer="ones", autocast=False)
-        self.beta = self.add_weight(name="beta", shape=(channels,), initializer="zeros", autocast=False)
-        self.moving_mean = self.add_weight(name="moving_mean", shape=(target,), initializer="zeros", **state)
-        self.moving_variance = self.add_weight(name="moving_variance", shape=(target,), initializer="ones", **state)
-        self.augmented_moving_mean = self.add_weight(
-            name="augmented_moving_mean", shape=(channels,), initializer="zeros", **state
-        )
-        self.augmented_moving_variance = self.add_weight(
-            name="augmented_moving_variance", shape=(channels,), initializer="ones", **state
-        )
-        self.built = True
-
-    def call(self, inputs, augmented=False, training=None, filters=None):
-        c = _channels(inputs) if augmented else self.target_channels
-        mean, variance = (
-            (self.augmented_moving_mean, self.augmented_moving_variance)
-            if augmented
-            else (self.moving_mean, self.moving_variance)
-        )
-        gamma, beta = self.gamma.value[:c], self.beta.value[:c]
-        fused = keras.backend.backend() == "tensorflow" and len(inputs.shape) == 4
-        if not (training and self.trainable):
-            normalize = _fused_inference if fused else _normalize
-            return normalize(inputs, gamma, beta, mean.value[:c], variance.value[:c], self.epsilon)
-        out, *batch = (_fused_training if fused else _normalize_batch)(inputs, gamma, beta, self.epsilon)
-        new = moved_statistics(mean.value, variance.value, *batch, momentum=float(self.momentum))
-        if filters is not None:
-            there = K.arange(mean.shape[0]) < filters
-            new = [K.where(there, moved, old.value) for moved, old in zip(new, (mean, variance), strict=True)]
-        mean.assign(new[0])
-        variance.assign(new[1])
-        return out
-
-    def reset_target_statistics(self):
-        """The target's running statistics as at the start."""
-        self.moving_mean.assign(K.zeros_like(self.moving_mean.value))
-        self.moving_variance.assign(K.ones_like(self.moving_variance.value))
-
-    def get_config(self):
-        return {
-            **super().get_config(), "target_channels": self.target_channels, "momentum": self.momentum,
-            "epsilon": self.epsilon,
-        }  # fmt: skip
-
-
-@subgraph(any_shape=True)
-def moved_statistics(mean, variance, batch_mean, batch_variance, *, momentum):
-    """Running statistics moved by a batch's, in their leading channels where the batch has fewer."""
-    moved = []
-    for old, batch in ((mean, batch_mean), (variance, batch_variance)):
-        count = K.shape(batch)[0]
-        new = momentum * old[:count] + (1 - momentum) * K.stop_gradient(batch)
-        moved.append(K.concatenate([new, old[count:]], axis=0))
-    return moved
-
-
-def _normalize(inputs, gamma, beta, mean, variance, epsilon):
-    factor = gamma * K.rsqrt(variance + epsilon)
-    return K.cast((K.cast(inputs, "float32") - mean) * factor + beta, inputs.dtype)
-
-
-def _normalize_batch(inputs, gamma, beta, epsilon):
-    # Not K.moments: on JAX it takes E[x^2] - E[x]^2, which far from 0 is less than nothing.
-    values, axes = K.cast(inputs, "float32"), tuple(range(len(inputs.shape) - 1))
-    mean = K.mean(values, axis=axes)
-    variance = K.mean(K.square(values - mean), axis=axes)
-    return _normalize(inputs, gamma, beta, mean, variance, epsilon), mean, variance
-
-
-def _fused_inference(inputs, gamma, beta, mean, variance, epsilon):
-    import tensorflow as tf
-
-    return tf.raw_ops.FusedBatchNormV3(
-        x=inputs, scale=gamma, offset=beta, mean=mean, variance=variance, epsilon=epsilon, is_training=False
-    ).y
-
-
-def _fused_training(inputs, gamma, beta, epsilon):
-    """TensorFlow's fused kernel. Keras keeps the biased variance, which the kernel does not give directly."""
-    import tensorflow as tf
-
-    out = tf.raw_ops.FusedBatchNormV3(
-        x=inputs, scale=gamma, offset=beta, mean=(), variance=(), epsilon=epsilon, is_training=True
-    )
-    return out.y, out.batch_mean, biased_variance(out.batch_variance, tf.shape(inputs))
-
-
-@subgraph(any_shape=True)
-def biased_variance(unbiased, shape):
-    """The variance of a batch divided by its count, from the one divided by its count - 1."""
-    import tensorflow as tf
-
-    count = tf.cast(tf.reduce_prod(shape[:-1]), tf.float32)
-    return unbiased * (count - 1) / count

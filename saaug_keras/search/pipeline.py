@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from saaug_keras import _files, _validate, backbones, cost, datasets, devices, recipes
+from saaug_keras import _files, _validate, backbones, cost, datasets, devices, operators, recipes
 from saaug_keras._version import __version__
 from saaug_keras.search import page
 from saaug_keras.search.evaluator import SuperNetEvaluator
@@ -442,7 +442,7 @@ def _architecture(spec):
     rows = [_bar("stem", spec.stem.filters, spec.stem.operator, f"{spec.stem.kernel_size}x{spec.stem.kernel_size}")]
     for index, block in enumerate(spec.blocks):
         size = block.kernel_size
-        text = f"{block.operator}, {size}x{size}, {block.expanded} inside, {block.filters} out"
+        text = f"{operators.to_text(block.operator)}, {size}x{size}, {block.expanded} inside, {block.filters} out"
         text += ", stride 2" if block.strides == 2 else ", residual" if block.residual else ""
         rows.append(_bar(f"block {index}", block.expanded, block.operator, text, block.kept))
     rows += [_bar(f"head {i}", head.filters, head.operator, "1x1") for i, head in enumerate(spec.head)]
@@ -450,5 +450,6 @@ def _architecture(spec):
 
 
 def _bar(name, width, operator, text, kept=True):
+    operator = operators.to_text(operator)
     text = text if text.startswith(operator) else f"{operator}, {text}"
     return {"name": name, "expanded": width, "operator": operator, "text": text, "kept": kept}

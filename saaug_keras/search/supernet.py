@@ -5,9 +5,8 @@ from __future__ import annotations
 import keras
 import numpy as np
 
-from saaug_keras import _validate, backbones, ops, remap
-from saaug_keras.backbones import operator_kind, operator_options
-from saaug_keras.layers.shift import assign_kernel
+from saaug_keras import backbones, operators, ops, remap
+from saaug_keras.operators.shift_layers import assign_kernel
 from saaug_keras.search.space import OPERATORS, SearchSpace
 
 _ROWS = 4096  # drawn candidates; training goes round them
@@ -124,7 +123,7 @@ class SuperNet(keras.Model):
         weight = self.add_weight(name=name + "_kernel", shape=shape, initializer="zeros")
         weight.assign(keras.ops.reshape(self._initializer(fan), shape))
         self._parameters[name + "_kernel"] = weight
-        if "adder" in self.space.operators:
+        if any(operators.parse(name).distance for name in self.space.operators):
             own = self.add_weight(name=name + "_adder_kernel", shape=shape, initializer="zeros")
             own.trainable = False  # until `adapt_to`; a variable that is made untrainable is never watched by a tape
             self._parameters[name + "_adder_kernel"] = own
@@ -144,7 +143,7 @@ class SuperNet(keras.Model):
         multiplicative = values.get("stage", 1) == 1
 
         def code(operator):
-            return 0 if multiplicative else OPERATORS.index(operator)
+            return 0 if multiplicative else OPERATORS.index(operators.to_text(operator))
 
         head = spec.head[0] if spec.head else None
         vector = [
@@ -234,7 +233,8 @@ class SuperNet(keras.Model):
             x = self._conv("head0", x, choice.head, choice.head_operator, norm, names=around, activate=True)
         x = tf.reduce_mean(x, axis=[1, 2])
         kernels = self._kernels("classifier", np.s_[: tf.shape(x)[1]])
-        logits = self._operate(x, kernels, choice.classifier_operator, around - {"adder"}, (-1,), tf.matmul, None)
+        dense = {name for name in around if "dense" in operators.parse(name).kinds}
+        logits = self._operate(x, kernels, choice.classifier_operator, dense, (-1,), tf.matmul, None)
         return logits + self._parameters["classifier_bias"].value
 
     def _conv(self, name, x, filters, operator, norm, *, names=(), strides=1, activate=False):
@@ -244,7 +244,7 @@ class SuperNet(keras.Model):
         y = self._operate(
             x, self._kernels(name, np.s_[:, :, :inputs, :filters]), operator, names or self.space.operators, (-1,),
             multiply=lambda x, k: ops.conv2d(x, k, strides=(strides, strides)),
-            add=lambda x, k: ops.adder_conv2d(x, k, strides),
+            apply=lambda distance, x, k: distance.apply("conv", x, k, strides=strides),
         )  # fmt: skip
         return norm(name, y, filters, self.space.options["activation"] if activate else None)
 
@@ -255,7 +255,7 @@ class SuperNet(keras.Model):
         y = self._operate(
             x, kernels, place.operator, self.space.operators, (-2, -1),
             multiply=lambda x, k: ops.depthwise_conv2d(x, k, strides=(slot.strides,) * 2),
-            add=lambda x, k: ops.adder_depthwise_conv2d(x, k, slot.strides),
+            apply=lambda distance, x, k: distance.apply("depthwise", x, k, strides=slot.strides),
         )  # fmt: skip
         return norm(slot.name + "_depthwise", y, place.expanded, self.space.options["activation"])
 
@@ -264,7 +264,7 @@ class SuperNet(keras.Model):
         keys = (name + "_kernel", name + "_adder_kernel")
         return tuple(self._parameters[key].value[part] for key in keys if key in self._parameters)
 
-    def _operate(self, x, kernels, operator, names, channel_axes, multiply, add):
+    def _operate(self, x, kernels, operator, names, channel_axes, multiply, apply):
         """A layer under one of the operators `names`; in the first stage all multiply, and the graph has no other."""
         import tensorflow as tf
 
@@ -272,14 +272,10 @@ class SuperNet(keras.Model):
             return multiply(x, kernels[0])
 
         def layer(name):
-            kind = operator_kind(name)
-            if kind == "conv":
-                return lambda x, shared, *_: multiply(x, shared)
-            if kind == "adder":
-                return lambda x, _, own: add(x, _adaptive(own))
-            _validate.one_of("SuperNet", "operator", kind, ("adder", "conv", "shift"))
-            options = {"bits": operator_options(name)["weight_bits"], "channel_axes": channel_axes}
-            return lambda x, shared, *_: multiply(x, ops.round_to_power_of_two(shared, **options))
+            operator = operators.parse(name)
+            if operator.distance:
+                return lambda x, _, own: apply(operator, x, _adaptive(own))
+            return lambda x, shared, *_: multiply(x, operator.round(shared, channel_axes))
 
         names = [name for name in OPERATORS if name in names]
         if len(names) == 1:
@@ -417,7 +413,7 @@ class SuperNet(keras.Model):
         return model
 
     def _copy(self, source, layer, size, model):
-        own = "_adder" if operator_kind(layer.operator) == "adder" else ""
+        own = "_adder" if layer.operator.distance else ""
         kernel = keras.ops.convert_to_numpy(self._parameters[f"{source}{own}_kernel"])
         inputs, outputs = layer.input_shape[2], layer.output_shape[2]
         if layer.kind == "depthwise":

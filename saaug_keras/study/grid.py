@@ -10,7 +10,7 @@ import re
 import tomllib
 from dataclasses import dataclass
 
-from saaug_keras import _validate, backbones
+from saaug_keras import _validate, backbones, operators
 from saaug_keras.recipes import Recipe
 
 
@@ -179,10 +179,7 @@ class Study:
         for backbone in self.backbones:
             _validate.one_of("study", "backbones", backbone, backbones.NAMES)
         for operator in self.operators:
-            if "/" in str(operator):
-                backbones.block_operators(operator)
-            else:
-                _validate.one_of("study", "operators", operator, backbones.OPERATORS)
+            operators.parse_block(operator)
         for arm in self.arms:
             for operator in arm.operators or ():
                 _validate.one_of(f"study [arms.{arm.name}]", "operators", operator, self.operators)
@@ -294,15 +291,15 @@ def _arms(table) -> tuple[Arm, ...]:
         if "seed" in recipe:
             raise ValueError(f"{owner}: `recipe` must not hold `seed`; the grid's `seeds` sets it.")
         candidates = _candidates(owner, entry.get("candidates", {}))
-        operators = entry.get("operators")
-        operators = None if operators is None else _values(owner, "operators", operators)
+        named = entry.get("operators")
+        named = None if named is None else _values(owner, "operators", named)
         if (based_on := entry.get("based_on")) is not None:
             _validate.one_of(owner, "based_on", based_on, tuple(sorted(arms)))  # arms above this one
             base = arms[based_on]
             recipe, candidates = {**base.recipe, **recipe}, {**base.candidates, **candidates}
-            operators = operators or base.operators
+            named = named or base.operators
         arms[name] = Arm(
-            name, entry.get("description", ""), based_on, recipe, candidates, operators,
+            name, entry.get("description", ""), based_on, recipe, candidates, named,
             entry.get("equal_compute_to"), entry.get("compute_ratio"),
         )  # fmt: skip
     for arm in arms.values():

@@ -196,17 +196,12 @@ def evaluate(entry, model, data, folder, *, limit=None, classify=None) -> dict:
 
 def flavours_of(entry) -> tuple[str, ...]:
     """Custom where something of ours is in the network; built-in where every layer has an int8 multiplication."""
-    from saaug_keras import backbones, cost
+    from saaug_keras import backbones
 
-    layers = [layer for layer in backbones.lower(entry.spec()) if layer.operator != "none"]
-    kinds = {backbones.operator_kind(layer.operator) for layer in layers}
-    wide = False
-    for layer in layers:
-        options = backbones.options_of(layer, entry.recipe.layer_options)
-        if backbones.operator_kind(layer.operator) == "shift":
-            levels = backbones.shift_levels(options["weight_bits"], options.get("zero_code", True))
-            wide = wide or levels > cost.NIBBLE_LEVELS
-    return (("custom",) if kinds != {"conv"} else ()) + (() if "adder" in kinds or wide else ("builtin",))
+    found = [backbones.operator_of(layer, entry.recipe.layer_options) for layer in backbones.lower(entry.spec())]
+    found = [operator for operator in found if operator is not None]
+    ours, whole = any(operator.custom for operator in found), all(operator.fits_int8 for operator in found)
+    return ("custom",) * ours + ("builtin",) * whole
 
 
 def calibration_images(data):

@@ -16,7 +16,7 @@ import numpy as np
 from saaug_keras import ops
 from saaug_keras._errors import DAMAGED
 from saaug_keras._files import write_atomic
-from saaug_keras.layers.adder import AdderWeights
+from saaug_keras.operators.adder_layers import AdderWeights
 
 _HEADER = 1024  # bytes that an array's name, shape and type take at most
 _CALIBRATION = 4 << 20  # bytes of a calibration; those of the zoo take 0.2 million at most

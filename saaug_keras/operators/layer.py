@@ -4,6 +4,7 @@ import keras
 from keras import ops as K
 
 from saaug_keras import _validate, ops
+from saaug_keras.operators.operator import check_activation_bits
 
 RANGE_MOMENTUM = 0.95
 
@@ -28,8 +29,7 @@ class QuantizedLayer(PersistAllWeights):
         return super().add_weight(*args, **{"autocast": False, **kwargs})
 
     def _set_activation_bits(self, activation_bits):
-        if activation_bits is not None:
-            _validate.int_in(type(self).__name__, "activation_bits", activation_bits, 2, 8, " bits, or None")
+        check_activation_bits(type(self).__name__, activation_bits)
         self.activation_bits = activation_bits
 
     def _add_range(self, name="input_range"):
@@ -54,6 +54,14 @@ class QuantizedLayer(PersistAllWeights):
             variable.assign(average)
         return low, high, step
 
+    def _grid_step(self):
+        """The step of `input_range`, None without quantization."""
+        if self.activation_bits is None:
+            return None
+        low, high = self.input_range.value[0], self.input_range.value[1]
+        # A layer that has seen no input has no grid yet.
+        return K.where(high > low, ops.quantization_scale(low, high, self.activation_bits), 2.0**-40)
+
     def _quantize(self, inputs, training):
         """The inputs on their grid, and the grid's step (None without quantization)."""
         if self.activation_bits is None:
@@ -77,3 +85,8 @@ def check_layout(layer):
             f"{owner}: `groups` must be 1; use the depthwise layer for one group per channel. "
             f"Received: groups={layer.groups}."
         )
+
+
+def channels_of(tensor):
+    """The channel count: an int, or a tensor where it is unknown while a graph is built."""
+    return tensor.shape[-1] if tensor.shape[-1] is not None else K.shape(tensor)[-1]

@@ -1,10 +1,11 @@
-"""Layers whose weights are signed powers of two."""
+"""Plain layers of signed powers of two."""
 
 import keras
 from keras import ops as K
 
-from saaug_keras import _validate, ops
-from saaug_keras.layers._common import QuantizedLayer, check_layout
+from saaug_keras import ops
+from saaug_keras.operators.layer import QuantizedLayer, check_layout
+from saaug_keras.operators.shift import Shift, check_shift_options
 
 _SIGN_LOW = 0.5  # |sign| from here on rounds to 1
 
@@ -15,21 +16,21 @@ class ShiftWeights(QuantizedLayer):
     _channel_axes = (-1,)
 
     def _set_shift_options(self, weight_bits, zero_code, exponent_scope, variant, activation_bits):
-        owner = type(self).__name__
-        self.weight_bits = _validate.int_in(owner, "weight_bits", weight_bits, 3, 8, " bits")
-        self.zero_code = _validate.one_of(owner, "zero_code", zero_code, (True, False))
-        self.exponent_scope = _validate.one_of(owner, "exponent_scope", exponent_scope, ("channel", "layer"))
-        self.variant = _validate.one_of(owner, "variant", variant, ("ps", "q"))
-        self._set_activation_bits(activation_bits)
+        check_shift_options(type(self).__name__, weight_bits, zero_code, exponent_scope, variant, activation_bits)
+        self.weight_bits, self.zero_code, self.exponent_scope = weight_bits, zero_code, exponent_scope
+        self.variant, self.activation_bits = variant, activation_bits
+
+    @property
+    def operator(self):
+        """The layer's operator as a value."""
+        return Shift(**self._shift_config())
 
     def _axes(self):
         return self._channel_axes if self.exponent_scope == "channel" else ()
 
     def round_kernel(self, kernel):
         """A kernel as signed powers of two; the gradient goes straight through."""
-        return ops.round_to_power_of_two(
-            kernel, bits=self.weight_bits, zero_code=self.zero_code, channel_axes=self._axes()
-        )
+        return self.operator.round(kernel, self._channel_axes)
 
     def _shift_config(self):
         return {

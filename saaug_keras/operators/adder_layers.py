@@ -1,14 +1,10 @@
-"""Layers that measure the l1 distance in the place of multiplying."""
+"""Plain layers of the l1 distance."""
 
 import keras
-from keras import ops as K
 
 from saaug_keras import _validate, ops
-from saaug_keras.layers._common import QuantizedLayer, check_layout
-
-# Half the range of ReLU6. Narrower than the activations, a kernel makes every output nearly -sum |x|: a few layers on,
-# all channels carry the same signal.
-INITIALIZER_STD = 3.0
+from saaug_keras.operators.adder import INITIALIZER_STD, Adder
+from saaug_keras.operators.layer import QuantizedLayer, check_layout
 
 
 class AdderWeights(QuantizedLayer):
@@ -22,17 +18,14 @@ class AdderWeights(QuantizedLayer):
         """The kernel rounded to multiples of the input's step, straight through; `step` None: no quantization."""
         return kernel if step is None else ops.round_to_step(kernel, step)
 
-    def _grid_step(self):
-        """The step of `input_range`, None without quantization."""
-        if self.activation_bits is None:
-            return None
-        low, high = self.input_range.value[0], self.input_range.value[1]
-        # A layer that has seen no input has no grid yet.
-        return K.where(high > low, ops.quantization_scale(low, high, self.activation_bits), 2.0**-40)
-
 
 class PlainAdder(AdderWeights):
     """What the two plain layers share."""
+
+    @property
+    def operator(self):
+        """The layer's operator as a value."""
+        return Adder(self.activation_bits, self.gradient_scale)
 
     def build(self, input_shape):
         super().build(input_shape)

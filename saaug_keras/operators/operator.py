@@ -1,0 +1,136 @@
+"""What an operator is: the one object that training, pricing and building ask."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+from dataclasses import dataclass
+from typing import ClassVar
+
+from saaug_keras import _validate
+
+KINDS = ("conv", "depthwise", "dense")  # of layers with weights
+
+
+@dataclass(frozen=True)
+class Operator:
+    """What a layer with weights does with its inputs, as a value: hashable, and equal to another of the same options.
+
+    A subclass is a family of operators, and its fields are the options of its plain layers. To add one: derive, set the
+    class attributes, give it `layers` and, if its weights are rounded, `round`; then `operators.register` its name.
+
+    Class attributes:
+        family: name of the family, by which `layer_options` address its layers.
+        kinds: of layers that it can be, of `KINDS`.
+        distance: False where a layer is a sum of products with rounded weights, x * round(w). True where it is a sum
+            of another function of input and weight, `apply`.
+        builtin: whether its deployed layers may also be int8 multiplications of TFLite Micro.
+        custom: whether they have a kernel of their own.
+        tap: what one application of a weight is, beside the addition to the sum: "multiplies", "shifts", "adds" or
+            None for nothing.
+        remap_as: "shift" where a kernel's large weights matter and the remap adds to them, "adder" where it replaces
+            them (see `remap.remap_kernel`).
+        paper_bits: bits of weights and activations in the convention "paper" of the cost model.
+    """
+
+    family: ClassVar[str] = ""
+    kinds: ClassVar[tuple[str, ...]] = ()
+    distance: ClassVar[bool] = False
+    builtin: ClassVar[bool] = True
+    custom: ClassVar[bool] = True
+    tap: ClassVar[str | None] = "multiplies"
+    remap_as: ClassVar[str] = "shift"
+    paper_bits: ClassVar[float] = 32
+
+    def layers(self) -> dict:
+        """{kind: class of its plain Keras layer}, of each of `kinds`."""
+        raise NotImplementedError
+
+    def options(self) -> dict:
+        """The keyword arguments with which a plain layer is this operator."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    def deployed_options(self) -> dict:
+        """Those of `options` that what is deployed depends on."""
+        return self.options()
+
+    def with_options(self, options: dict) -> Operator:
+        """The same with those of `options` that are its fields; others, which another part reads, are passed over."""
+        names = {field.name for field in dataclasses.fields(self)}
+        return dataclasses.replace(self, **{name: value for name, value in options.items() if name in names})
+
+    def make_layer(self, kind: str, *sizes, **options):
+        """The plain layer of a kind.
+
+        Raises:
+            ValueError: it is no operator of that kind of layer.
+        """
+        _validate.one_of(f"operator '{self}'", "kind", kind, self.kinds or ("none, it is lowered to others",))
+        return self.layers()[kind](*sizes, **self.options(), **options)
+
+    @property
+    def inputs_bits(self) -> int | None:
+        """Bits of the grid that the inputs are rounded to in training; None for not at all."""
+        return getattr(self, "activation_bits", None)
+
+    @property
+    def weight_bytes(self) -> float:
+        """Bytes of a deployed weight."""
+        return 1
+
+    @property
+    def fits_int8(self) -> bool:
+        """Whether its deployed weights are int8 numbers, so that a built-in operator can take them."""
+        return self.builtin
+
+    @property
+    def as_stem(self) -> Operator:
+        """What the first layer is in a network of this operator."""
+        return self
+
+    @property
+    def as_dense(self) -> Operator:
+        """What a layer is that no batch norm follows: dense, or behind a global pooling."""
+        return self
+
+    def cascade(self) -> tuple[tuple[str, Operator], ...]:
+        """The layers that one of this operator is, in order: (what follows its name, its operator)."""
+        return (("", self),)
+
+    def round(self, kernel, channel_axes: tuple = (-1,)):
+        """The kernel as it is deployed; `channel_axes` are those of an output channel. The gradient may pass straight
+        through."""
+        return kernel
+
+    def round_shared(self, kernel, channel_axes: tuple = (-1,)):
+        """`round` with the gradient that a kernel shared with a multiplicative layer gets."""
+        return self.round(kernel, channel_axes)
+
+    def start_scale(self) -> float | None:
+        """Standard deviation at which its kernels start; None for that of a multiplicative kernel."""
+        return None
+
+    def round_on(self, kernel, step):
+        """Of a `distance`: the kernel as it is deployed, on the grid of its inputs of that `step`; None for no grid."""
+        return kernel
+
+    def apply(self, kind: str, inputs, kernel, **window):
+        """Of a `distance`: the layer of a kind, of inputs and a kernel on one grid."""
+        raise NotImplementedError
+
+    def __str__(self):
+        from saaug_keras.operators.names import text_of
+
+        return text_of(self)
+
+
+def literal_options(text: str) -> dict:
+    """The options in "zero_code=False, exponent_scope='layer'"."""
+    call = ast.parse(f"f({text})", mode="eval").body
+    return {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+
+
+def check_activation_bits(owner, activation_bits):
+    """Raises ValueError for bits of a grid that there are none of."""
+    if activation_bits is not None:
+        _validate.int_in(owner, "activation_bits", activation_bits, 2, 8, " bits, or None")
