@@ -11,7 +11,7 @@ import textwrap
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 MODULES = (
-    "saaug_keras.layers", "saaug_keras.training", "saaug_keras.callbacks", "saaug_keras.backbones",
+    "saaug_keras.layers", "saaug_keras.operators", "saaug_keras.training", "saaug_keras.callbacks", "saaug_keras.backbones",
     "saaug_keras.datasets", "saaug_keras.recipes", "saaug_keras.cost", "saaug_keras.devices", "saaug_keras.search",
     "saaug_keras.study", "saaug_keras.zoo", "saaug_keras.baselines", "saaug_keras.ops", "saaug_keras.remap", "tflm_export",
 )  # fmt: skip
@@ -92,7 +92,7 @@ def fields(node, text):
     """The parameters of a dataclass."""
     words = []
     for line in node.body:
-        if isinstance(line, ast.AnnAssign):
+        if isinstance(line, ast.AnnAssign) and not ast.unparse(line.annotation).startswith("ClassVar"):
             value = line.value and ast.get_source_segment(text, line.value)
             made = re.fullmatch(r"dataclasses\.field\(default_factory=(\w+)\)", value or "")
             words.append(line.target.id + (f"={made[1]}()" if made else f"={value}" if value else ""))

@@ -87,7 +87,7 @@ class HybridNetwork(keras.layers.Layer):
         for producer in self.layer_specs:
             readers = [layer for layer in self.layer_specs if producer.name in layer.inputs]
             if producer.activation in ops.CLIPS and len(readers) == 1 and readers[0].kind in ("conv", "depthwise"):
-                if readers[0].operator.custom:
+                if readers[0].operator.free:
                     handed_on[readers[0].name] = producer.name
         return handed_on
 
@@ -113,7 +113,7 @@ class HybridNetwork(keras.layers.Layer):
         options = {
             "operator": operator,
             "remap": self.remap,
-            "mutable": self.mutable and operator.custom,
+            "mutable": self.mutable and operator.free,
             "target_channels": layer.input_shape[2],
             "use_bias": layer.use_bias,
             "name": layer.name,

@@ -445,8 +445,8 @@ def _reads_few_bits(layer: LayerSpec, layer_options) -> bool:
 
 def _is_custom(layer: LayerSpec, bits) -> bool:
     """Whether a layer is one of our own operators in the exported model."""
-    operator = layer.operator
-    return operator is not None and operator.custom and (bits is None or not operator.builtin)
+    deployed_as = "conv" if layer.operator is None else layer.operator.deployed_as
+    return deployed_as == "adder" or (deployed_as == "shift" and bits is None)
 
 
 def _flash(layer: LayerSpec, code_bytes, bits) -> int:

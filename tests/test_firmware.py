@@ -102,6 +102,15 @@ def test_c_project_of_every_builtin_op_equals_the_reference(tmp_path, run_on_hos
     assert "NOT" not in run_on_host(tmp_path / "net", "REFERENCE", compiler)
 
 
+def test_c_project_of_a_users_own_operator_equals_the_reference(tmp_path, run_on_host):
+    import users_operator  # noqa: F401  registers its name
+
+    model, images = small_backbone("mobilenetv2-tiny", "ternary", blocks=2, shape=(11, 9, 3))
+    write(tmp_path / "net", model, images)
+    assert lively(tflm_export.compile_network(model, images, flavour="custom"), images)
+    assert run_on_host(tmp_path / "net", "REFERENCE").count("output as expected") == 4
+
+
 def test_power_of_two_project_multiplies_nothing_and_equals_the_reference(tmp_path, run_on_host):
     image = x = keras.Input((8, 8, 3))
     x = keras.layers.ReLU()(ours.ShiftConv2D(6, 3, strides=2, padding="same")(x))

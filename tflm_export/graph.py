@@ -29,11 +29,13 @@ KINDS = ("add", "average_pool", "conv", "dense", "depthwise", "hard_swish", "max
 _L = keras.layers
 _SHIFT = (ours.ShiftConv2D, ours.ShiftDepthwiseConv2D, ours.ShiftDense)
 _ADDER = (ours.AdderConv2D, ours.AdderDepthwiseConv2D)
+_PRODUCT = (ours.RoundedConv2D, ours.RoundedDepthwiseConv2D, ours.RoundedDense)
 _HYBRID = (ours.HybridConv2D, ours.HybridDepthwise, ours.HybridDense, ours.HybridBatchNormalization)
 _DROPPED = (_L.Dropout, _L.SpatialDropout2D, _L.GaussianDropout, _L.GaussianNoise, _L.AlphaDropout, _L.Identity,
             _L.ActivityRegularization)  # fmt: skip
-_KNOWN = (*_SHIFT, *_ADDER, *_HYBRID, *_DROPPED, _L.Conv2D, _L.DepthwiseConv2D, _L.Dense, _L.BatchNormalization, _L.ReLU,
-          _L.Activation, _L.Softmax, _L.Add, _L.Multiply, _L.GlobalAveragePooling2D, _L.MaxPooling2D,
+_KNOWN = (*_SHIFT, *_ADDER, *_PRODUCT, *_HYBRID, *_DROPPED, _L.Conv2D, _L.DepthwiseConv2D, _L.Dense,
+          _L.BatchNormalization, _L.ReLU, _L.Activation, _L.Softmax, _L.Add, _L.Multiply, _L.GlobalAveragePooling2D,
+          _L.MaxPooling2D,
           _L.AveragePooling2D, _L.Flatten, _L.Reshape, _L.Resizing, _L.UpSampling2D, _L.Rescaling,
           _L.ZeroPadding2D)  # fmt: skip
 # What a subclass of a known layer may define anew: none of it is run when the layer computes.
@@ -520,7 +522,7 @@ def _activation_name(layer):
 
 
 def _deployed_kernel(layer):
-    own = isinstance(layer, (*_SHIFT, *_ADDER))
+    own = isinstance(layer, (*_SHIFT, *_ADDER, *_PRODUCT))
     return np.asarray(keras.ops.convert_to_numpy(layer.quantized_kernel() if own else layer.kernel), "float32")
 
 
@@ -529,11 +531,11 @@ def _weights(layer, kernel):
     bias = layer.bias if layer.use_bias else None
     bias = np.zeros(channels) if bias is None else np.asarray(keras.ops.convert_to_numpy(bias), "float64")
     operator, levels, low_high, bits = "conv", 0, None, 8
-    if isinstance(layer, _SHIFT):
-        operator, levels = "shift", layer.operator.levels
-    elif isinstance(layer, _ADDER):
-        operator = "adder"
-    if operator != "conv" and layer.activation_bits is not None:
+    own = isinstance(layer, (*_SHIFT, *_ADDER, *_PRODUCT))
+    if own:
+        operator = layer.operator.deployed_as
+        levels = layer.operator.levels if operator == "shift" else 0
+    if own and layer.activation_bits is not None:
         low, high = (float(v) for v in keras.ops.convert_to_numpy(layer.input_range))
         low_high, bits = (low, high) if high > low else None, layer.activation_bits
         if low_high is None and bits < 8:

@@ -3,6 +3,7 @@
 from saaug_keras.layers.hybrid import HybridConv2D, HybridDense, HybridDepthwise
 from saaug_keras.layers.norm import HybridBatchNormalization
 from saaug_keras.operators.adder_layers import AdderConv2D, AdderDepthwiseConv2D
+from saaug_keras.operators.product_layers import RoundedConv2D, RoundedDense, RoundedDepthwiseConv2D
 from saaug_keras.operators.shift_layers import ShiftConv2D, ShiftDense, ShiftDepthwiseConv2D
 
 __all__ = [
@@ -12,6 +13,9 @@ __all__ = [
     "HybridConv2D",
     "HybridDense",
     "HybridDepthwise",
+    "RoundedConv2D",
+    "RoundedDense",
+    "RoundedDepthwiseConv2D",
     "ShiftConv2D",
     "ShiftDense",
     "ShiftDepthwiseConv2D",

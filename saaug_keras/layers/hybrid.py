@@ -65,7 +65,7 @@ class View:
 
     def merged(self, latent, *frozen):
         """The latent kernel with the target's in its place; of a distance, what still multiplies there."""
-        if not self.operator.custom:
+        if not self.operator.free:
             return latent
         if not self.operator.distance:
             block = self.target(latent, *frozen)
@@ -169,7 +169,7 @@ class Hybrid(QuantizedLayer, keras.layers.Layer):
         base = keras.initializers.HeNormal() if operator.distance else keras.initializers.GlorotNormal()
         self._view = View(
             operator=operator, block=tuple(target_axes.get(axis) for axis in range(len(shape))),
-            remap=operator.custom and self.remap, mutable=self.mutable and operator.custom,
+            remap=operator.free and self.remap, mutable=self.mutable and operator.free,
             laplace_scale=self.laplace_scale, channel_axes=self._channel_axes,
         )  # fmt: skip
         # What a distance reads as it is, is compared with activations and starts at their size.
@@ -191,7 +191,7 @@ class Hybrid(QuantizedLayer, keras.layers.Layer):
             if self.extra == "multiplicative":
                 self.kernel.adder_target = tuple(target_axes.items())
         self.fc_kernel = self.fc_bias = self.remap_values = self.gate = None
-        if operator.custom and self.remap:
+        if operator.free and self.remap:
             taps = int(np.prod(shape[:2])) if len(shape) == 4 else 1
             self.fc_kernel = self.add_weight(
                 name="fc_kernel", shape=(taps, taps), initializer="identity", trainable=False
@@ -202,7 +202,7 @@ class Hybrid(QuantizedLayer, keras.layers.Layer):
                     name="remap_values", shape=(remap.BINS,),
                     initializer=lambda shape, dtype=None: K.convert_to_tensor(remap.learned_values(), dtype),
                 )  # fmt: skip
-        if operator.custom and self.mutable:
+        if operator.free and self.mutable:
             self.gate = self.add_weight(name="gate", shape=(), initializer="ones", trainable=False)
         self.input_range = self._add_range()
         self.augmented_range = self._add_range("augmented_range")
@@ -301,12 +301,13 @@ class Hybrid(QuantizedLayer, keras.layers.Layer):
         Raises:
             ValueError: an option that it has otherwise: it would compute something else.
         """
+        its = getattr(layer, "operator", operators.Conv())
+        its = {"activation_bits": its.inputs_bits, **its.deployed_options()}
         for option, mine in {"activation_bits": self.activation_bits, **self.operator.deployed_options()}.items():
-            its = getattr(layer, option, None)
-            if mine != its:
+            if mine != its.get(option):
                 raise ValueError(
                     f"{type(self).__name__}: `layer` must have {option}={mine!r}, as '{self.name}' was trained with. "
-                    f"Received: {type(layer).__name__} '{layer.name}' with {option}={its!r}."
+                    f"Received: {type(layer).__name__} '{layer.name}' with {option}={its.get(option)!r}."
                 )
         assign_kernel(layer, self.baked_kernel())
         if self.use_bias:
@@ -444,7 +445,7 @@ class HybridConv2D(Hybrid):
         masked = not isinstance(filters, int) and keras.backend.backend() != "tensorflow"
         count = self.filters if masked else filters
         inputs, head, step = self._quantize_target(inputs, True, training)
-        if self.extra == "same" and self.operator.custom:
+        if self.extra == "same" and self.operator.free:
             out = self._all_free(inputs, (slice(None), slice(None), slice(c), slice(count)), step)
         else:
             # Weights are concatenated, not activations: one convolution computes all that multiplies.
@@ -505,7 +506,7 @@ class HybridDepthwise(Hybrid):
         n = self.target_channels
         inputs, head, step = self._quantize_target(inputs, augmented, training)
         c = channels_of(inputs) if augmented else n
-        if augmented and self.extra == "same" and self.operator.custom:
+        if augmented and self.extra == "same" and self.operator.free:
             out = self._all_free(inputs, (slice(None), slice(None), slice(c), slice(None)), step)
         elif not self.operator.distance:
             out = self._multiply(inputs, self._merged_kernel(c) if augmented else self._target_kernel())
@@ -558,7 +559,7 @@ class HybridDense(Hybrid):
         n = self.target_channels
         inputs, _, _ = self._quantize_target(inputs, augmented, training)
         c = channels_of(inputs) if augmented else n
-        if augmented and self.extra == "same" and self.operator.custom:
+        if augmented and self.extra == "same" and self.operator.free:
             kernel = self._view.rounded(self.remapped_kernel((slice(c), slice(None))))
         else:
             kernel = self._merged_kernel(c) if augmented else self._target_kernel()

@@ -9,10 +9,10 @@ from saaug_keras.operators.adder import Adder
 from saaug_keras.operators.cascade import ShiftAdd
 from saaug_keras.operators.conv import Conv
 from saaug_keras.operators.names import names, option_names, parse, parse_block, register, to_text
-from saaug_keras.operators.operator import KINDS, Operator
+from saaug_keras.operators.operator import Operator
 from saaug_keras.operators.shift import Shift
 
 __all__ = [
-    "KINDS", "Adder", "Conv", "Operator", "Shift", "ShiftAdd", "names", "option_names", "parse", "parse_block", "register",
+    "Adder", "Conv", "Operator", "Shift", "ShiftAdd", "names", "option_names", "parse", "parse_block", "register",
     "to_text",
 ]  # fmt: skip

@@ -19,7 +19,7 @@ class Adder(Operator):
 
     family = "adder"
     distance = True
-    builtin = False
+    deployed_as = "adder"
     tap = "adds"
     remap_as = "adder"
 
@@ -28,6 +28,9 @@ class Adder(Operator):
         check_activation_bits("Adder", self.activation_bits)
 
     kinds = ("conv", "depthwise")
+
+    def arguments(self):
+        return self.options()
 
     def layers(self):
         from saaug_keras.operators import adder_layers as plain

@@ -17,7 +17,8 @@ class ShiftAdd(Operator):
     adder: Adder = Adder()
 
     family = "shiftadd"
-    builtin = False
+    kinds = ()
+    deployed_as = "adder"
     tap = "shifts"
 
     def layers(self):

@@ -8,8 +8,11 @@ class Conv(Operator):
     """Products, as everywhere: y = x * w; deployed as int8 multiplications."""
 
     family = "conv"
-    custom = False
-    kinds = ("conv", "depthwise", "dense")
+    free = False
+    inputs_bits = None
+
+    def arguments(self):
+        return {}
 
     def layers(self):
         import keras

@@ -64,11 +64,11 @@ def parse(text: str | Operator, owner: str = "operators.parse") -> Operator:
     """
     if isinstance(text, Operator):
         return text
-    name, _, rest = str(text).partition("(")
+    name, bracket, rest = str(text).partition("(")
     must = f"`operator` must be one of {', '.join(map(repr, _CATALOGUE))}, perhaps with options in parentheses"
-    if name not in _CATALOGUE or (rest and not rest.endswith(")")):
+    if name not in _CATALOGUE or (bracket and not rest.endswith(")")):
         raise ValueError(f"{owner}: {must}. Received: operator={text!r}.")
-    if not rest:
+    if not bracket:
         return _CATALOGUE[name]
     try:
         return dataclasses.replace(_CATALOGUE[name], **literal_options(rest[:-1]))

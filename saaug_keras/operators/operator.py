@@ -16,16 +16,17 @@ KINDS = ("conv", "depthwise", "dense")  # of layers with weights
 class Operator:
     """What a layer with weights does with its inputs, as a value: hashable, and equal to another of the same options.
 
-    A subclass is a family of operators, and its fields are the options of its plain layers. To add one: derive, set the
-    class attributes, give it `layers` and, if its weights are rounded, `round`; then `operators.register` its name.
+    A subclass is a family of operators, a frozen dataclass whose fields are its options. One of products needs `round`
+    alone; its plain layers are then those of `product_layers`. `operators.register` makes its name known.
 
     Class attributes:
         family: name of the family, by which `layer_options` address its layers.
         kinds: of layers that it can be, of `KINDS`.
+        free: whether it is free of multiplication: its layers see a shared kernel through the remap and may be mutable.
         distance: False where a layer is a sum of products with rounded weights, x * round(w). True where it is a sum
             of another function of input and weight, `apply`.
-        builtin: whether its deployed layers may also be int8 multiplications of TFLite Micro.
-        custom: whether they have a kernel of their own.
+        deployed_as: the arithmetic of the exporter that computes it: "conv", int8 products, which hold weights that are
+            at most 255 equally spaced numbers per output channel; "shift", signed powers of two; "adder", distances.
         tap: what one application of a weight is, beside the addition to the sum: "multiplies", "shifts", "adds" or
             None for nothing.
         remap_as: "shift" where a kernel's large weights matter and the remap adds to them, "adder" where it replaces
@@ -34,20 +35,26 @@ class Operator:
     """
 
     family: ClassVar[str] = ""
-    kinds: ClassVar[tuple[str, ...]] = ()
+    kinds: ClassVar[tuple[str, ...]] = KINDS
+    free: ClassVar[bool] = True
     distance: ClassVar[bool] = False
-    builtin: ClassVar[bool] = True
-    custom: ClassVar[bool] = True
+    deployed_as: ClassVar[str] = "conv"
     tap: ClassVar[str | None] = "multiplies"
     remap_as: ClassVar[str] = "shift"
     paper_bits: ClassVar[float] = 32
 
     def layers(self) -> dict:
         """{kind: class of its plain Keras layer}, of each of `kinds`."""
-        raise NotImplementedError
+        from saaug_keras.operators import product_layers as plain
+
+        return {"conv": plain.RoundedConv2D, "depthwise": plain.RoundedDepthwiseConv2D, "dense": plain.RoundedDense}
+
+    def arguments(self) -> dict:
+        """The keyword arguments with which a plain layer is this operator."""
+        return {"operator": self}
 
     def options(self) -> dict:
-        """The keyword arguments with which a plain layer is this operator."""
+        """Its fields, by name."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     def deployed_options(self) -> dict:
@@ -66,12 +73,12 @@ class Operator:
             ValueError: it is no operator of that kind of layer.
         """
         _validate.one_of(f"operator '{self}'", "kind", kind, self.kinds or ("none, it is lowered to others",))
-        return self.layers()[kind](*sizes, **self.options(), **options)
+        return self.layers()[kind](*sizes, **self.arguments(), **options)
 
     @property
     def inputs_bits(self) -> int | None:
         """Bits of the grid that the inputs are rounded to in training; None for not at all."""
-        return getattr(self, "activation_bits", None)
+        return getattr(self, "activation_bits", 8)
 
     @property
     def weight_bytes(self) -> float:
@@ -81,7 +88,7 @@ class Operator:
     @property
     def fits_int8(self) -> bool:
         """Whether its deployed weights are int8 numbers, so that a built-in operator can take them."""
-        return self.builtin
+        return self.deployed_as != "adder"
 
     @property
     def as_stem(self) -> Operator:
@@ -127,6 +134,8 @@ class Operator:
 def literal_options(text: str) -> dict:
     """The options in "zero_code=False, exponent_scope='layer'"."""
     call = ast.parse(f"f({text})", mode="eval").body
+    if not isinstance(call, ast.Call) or call.args:
+        raise ValueError("options must have names")
     return {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
 
 

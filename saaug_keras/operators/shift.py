@@ -26,13 +26,15 @@ class Shift(Operator):
     activation_bits: int | None = 8
 
     family = "shift"
+    deployed_as = "shift"
     tap = "shifts"
     paper_bits = (16 + 5) / 2  # of all traffic of a shift layer; ShiftAddNAS's program rounds it down to 10
 
     def __post_init__(self):
         check_shift_options("Shift", **self.options())
 
-    kinds = ("conv", "depthwise", "dense")
+    def arguments(self):
+        return self.options()
 
     def layers(self):
         from saaug_keras.operators import shift_layers as plain

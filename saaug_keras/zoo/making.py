@@ -200,7 +200,7 @@ def flavours_of(entry) -> tuple[str, ...]:
 
     found = [backbones.operator_of(layer, entry.recipe.layer_options) for layer in backbones.lower(entry.spec())]
     found = [operator for operator in found if operator is not None]
-    ours, whole = any(operator.custom for operator in found), all(operator.fits_int8 for operator in found)
+    ours, whole = any(operator.deployed_as != "conv" for operator in found), all(operator.fits_int8 for operator in found)
     return ("custom",) * ours + ("builtin",) * whole
 
 
