@@ -22,15 +22,15 @@ DAMAGED = (
 def of_a_run() -> tuple:
     """What one training, export or the like may end in by its own fault: bad input, damaged files, want of memory."""
     return (
-        ArithmeticError, EOFError, MemoryError, RecursionError, TypeError, ValueError, pickle.UnpicklingError,
-        struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error, *_of_backends(),
+        EOFError, MemoryError, RecursionError, ValueError, pickle.UnpicklingError, struct.error, tokenize.TokenError,
+        zipfile.BadZipFile, zlib.error, *_of_backends(),
     )  # fmt: skip
 
 
 def foreseen() -> tuple:
     """`of_a_run`, and what concerns all runs: files that are missing or cannot be written, packages that are not there, a
-    search that cannot go on."""
-    return (*of_a_run(), ImportError, OSError, RuntimeError)
+    search that cannot go on, arguments of a wrong type."""
+    return (*of_a_run(), ArithmeticError, ImportError, OSError, RuntimeError, TypeError)
 
 
 def _of_backends():
