@@ -1,5 +1,6 @@
 """The zoo: entries that load, hold what they say, and refuse what is damaged."""
 
+import csv
 import dataclasses
 import io
 import json
@@ -27,6 +28,26 @@ TRAINED = [name for name in NAMES if zoo.Entry.read(name).measured]
 def test_entries_are_listed_by_pattern():
     assert "digits-shift" in NAMES and zoo.list("*shift*") == tuple(name for name in NAMES if "shift" in name)
     assert zoo.list("nothing*") == ()
+
+
+def test_entries_are_listed_by_their_figures():
+    rows = {row["name"]: row for row in zoo.results()}
+    assert tuple(rows) == zoo.list() and set(rows["digits-shift"]) == set(cards.COLUMNS)
+    best = zoo.list("*cifar100*", sort_by="int8")
+    known = [rows[name]["int8"] for name in best if rows[name]["int8"] is not None]
+    assert known == sorted(known, reverse=True) and len(known) > 5
+    for key in ("flash_bytes", "parameters", "macs", "instructions_m4"):
+        figures = [rows[name][key] for name in zoo.list(sort_by=key) if rows[name][key] is not None]
+        assert figures == sorted(figures) and figures
+    small = zoo.list(max_flash=50_000, sort_by="arena_bytes")
+    assert set(small) == {name for name, row in rows.items() if row["flash_bytes"] and row["flash_bytes"] <= 50_000}
+    assert "digits-shift" in small and set(zoo.list(max_flash=50_000, max_arena=5_000)) < set(small)
+    table = zoo.list("digits*", as_table=True).splitlines()
+    assert table[0].startswith("| entry | data set |") and table[2].startswith("| digits-shift | digits |")
+    with pytest.raises(ValueError, match="zoo.list: `sort_by` must be one of .*'int8'.*Received: sort_by='size'"):
+        zoo.list(sort_by="size")
+    with pytest.raises(ValueError, match="zoo.list: `max_flash` must be an int in"):
+        zoo.list(max_flash=-1)
 
 
 def test_unknown_names_get_the_nearest():
@@ -299,8 +320,13 @@ def test_training_an_entry_measures_it(entry, monkeypatch, tmp_path):
 
 
 def test_commands(tmp_path, capsys):
-    assert cli.main(["zoo", "list", "digits*", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["digits-shift"] > 0.9
+    assert cli.main(["zoo", "list", "digits*", "--json", "--csv", str(tmp_path / "zoo.csv")]) == 0
+    assert json.loads(capsys.readouterr().out)["digits-shift"]["int8"] > 0.9
+    with open(tmp_path / "zoo.csv", newline="") as file:
+        (written,) = csv.DictReader(file)
+    assert written["name"] == "digits-shift" and float(written["int8"]) == zoo.results("digits-shift")[0]["int8"]
+    assert cli.main(["zoo", "list", "--max-flash", "48k", "--sort-by", "int8"]) == 0
+    assert "digits-shift" in (text := capsys.readouterr().out) and "mcunet-conv" not in text
     assert cli.main(["zoo", "card", "digits-shift"]) == 0
     assert "16 KB of flash" in capsys.readouterr().out
     assert cli.main(["zoo", "eval", "digits-shift", "--limit", "50", "--json"]) == 0
@@ -383,3 +409,66 @@ def test_the_demo_draws_and_counts(tmp_path, capsys):
 def test_the_table_is_what_the_entries_say():
     assert (ROOT / "zoo" / "README.md").read_text() == cards.readme()
     assert cards.table() in (ROOT / "README.md").read_text()
+
+
+TINY = "tiny32-44k-shift-cifar100"
+
+
+@pytest.mark.parametrize("name, shape", [(TINY, (32, 32, 3)), ("digits-shift", (8, 8, 1))])
+def test_a_network_loads_with_other_ends(name, shape):
+    whole = zoo.load(name)
+    images = np.random.default_rng(2).random((3, *shape), "float32")
+    logits = whole.predict(images, verbose=0)
+    features = zoo.load(name, include_top=False)
+    assert features.output_shape[-1] == whole.get_layer("classifier").kernel.shape[0]
+    pooled = features.predict(images, verbose=0).mean(axis=(1, 2))
+    np.testing.assert_allclose(whole.get_layer("classifier")(pooled[:, :]), logits, rtol=1e-3, atol=1e-3)
+    other = zoo.load(name, num_classes=7)
+    assert other.output_shape == (None, 7)
+    kept = {layer.name for layer in other.layers if layer.get_weights() and all(
+        np.array_equal(a, b) for a, b in zip(layer.get_weights(), whole.get_layer(layer.name).get_weights(), strict=True))}
+    assert kept == {layer.name for layer in other.layers if layer.get_weights()} - {"classifier"}
+    assert np.ptp(np.asarray(other.get_layer("classifier").kernel)) > 0
+    larger = zoo.load(name, input_shape=(shape[0] + 8, shape[1] + 5, shape[2]))
+    assert larger.input_shape[1:3] == (shape[0] + 8, shape[1] + 5)
+    for one, two in zip(larger.get_weights(), whole.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
+    channels = zoo.load(name, input_shape=(*shape[:2], 5), pretrained=False)
+    assert channels.input_shape[-1] == 5
+    fresh = zoo.load(name, pretrained=False)
+    assert not np.array_equal(np.asarray(fresh.layers[1].kernel), np.asarray(whole.layers[1].kernel))
+    with pytest.raises(ValueError, match=f"`input_shape` must have {shape[2]} channels, as {name} was trained with"):
+        zoo.load(name, input_shape=(*shape[:2], 5))
+    with pytest.raises(ValueError, match="zoo.load: `num_classes` must be an int"):
+        zoo.load(name, num_classes=0)
+
+
+def test_ends_that_a_network_cannot_lose_are_named():
+    with pytest.raises(ValueError, match="`include_top` must be True for mobilenetv2-tiny-shift-camvid, which labels"):
+        zoo.load("mobilenetv2-tiny-shift-camvid", include_top=False)
+
+
+def test_a_network_is_fine_tuned_on_ten_classes_frozen_and_whole_and_exported(tmp_path):
+    data = datasets.load("digits")
+    x, x_test = (datasets.resize(part.repeat(3, axis=-1), 32) for part in (data.x_train[:600], data.x_test[:120]))
+    y, y_test = data.y_train[:600], data.y_test[:120]
+    model = zoo.load(TINY, num_classes=10)
+    frozen = [layer for layer in model.layers if layer.name != "classifier"]
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    for layer in frozen:
+        layer.trainable = False
+    before = [np.array(weight) for layer in frozen for weight in layer.weights]
+    model.compile(keras.optimizers.Adam(1e-2), loss, metrics=["accuracy"])
+    model.fit(datasets.pipeline(x, y, batch_size=32, shuffle=True), epochs=8, verbose=0)
+    for weight, old in zip((weight for layer in frozen for weight in layer.weights), before, strict=True):
+        np.testing.assert_array_equal(np.array(weight), old)  # neither kernels nor statistics nor ranges move
+    batches = datasets.pipeline(x_test, y_test, batch_size=60)
+    _, with_frozen = model.evaluate(batches, verbose=0)
+    for layer in frozen:
+        layer.trainable = True
+    model.compile(keras.optimizers.Adam(1e-3), loss, metrics=["accuracy"])
+    model.fit(datasets.pipeline(x, y, batch_size=32, shuffle=True), epochs=6, verbose=0)
+    _, whole = model.evaluate(batches, verbose=0)
+    assert with_frozen > 0.5 and whole > max(0.8, with_frozen)
+    report = tflm_export.export(model, x[:100], tmp_path, flavour="custom", evaluation_data=(x_test, y_test))
+    assert report.tflm_accuracy > whole - 0.05

@@ -29,6 +29,11 @@ def add_parser(subparsers):
 
     listing = actions.add_parser("list", help="the entries", description="The entries.")
     listing.add_argument("pattern", nargs="?", default="*", help="shell pattern of the names, '*shift*' say")
+    listing.add_argument("--sort-by", default="name", metavar="COLUMN", help="int8, flash_bytes, arena_bytes, parameters, "
+                         "macs, instructions_m4, ... (default: name)")  # fmt: skip
+    listing.add_argument("--max-flash", type=common.size, metavar="BYTES", help="of the exported model; 64k is 64 KiB")
+    listing.add_argument("--max-arena", type=common.size, metavar="BYTES", help="of its activations")
+    listing.add_argument("--csv", metavar="FILE", help="also write every figure, for plots")
     action("card", "what an entry is for, how it was trained and how well it does")
     evaluate = action("eval", "the accuracy of an entry on test images, in Keras and on TFLite Micro")
     evaluate.add_argument("--limit", type=int, metavar="N", help="only the first N images")
@@ -60,10 +65,14 @@ def _list(args) -> int:
     from saaug_keras import zoo
     from saaug_keras.zoo import cards
 
-    entries = [zoo.Entry.read(name) for name in zoo.list(args.pattern)]
-    result = {entry.name: cards.score(entry.measured, "tflm") for entry in entries}
-    rows = [(entry.name, entry.title, result[entry.name]) for entry in entries]
-    common.show(args, result, rows=rows, columns=("entry", "", "int8 accuracy or mean IoU"))
+    names = zoo.list(args.pattern, sort_by=args.sort_by, max_flash=args.max_flash, max_arena=args.max_arena)
+    found = [cards.row(name) for name in names]
+    if args.csv:
+        cards.write_csv(found, args.csv)
+    shown = ("name", "int8", "parameters", "flash_bytes", "arena_bytes")
+    rows = [tuple(cards.cell(key, each[key]) for key in shown) for each in found]
+    titles = [cards.COLUMNS[key] if key != "int8" else "int8 accuracy or mean IoU" for key in shown]
+    common.show(args, {each.pop("name"): each for each in found}, rows=rows, columns=titles)
     return 0
 
 

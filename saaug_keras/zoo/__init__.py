@@ -23,10 +23,41 @@ FORMAT = 1  # of entry.toml and measured.toml
 _TEXTS = ("title", "purpose", "limits", "licence")
 
 
-def list(pattern: str = "*") -> tuple[str, ...]:
-    """The names of the entries that match a shell pattern, sorted; `"*shift*"`, say."""
-    names = sorted(path.parent.name for path in _root().glob("*/entry.toml"))
-    return tuple(name for name in names if fnmatch.fnmatchcase(name, pattern))
+def list(
+    filter: str = "*", *, sort_by: str = "name", max_flash: int | None = None, max_arena: int | None = None,
+    as_table: bool = False,
+):  # fmt: skip
+    """The entries' names, or a table of them.
+
+    Args:
+        filter: shell pattern of the names; `"*shift*"`, say.
+        sort_by: "name", or a column of `results`: sizes and counts with the smallest first, accuracies with the largest.
+            Entries without that figure come last.
+        max_flash, max_arena: bytes of the exported model, and of its activations on TFLite Micro, that an entry may
+            take. With a limit, entries that are not trained, whose size is not known, are left out.
+        as_table: the table as Markdown in the place of the names.
+    Returns:
+        tuple of names, or str.
+    Raises:
+        ValueError: an unknown column, or a limit that is no size.
+    """
+    from saaug_keras.zoo import cards
+
+    return cards.listed(_names(), filter, sort_by, {"flash_bytes": max_flash, "arena_bytes": max_arena}, as_table)
+
+
+def results(filter: str = "*") -> tuple[dict, ...]:
+    """The figures of the entries whose names match, one dictionary each of `cards.COLUMNS`; None for what is not known.
+
+    "float" and "int8" are fractions on the whole test set, accuracies or, of scenes, mean IoU.
+    """
+    from saaug_keras.zoo import cards
+
+    return tuple(cards.row(name) for name in _names() if fnmatch.fnmatchcase(name, filter))
+
+
+def _names():
+    return sorted(path.parent.name for path in _root().glob("*/entry.toml"))
 
 
 def path(name: str) -> pathlib.Path:
@@ -35,40 +66,86 @@ def path(name: str) -> pathlib.Path:
     Raises:
         ValueError: no such entry; names the nearest.
     """
-    if name not in list():
-        near = difflib.get_close_matches(str(name), list(), n=3, cutoff=0.4) or list()
+    if name not in _names():
+        near = difflib.get_close_matches(str(name), _names(), n=3, cutoff=0.4) or _names()
         raise ValueError(f"zoo: `name` must be an entry, perhaps {', '.join(near)}. Received: name={name!r}.")
     return _root() / name
 
 
-def load(name: str, *, weights="default", verify: bool = True):
+def load(
+    name: str, *, weights="default", verify: bool = True, num_classes: int | None = None,
+    input_shape: tuple[int, int, int] | None = None, include_top: bool = True, pretrained: bool = True,
+):  # fmt: skip
     """A network of the zoo as a Keras model: images in [0, 1] (N, H, W, C) -> logits (N, classes).
 
     Args:
         name: one of `list()`.
         weights: "default" for the trained ones, None for fresh ones, or the path of a file like `weights.npz`.
         verify: compare the file's SHA-256 with the entry's, for the default weights.
+        num_classes: outputs, the entry's own by default. With another number the classifier is fresh, for fine-tuning;
+            all else keeps its weights.
+        input_shape: (H, W, C) of the images, the entry's own by default. With trained weights C must be the entry's.
+        include_top: False for the features that the classifier's global pooling would take, (N, h, w, channels).
+        pretrained: False for fresh weights, as weights=None.
     Raises:
-        ValueError: an unknown name, or a weight file that is damaged or of another network.
+        ValueError: an unknown name, a shape that the trained weights do not fit, or a weight file that is damaged or of
+            another network.
         FileNotFoundError: no such weight file, or an entry that is not trained yet.
     """
+    import keras
+
     from saaug_keras import backbones
     from saaug_keras.zoo import weights as files
 
     entry = Entry.read(name)
-    model = backbones.build(entry.spec(), layer_options=entry.recipe.layer_options)
-    if weights is None:
-        return model
+    own, options = entry.spec(), {"layer_options": entry.recipe.layer_options}
+    spec = _changed(entry, own, num_classes, input_shape, include_top)
+    model = backbones.build(own, **options)
+    if pretrained and weights is not None:
+        files.read_into(model, _weight_file(entry, weights, verify))
+    if spec != own:
+        trained, model = model, backbones.build(spec, **options)
+        if pretrained and weights is not None:
+            _hand_over(entry, trained, model)
+    return model if include_top else keras.Model(model.input, model.get_layer("pool").input, name=model.name)
+
+
+def _weight_file(entry, weights, verify):
     if isinstance(weights, str) and weights == "default":
-        file = entry.file("weights.npz", verify=verify)
-    else:
-        file = pathlib.Path(weights)
-        if not file.is_file():
-            raise FileNotFoundError(
-                f"zoo.load: `weights` must be 'default', None or a file like weights.npz. Received: weights={weights!r}."
+        return entry.file("weights.npz", verify=verify)
+    file = pathlib.Path(weights)
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"zoo.load: `weights` must be 'default', None or a file like weights.npz. Received: weights={weights!r}."
+        )
+    return file
+
+
+def _changed(entry, spec, num_classes, input_shape, include_top):
+    """The spec with other ends."""
+    if num_classes is not None:
+        _validate.int_in("zoo.load", "num_classes", num_classes, 1, 100_000)
+        spec = dataclasses.replace(spec, num_classes=num_classes)
+    if input_shape is not None:
+        spec = dataclasses.replace(spec, input_shape=tuple(input_shape))
+    if not include_top and spec.segmentation is not None:
+        raise ValueError(
+            f"zoo.load: `include_top` must be True for {entry.name}, which labels every pixel. Received: include_top=False."
+        )
+    return spec
+
+
+def _hand_over(entry, trained, model):
+    """Gives a model the weights of another that differs in its ends alone; a classifier of other classes stays fresh."""
+    for layer in model.layers:
+        values = trained.get_layer(layer.name).get_weights()
+        if [value.shape for value in values] == [tuple(weight.shape) for weight in layer.weights]:
+            layer.set_weights(values)
+        elif layer.name != "classifier":
+            raise ValueError(
+                f"zoo.load: `input_shape` must have {entry.input_shape[2]} channels, as {entry.name} was trained with. "
+                f"Received: input_shape={model.input_shape[1:]}. pretrained=False takes any."
             )
-    files.read_into(model, file)
-    return model
 
 
 def card(name: str) -> str:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from saaug_keras import zoo
+import csv
+import fnmatch
+import io
+import math
+
+from saaug_keras import _validate, zoo
+from saaug_keras._files import write_atomic
 
 
 def card(entry) -> str:
@@ -108,6 +114,72 @@ def table() -> str:
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+# Of `results` and `list`: each figure's heading; the largest of accuracies is the best, of all else the smallest.
+COLUMNS = {
+    "name": "entry", "dataset": "data set", "epochs": "epochs", "parameters": "parameters", "macs": "MACs",
+    "float": "float", "int8": "int8", "flash_bytes": "flash, bytes", "arena_bytes": "arena, bytes",
+    "instructions_m4": "M4 instructions", "instructions_m0": "M0 instructions",
+}  # fmt: skip
+_BEST_IS_LARGEST = ("float", "int8")
+
+
+def row(name) -> dict:
+    """The figures of an entry, by the keys of `COLUMNS`."""
+    from saaug_keras import backbones
+
+    entry = zoo.Entry.read(name)
+    measured, flavour = entry.measured, "custom" if "custom_flash_bytes" in entry.measured else "builtin"
+    return {
+        "name": name, "dataset": entry.dataset, "epochs": measured.get("epochs"),
+        "parameters": measured.get("parameters"), "macs": backbones.count_macs(entry.spec()),
+        "float": score(measured, "float"), "int8": score(measured, "tflm"),
+        "flash_bytes": measured.get(f"{flavour}_flash_bytes"), "arena_bytes": measured.get(f"{flavour}_arena_bytes"),
+        "instructions_m4": measured.get("instructions_m4"), "instructions_m0": measured.get("instructions_m0"),
+    }  # fmt: skip
+
+
+def listed(names, pattern, sort_by, limits, as_table):
+    """What `zoo.list` gives; see there."""
+    _validate.one_of("zoo.list", "sort_by", sort_by, tuple(COLUMNS))
+    for key, limit in limits.items():
+        if limit is not None:
+            _validate.int_in("zoo.list", f"max_{key.removesuffix('_bytes')}", limit, 0, 1 << 40, " bytes")
+    names = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+    limits = {key: limit for key, limit in limits.items() if limit is not None}
+    if not limits and sort_by == "name" and not as_table:
+        return tuple(names)
+    rows = [row(name) for name in sorted(names)]
+    rows = [each for each in rows if all((each[key] or math.inf) <= limit for key, limit in limits.items())]
+    sign = -1 if sort_by in _BEST_IS_LARGEST else 1
+    if sort_by not in ("name", "dataset"):
+        rows.sort(key=lambda each: (each[sort_by] is None, sign * (each[sort_by] or 0)))
+    elif sort_by == "dataset":
+        rows.sort(key=lambda each: each["dataset"])
+    if not as_table:
+        return tuple(each["name"] for each in rows)
+    lines = [f"| {' | '.join(COLUMNS.values())} |", f"|{'---|' * len(COLUMNS)}"]
+    lines += [f"| {' | '.join(cell(key, each[key]) for key in COLUMNS)} |" for each in rows]
+    return "\n".join(lines)
+
+
+def cell(key, value) -> str:
+    """A figure of `COLUMNS` as a person reads it."""
+    if value is None:
+        return "-"
+    if key in _BEST_IS_LARGEST:
+        return percent(value)
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def write_csv(rows, file):
+    """Rows of `zoo.results` as a CSV file with the keys of `COLUMNS` as its first line; "" for what is not known."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, tuple(COLUMNS))
+    writer.writeheader()
+    writer.writerows(rows)
+    return write_atomic(file, text.getvalue())
 
 
 def others(name):
