@@ -4,7 +4,8 @@
     python benchmarks/training.py --jax         the JAX backend alone, on its accelerator where there is one
 
 Absolute figures are this machine's; the ratios are what to compare. A second table sets the add convolution beside
-matrix multiplication, the obvious broadcast form and, where torch is installed, torch.cdist(p=1); a third gives the
+matrix multiplication, the obvious broadcast form and, where torch is installed, torch.cdist(p=1); a third sets the
+activation and quantizer between two layers, fused, beside the separate operations and the memory's bound; a fourth gives the
 peak memory of one training step of an add layer beside a convolution, each measured in a process of its own. With
 --jax a table sets training on the device, `saaug_keras.device_training`, beside `Model.fit` fed with NumPy batches; on an
 accelerator for several networks, alone and side by side. It needs no TensorFlow.
@@ -123,6 +124,45 @@ def layer_rows():
 
             row["torch_cdist"] = 3 * _rate(cdist, shape, repeats=2)
         rows.append(row)
+    return rows
+
+
+def fused_rows(repeats=30):
+    """Milliseconds, forward and backward, of what stands between two layers: ReLU6 and the next one's quantizer as one
+    loop and as two operations, alternating, beside the bound: as many passes over memory that only copy."""
+    import numpy as np
+    import tensorflow as tf
+
+    from saaug_keras import ops
+
+    rows, low, high = [], tf.constant(0.0), tf.constant(3.0)
+    for shape in ((128, 16, 16, 48), (128, 16, 16, 96), (128, 8, 8, 240)):
+        x = tf.constant(np.random.default_rng(3).standard_normal(shape), tf.float32)
+
+        def gradients(function, x=x):
+            @tf.function
+            def step():
+                with tf.GradientTape() as tape:
+                    tape.watch(x)
+                    out = function(x)
+                return out, tape.gradient(out, x, output_gradients=x)
+
+            return step
+
+        arms = {
+            "fused": gradients(lambda x: ops.activate_and_quantize(x, low, high, 8, activation="relu6", fused=True)),
+            "separate": gradients(lambda x: ops.fake_quantize(tf.nn.relu6(x), low, high)),
+            # Forward reads and writes once; backward reads twice and writes once.
+            "bound": tf.function(lambda x=x: (x + 1.0, x * x)),
+        }
+        seconds = {name: [] for name in arms}
+        for repeat in range(repeats + 3):
+            for name, function in arms.items():
+                started = time.perf_counter()
+                [part.numpy() for part in tf.nest.flatten(function())]
+                if repeat >= 3:
+                    seconds[name].append(time.perf_counter() - started)
+        rows.append({"shape": shape, **{name: 1e3 * statistics.median(values) for name, values in seconds.items()}})
     return rows
 
 
@@ -258,6 +298,14 @@ def print_jax(rows):
         print("\nOn a GPU: not measured yet; there was none.")
 
 
+def print_fused(rows):
+    print("| activation and quantizer of | fused, ms | separate, ms | bound by memory, ms | separate to fused |")
+    print("|---|---|---|---|---|")
+    for row in rows:
+        print(f"| {'x'.join(map(str, row['shape']))} | {row['fused']:.2f} | {row['separate']:.2f} | {row['bound']:.2f} | "
+              f"{row['separate'] / row['fused']:.2f}x |")  # fmt: skip
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", nargs="+", default=["mobilenetv2-tiny", "mcunet-in0"])
@@ -265,6 +313,7 @@ def main():
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--jax", action="store_true", help="only training on the JAX backend")
+    parser.add_argument("--fused", action="store_true", help="only the fused activation and quantizer")
     parser.add_argument("--peak-memory-of", choices=("conv", "adder"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -276,9 +325,13 @@ def main():
         rows = jax_rows(args.steps, args.batch_size)
         print(json.dumps({"jax": rows}, indent=1)) if args.json else print_jax(rows)
         return
+    if args.fused:
+        print_fused(fused_rows())
+        return
     networks, layers, memory = network_rows(args.backbone, args.steps, args.batch_size), layer_rows(), memory_rows()
+    fused = fused_rows()
     if args.json:
-        print(json.dumps({"networks": networks, "layers": layers, "memory": memory}, indent=1))
+        print(json.dumps({"networks": networks, "layers": layers, "fused": fused, "memory": memory}, indent=1))
         return
     print("| network | operator | direct img/s | augmented img/s | step to conv's | augmented step to direct |")
     print("|---|---|---|---|---|---|")
@@ -295,6 +348,8 @@ def main():
             f"| {row['shape']} | {row['matmul']:.1f} | {row['adder']:.1f} | {row['broadcast']:.2f} | "
             f"{row['adder_to_broadcast']:.1f}x | {cdist} |"
         )
+    print()
+    print_fused(fused)
     conv, adder = (row["peak_bytes"] for row in memory)
     print(f"\nPeak memory of a training step: conv {conv / 2**20:.0f} MiB, add {adder / 2**20:.0f} MiB, "
           f"{adder / conv:.2f}x.")  # fmt: skip
