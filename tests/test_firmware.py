@@ -240,6 +240,92 @@ def test_builtin_tflm_project_needs_no_kernel_of_ours(tmp_path):
     assert "AddDepthwiseConv2D()" in main and "AddFullyConnected()" in main and "saaug" not in main
 
 
+def test_builtin_tflm_project_copies_no_kernel_of_ours(tmp_path):
+    model, images = small_backbone("mobilenetv2-tiny", "shift", blocks=1, shape=(11, 9, 3))
+    for flavour in ("builtin", "custom"):
+        folder = tmp_path / flavour
+        tflm_export.export(model, images, folder, target="tflm", flavour=flavour, name="net")
+        texts = (folder / "CMakeLists.txt").read_text() + (folder / "README.md").read_text()
+        assert (folder / "kernels").exists() == ("kernels" in texts) == (flavour == "custom")
+        assert "add_executable(net main.cc samples.cc net_model.cc" in texts
+        assert not {"KERNELS\n", "SOURCES", "INCLUDES"} & set(texts.split())
+
+
+STRICT = (*WARNINGS, "-Wshadow", "-Wundef")
+
+
+@pytest.fixture(scope="module")
+def two_projects(tmp_path_factory):
+    """Two networks of different operators, as projects of plain C: {name: (folder, an image, its output)}."""
+    made = {}
+    for name, operator in (("one", "shift"), ("two", "adder")):
+        model, images = small_backbone("mobilenetv2-tiny", operator, blocks=1, shape=(11, 9, 3))
+        folder = tmp_path_factory.mktemp(name)
+        tflm_export.export(model, images, folder, target="c", name=name)
+        samples = firmware.Samples.of(tflm_export.compile_network(model, images, flavour="custom"), images)
+        made[name] = folder, samples.images[0].reshape(-1), samples.outputs[0].reshape(-1)
+    return made
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+@pytest.mark.parametrize("standard", ["c99", "c11", "c17", "c++11", "c++14", "c++17"])
+def test_headers_are_clean_in_every_standard(standard, compiler, two_projects, tmp_path):
+    if not shutil.which(compiler):
+        pytest.skip(f"no {compiler}")
+    folder = two_projects["one"][0]
+    headers = sorted(file.name for file in folder.glob("*.h"))
+    assert {"one.h", "one_data.h", "samples.h", "saaug_plain.h"} <= set(headers)
+    file = tmp_path / ("all.cc" if "+" in standard else "all.c")
+    file.write_text("".join(f'#include "{header}"\n' for header in (*headers, "saaug_nn.h")) + "int unused_by_design;\n")
+    words = [compiler, f"-std={standard}", "-fsyntax-only", *STRICT, *(f"-I{path}" for path in includes(folder)), file]
+    done = subprocess.run(list(map(str, words)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+@pytest.mark.parametrize("standard", ["c99", "c17"])
+def test_all_c_files_are_clean(standard, compiler, two_projects):
+    if not shutil.which(compiler):
+        pytest.skip(f"no {compiler}")
+    for name in ("one", "two"):
+        folder = two_projects[name][0]
+        for version in ("REFERENCE", "PORTABLE"):
+            for file in sources(folder):
+                words = [compiler, f"-std={standard}", "-fsyntax-only", *STRICT, f"-DSAAUG_FORCE_{version}",
+                         *(f"-I{path}" for path in includes(folder)), file]  # fmt: skip
+                done = subprocess.run(list(map(str, words)), capture_output=True, text=True)
+                assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_two_networks_run_in_one_program_of_cxx(two_projects, tmp_path):
+    folder = two_projects["one"][0]
+    flags = ["-O1", "-DSAAUG_FORCE_PORTABLE", *(f"-I{path}" for path in includes(folder)), f"-I{two_projects['two'][0]}"]
+    files = [file for file in sources(folder) if file.name not in ("main.c", "samples.c")]
+    files += [two_projects["two"][0] / "two.c", two_projects["two"][0] / "two_data.c"]
+    text = '#include <cstdio>\n#include <cstring>\n#include "one.h"\n#include "two.h"\n'
+    body = ""
+    for name, (_, image, output) in two_projects.items():
+        for part, values in (("image", image), ("output", output)):
+            text += f"static const int8_t {name}_{part}[] = {{{', '.join(map(str, values))}}};\n"
+        upper = name.upper()
+        text += f"static int8_t {name}_found[{upper}_OUTPUT_BYTES];\n"
+        body += (
+            f"  if ({name}_check() || {name}_run({name}_image, {name}_found)) return 1;\n"
+            f"  if (std::memcmp({name}_found, {name}_output, {upper}_OUTPUT_BYTES)) return 2;\n"
+        )
+    (tmp_path / "main.cc").write_text(text + f'int main() {{\n{body * 2}  std::puts("both right");\n}}\n')
+    for words in (
+        ["gcc", "-std=c99", *flags, "-c", *files],
+        ["g++", "-std=c++17", *STRICT, *flags, "-c", "main.cc"],
+    ):
+        done = subprocess.run(list(map(str, words)), capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr[-3000:]
+    link = ["g++", *map(str, tmp_path.glob("*.o")), "-o", "program"]
+    done = subprocess.run(link, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert subprocess.run([str(tmp_path / "program")], capture_output=True, text=True).stdout == "both right\n"
+
+
 def test_target_c_is_custom_only(tmp_path):
     model, images = small_backbone("mobilenetv2-tiny", "shift", blocks=1)
     with pytest.raises(ValueError, match="`flavour` must be 'custom' for target 'c'. Received: flavour='builtin'"):

@@ -326,8 +326,7 @@ def write_c(network: Network, name, samples: Samples, folder) -> dict[str, int]:
     word = writer.name
     (folder / f"{word}.h").write_text(_network_header(network, word))
     (folder / f"{word}.c").write_text(_network_source(writer))
-    declarations = "#include <stdint.h>\n\n" + _lines(writer.declarations)
-    (folder / f"{word}_data.h").write_text(_guarded(f"{word}_data", declarations))
+    (folder / f"{word}_data.h").write_text(_guarded(f"{word}_data", _lines(writer.declarations)))
     (folder / f"{word}_data.c").write_text(f'#include "{word}_data.h"\n\n' + "\n".join(writer.data))
     _write_samples(samples, folder, "c")
     main = _MAIN_C.replace("CLASS_OF_OUTPUT", _class_of_c(network, word)).replace("NETWORK", word)
@@ -360,10 +359,15 @@ def write_tflm(network: Network, name, model: bytes, arena_bytes, samples: Sampl
     main = main.replace("// INCLUDE\n", '#include "saaug_model.h"\n#include "saaug_ops.h"\n' if custom else "")
     main = main.replace("// CHECK\n", _CHECK_TFLM.replace("NETWORK", word) if custom else "")
     (folder / "main.cc").write_text(main)
-    (folder / "CMakeLists.txt").write_text(_CMAKE_TFLM.replace("NETWORK", word))
-    (folder / "README.md").write_text(_readme_tflm(word, arena_bytes, operators))
+    ours = _CMAKE_TFLM_KERNELS if custom else ("", "", "")
+    cmake = _CMAKE_TFLM
+    for mark, text in zip(("# KERNELS\n", " SOURCES", " INCLUDES"), ours, strict=True):
+        cmake = cmake.replace(mark, text)
+    (folder / "CMakeLists.txt").write_text(cmake.replace("NETWORK", word))
+    (folder / "README.md").write_text(_readme_tflm(word, arena_bytes, operators, custom))
     (folder / f"{word}.tflite").write_bytes(model)
-    _copy_kernels(folder, tflm=True)
+    if custom:
+        _copy_kernels(folder, tflm=True)
 
 
 def _registration(operator):
@@ -384,8 +388,12 @@ def _lines(lines):
 
 
 def _guarded(name, text):
+    """A header of declarations, for C and C++."""
     guard = f"{name.upper()}_H"
-    return f"#ifndef {guard}\n#define {guard}\n\n{text}\n#endif\n"
+    return (
+        f"#ifndef {guard}\n#define {guard}\n\n#include <stdint.h>\n\n#ifdef __cplusplus\nextern \"C\" {{\n#endif\n\n{text}\n"
+        "#ifdef __cplusplus\n}\n#endif\n#endif\n"
+    )
 
 
 def _network_header(network, word):
@@ -394,9 +402,7 @@ def _network_header(network, word):
     sizes = [", ".join(map(str, tensor.shape)) for tensor in (source, output)]
     return _guarded(
         word,
-        f"""#include <stdint.h>
-
-#define {upper}_INPUT_BYTES {int(np.prod(source.shape))}
+        f"""#define {upper}_INPUT_BYTES {int(np.prod(source.shape))}
 #define {upper}_OUTPUT_BYTES {int(np.prod(output.shape))}
 #define {upper}_CLASSES {output.shape[-1]}
 
@@ -484,7 +490,7 @@ def _write_samples(samples, folder, suffix):
     (folder / "samples.h").write_text(
         _guarded(
             "samples",
-            f"#include <stdint.h>\n\n#define SAMPLE_COUNT {count}\n\n"
+            f"#define SAMPLE_COUNT {count}\n\n"
             f"extern const int8_t sample_images[SAMPLE_COUNT][{image_bytes}];\n"
             "/* what the exporter's reference interpreter gave for them */\n"
             f"extern const int8_t sample_outputs[SAMPLE_COUNT][{output_bytes}];\n",
@@ -664,6 +670,13 @@ _CHECK_TFLM = """  int32_t index = -1;
   }
 """
 
+_CMAKE_TFLM_KERNELS = (  # what a project with operators of ours has more: its files, their names, their headers
+    "file(GLOB KERNELS ${CMAKE_CURRENT_SOURCE_DIR}/kernels/src/*.c ${CMAKE_CURRENT_SOURCE_DIR}/kernels/src/*/*.c)\n"
+    "file(GLOB ADAPTER ${CMAKE_CURRENT_SOURCE_DIR}/kernels/tflm/*.cc ${CMAKE_CURRENT_SOURCE_DIR}/kernels/tflm/*.c)\n",
+    " ${ADAPTER} ${KERNELS}",
+    " kernels/include kernels/src kernels/tflm",
+)
+
 _CMAKE_TFLM = """# cmake -B build -DTFLM_ROOT=/path/to/tflm-tree [-DTFLM_LIBRARY=/path/to/libtensorflow-microlite.a]
 #       [-DCMAKE_TOOLCHAIN_FILE=...] [-DBOARD_FLAGS="-mcpu=cortex-m4 -mthumb"]
 # TFLM_ROOT: a tree made by TFLite Micro's create_tflm_tree.py, or a checkout after its make has fetched third_party.
@@ -679,10 +692,9 @@ if(NOT EXISTS "${TFLM_LIBRARY}")
   message(FATAL_ERROR "Set TFLM_LIBRARY to TFLite Micro's library, built for the same target.")
 endif()
 separate_arguments(BOARD_FLAGS)
-file(GLOB KERNELS ${CMAKE_CURRENT_SOURCE_DIR}/kernels/src/*.c ${CMAKE_CURRENT_SOURCE_DIR}/kernels/src/*/*.c)
-file(GLOB ADAPTER ${CMAKE_CURRENT_SOURCE_DIR}/kernels/tflm/*.cc ${CMAKE_CURRENT_SOURCE_DIR}/kernels/tflm/*.c)
-add_executable(NETWORK main.cc samples.cc NETWORK_model.cc ${ADAPTER} ${KERNELS})
-target_include_directories(NETWORK PRIVATE ${CMAKE_CURRENT_SOURCE_DIR} kernels/include kernels/src kernels/tflm)
+# KERNELS
+add_executable(NETWORK main.cc samples.cc NETWORK_model.cc SOURCES)
+target_include_directories(NETWORK PRIVATE ${CMAKE_CURRENT_SOURCE_DIR} INCLUDES)
 target_include_directories(NETWORK SYSTEM PRIVATE
   ${TFLM_ROOT} ${TFLM_ROOT}/third_party/flatbuffers/include ${TFLM_ROOT}/third_party/gemmlowp
   ${TFLM_ROOT}/third_party/ruy ${TFLM_ROOT}/tensorflow/lite/micro/tools/make/downloads/flatbuffers/include
@@ -697,7 +709,14 @@ target_link_libraries(NETWORK PRIVATE ${TFLM_LIBRARY})
 """
 
 
-def _readme_tflm(word, arena_bytes, operators):
+def _readme_tflm(word, arena_bytes, operators, custom):
+    scratch, kernels = "", ""
+    if custom:
+        scratch = ", and the kernels' scratch"
+        kernels = (
+            "- `kernels/` are our operators; they choose their version (Arm DSP, Helium, portable C) from the compiler's "
+            "target.\n"
+        )
     return f"""# {word}: an int8 network for TFLite Micro
 
 1. Get a TFLite Micro tree: in a checkout of tflite-micro, `python3
@@ -708,7 +727,6 @@ def _readme_tflm(word, arena_bytes, operators):
 
 - `{word}_model.cc` is `{word}.tflite` as an array; keep its alignment of 16 bytes.
 - `main.cc` registers exactly the operators that the model uses: {", ".join(operators)}.
-- The arena is {arena_bytes:,} bytes: what TFLite Micro allocated on the exporting machine, and the kernels' scratch.
+- The arena is {arena_bytes:,} bytes: what TFLite Micro allocated on the exporting machine{scratch}.
   After AllocateTensors(), `arena_used_bytes()` tells what your target needs; it is less.
-- `kernels/` are our operators; they choose their version (Arm DSP, Helium, portable C) from the compiler's target.
-"""
+{kernels}"""

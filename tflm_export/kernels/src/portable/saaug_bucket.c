@@ -186,12 +186,12 @@ void saaug_bucket_program(const uint8_t *row, int32_t layout, int32_t first, int
             head = emit_run(head, ADD(level - base), adds[level], &column, places + level);
             head = emit_run(head, SUB(level - base), subs[level], &column, places + negative + level);
 #else
-            const int32_t first = level < top ? DOUBLES : STARTS, second = adds[level] > 0 ? 0 : first;
+            const int32_t adding = level < top ? DOUBLES : STARTS, taking = adds[level] > 0 ? 0 : adding;
             if (level < top && adds[level] + subs[level] == 0) {
                 *head++ = HEAD(DOUBLE);
             }
-            head = emit_run(head, first + ADD, adds[level], &column, places + level);
-            head = emit_run(head, second + SUB, subs[level], &column, places + negative + level);
+            head = emit_run(head, adding + ADD, adds[level], &column, places + level);
+            head = emit_run(head, taking + SUB, subs[level], &column, places + negative + level);
 #endif
         }
         head = emit_spill(head, accumulate, base - 1);
