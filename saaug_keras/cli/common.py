@@ -162,6 +162,15 @@ def add_budget_options(parser):
     parser.add_argument("--until", metavar="HH:MM", help="stop at that time of the day, or at an ISO date and time")
 
 
+def add_operator_option(parser):
+    """`--operator`."""
+    from saaug_keras import operators
+
+    parser.add_argument("--operator", default="shift", help=f"{', '.join(operators.names())}, perhaps with options, as "
+                        "'shift(zero_code=False)'; or three of a block's layers, as adder/shift/adder (default: "
+                        "shift)")  # fmt: skip
+
+
 def budget_of(owner: str, args) -> tuple[int | None, float | None]:
     """(processes or None, deadline or None) that the options ask for; checked before anything is loaded."""
     from saaug_keras import _budget, _validate

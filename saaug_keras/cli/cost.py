@@ -35,8 +35,7 @@ def add_parser(subparsers):
         "are a microcontroller's. Exit code 1 if a limit is exceeded.",
     )
     parser.add_argument("--backbone", required=True, help="for example mcunet-in0, mobilenetv2-tiny")
-    parser.add_argument("--operator", default="shift", help="conv, shift, shift5, shift-ps, shift5-ps, adder or "
-                        "shiftadd; or three of a block's layers, as adder/shift/adder (default: shift)")  # fmt: skip
+    common.add_operator_option(parser)
     parser.add_argument("--resolution", type=int, help="pixels (default: the publication's)")
     parser.add_argument("--channels", type=int, default=3, help="of the image (default: 3)")
     parser.add_argument("--classes", type=int, default=1000, help="default: 1000")

@@ -19,8 +19,7 @@ def add_parser(subparsers):
         "numbers that it would have reached.",
     )
     parser.add_argument("--backbone", required=True, help="for example mcunet-in0, mobilenetv2-tiny")
-    parser.add_argument("--operator", default="shift", help="conv, shift, shift5, shift-ps, shift5-ps, adder or "
-                        "shiftadd; or three of a block's layers, as adder/shift/adder (default: shift)")  # fmt: skip
+    common.add_operator_option(parser)
     parser.add_argument("--dataset", required=True, help="digits, cifar10, cifar100, camvid, or folder for your own "
                         "images in --data")  # fmt: skip
     parser.add_argument("--data", metavar="DIR", help="folder with the data set's files")

@@ -18,6 +18,7 @@ class Adder(Operator):
     gradient_scale: float = 0.2
 
     family = "adder"
+    kinds = ("conv", "depthwise")  # not dense: see `as_dense`
     distance = True
     deployed_as = "adder"
     tap = "adds"
@@ -26,8 +27,6 @@ class Adder(Operator):
     def __post_init__(self):
         _validate.number_in("Adder", "gradient_scale", self.gradient_scale, 0, 1e3)
         check_activation_bits("Adder", self.activation_bits)
-
-    kinds = ("conv", "depthwise")
 
     def arguments(self):
         return self.options()

@@ -69,6 +69,13 @@ class QuantizedLayer(PersistAllWeights):
         low, high, step = self._grid_of(inputs, training)
         return ops.quantize_to(inputs, low, high, self.activation_bits), step
 
+    def _convolve(self, convolution, inputs, training):
+        """The layer of the deployed kernel: `convolution` is `ops.conv2d` or `ops.depthwise_conv2d`."""
+        inputs, _ = self._quantize(inputs, training)
+        kernel = K.cast(self.quantized_kernel(), inputs.dtype)
+        window = {"strides": self.strides, "padding": self.padding, "dilation_rate": self.dilation_rate}
+        return self._finish(convolution(inputs, kernel, **window))
+
     def _finish(self, outputs):
         """Bias and activation."""
         if self.use_bias:

@@ -57,10 +57,7 @@ class RoundedConv2D(RoundedWeights, keras.layers.Conv2D):
         self._set_operator(operator)
 
     def call(self, inputs, training=None):
-        inputs, _ = self._quantize(inputs, training)
-        kernel = K.cast(self.quantized_kernel(), inputs.dtype)
-        window = {"strides": self.strides, "padding": self.padding, "dilation_rate": self.dilation_rate}
-        return self._finish(ops.conv2d(inputs, kernel, **window))
+        return self._convolve(ops.conv2d, inputs, training)
 
 
 @keras.saving.register_keras_serializable(package="saaug_keras")
@@ -75,10 +72,7 @@ class RoundedDepthwiseConv2D(RoundedWeights, keras.layers.DepthwiseConv2D):
         self._set_operator(operator)
 
     def call(self, inputs, training=None):
-        inputs, _ = self._quantize(inputs, training)
-        kernel = K.cast(self.quantized_kernel(), inputs.dtype)
-        window = {"strides": self.strides, "padding": self.padding, "dilation_rate": self.dilation_rate}
-        return self._finish(ops.depthwise_conv2d(inputs, kernel, **window))
+        return self._convolve(ops.depthwise_conv2d, inputs, training)
 
 
 @keras.saving.register_keras_serializable(package="saaug_keras")

@@ -143,13 +143,7 @@ class ShiftConv2D(PlainShift, keras.layers.Conv2D):
         self._set_shift_options(weight_bits, zero_code, exponent_scope, variant, activation_bits)
 
     def call(self, inputs, training=None):
-        inputs, _ = self._quantize(inputs, training)
-        kernel = K.cast(self.quantized_kernel(), inputs.dtype)
-        return self._finish(
-            ops.conv2d(
-                inputs, kernel, strides=self.strides, padding=self.padding, dilation_rate=self.dilation_rate
-            )
-        )
+        return self._convolve(ops.conv2d, inputs, training)
 
 
 @keras.saving.register_keras_serializable(package="saaug_keras")
@@ -181,13 +175,7 @@ class ShiftDepthwiseConv2D(PlainShift, keras.layers.DepthwiseConv2D):
         self._set_shift_options(weight_bits, zero_code, exponent_scope, variant, activation_bits)
 
     def call(self, inputs, training=None):
-        inputs, _ = self._quantize(inputs, training)
-        kernel = K.cast(self.quantized_kernel(), inputs.dtype)
-        return self._finish(
-            ops.depthwise_conv2d(
-                inputs, kernel, strides=self.strides, padding=self.padding, dilation_rate=self.dilation_rate
-            )
-        )
+        return self._convolve(ops.depthwise_conv2d, inputs, training)
 
 
 @keras.saving.register_keras_serializable(package="saaug_keras")
