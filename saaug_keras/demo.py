@@ -15,7 +15,7 @@ import time
 
 from saaug_keras.cli import common
 
-ENTRY = "mcunet-shift-cifar100"
+ENTRY = "tiny32-93k-shift-cifar100"
 LARGEST_SHEET = 100  # images
 
 

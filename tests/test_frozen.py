@@ -16,6 +16,9 @@ LAYERS = {
     "HybridConv2D": ((4, 3), IMAGE, [{"filters": 3}, {"filters": None}]),
     "HybridDense": ((4,), ROW, [{"augmented": True}, {"augmented": False}]),
     "HybridDepthwise": ((3,), IMAGE, [{"augmented": True}, {"augmented": False}]),
+    "RoundedConv2D": ((2, 3), IMAGE, [{}]),
+    "RoundedDense": ((4,), ROW, [{}]),
+    "RoundedDepthwiseConv2D": ((3,), IMAGE, [{}]),
     "ShiftConv2D": ((2, 3), IMAGE, [{}]),
     "ShiftDense": ((4,), ROW, [{}]),
     "ShiftDepthwiseConv2D": ((3,), IMAGE, [{}]),
@@ -24,6 +27,7 @@ OPTIONS = {
     "HybridConv2D": [{"operator": name, "extra": extra} for name in ("adder", "shift") for extra in ("multiplicative", "same")],
     "HybridDepthwise": [{"operator": name} for name in ("adder", "shift")],
     "HybridDense": [{"operator": "shift", "remap": "learned"}],
+    **{name: [{"operator": "shift5"}] for name in ("RoundedConv2D", "RoundedDense", "RoundedDepthwiseConv2D")},
     "ShiftConv2D": [{"variant": variant} for variant in ("ps", "q")],
 }  # fmt: skip
 CASES = [(name, options) for name in LAYERS for options in OPTIONS.get(name, [{}])
