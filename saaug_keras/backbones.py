@@ -40,8 +40,8 @@ def check_layer_options(owner: str, layer_options: dict | None, spec: NetSpec) -
             f"Received: layer_options={layer_options!r}."
         )
     layers = lower(spec, all_blocks=True)
-    known = [*map(operators.parse, operators.names()), *(layer.operator for layer in layers if layer.operator)]
-    of_operators = sorted({option for operator in known if operator.kinds for option in operator.options()})
+    known = {*map(operators.parse, operators.names()), *(layer.operator for layer in layers if layer.operator)}
+    of_operators = {option for operator in known if operator.kinds for option in operator.options()}
     owners = {*(operator.family for operator in known), *(layer.name for layer in layers)}
     for name, options in layer_options.items():
         _validate.one_of(owner, "layer_options", name, owners)
@@ -50,7 +50,7 @@ def check_layer_options(owner: str, layer_options: dict | None, spec: NetSpec) -
                 f"{owner}: `layer_options` must hold a dict of options for {name!r}. Received: {options!r}."
             )
         for option in options:
-            _validate.one_of(owner, f"layer_options[{name!r}]", option, (*LAYER_OPTIONS, *of_operators))
+            _validate.one_of(owner, f"layer_options[{name!r}]", option, (*LAYER_OPTIONS, *sorted(of_operators)))
     return dict(layer_options)
 
 
@@ -70,7 +70,7 @@ def operator_of(layer: LayerSpec, layer_options: dict | None) -> Operator | None
 def _parse_fields(record, *names):
     """Operators of a frozen record that were given by text, as values."""
     for name in names:
-        object.__setattr__(record, name, operators.parse(getattr(record, name)))
+        object.__setattr__(record, name, operators.parse(getattr(record, name), type(record).__name__))
 
 
 def _as_text(data):
@@ -126,7 +126,7 @@ class BlockSpec:
 
     def __post_init__(self):
         _parse_fields(self, "squeeze_excite_operator")
-        three = operators.parse_block(self.operator)
+        three = operators.parse_block(self.operator, "BlockSpec")
         object.__setattr__(self, "operator", three[0] if len(set(three)) == 1 else three)
 
 

@@ -127,6 +127,44 @@ def test_a_users_operator_exports_to_tflite_micro(trained, tmp_path):
     assert report.agreement >= 0.9
 
 
+@dataclasses.dataclass(frozen=True)
+class Halves(operators.Operator):
+    """Weights of 0, s / 2 and s: half of int8's 127 steps is none of them."""
+
+    family = "halves"
+
+    def round(self, kernel, channel_axes=(-1,)):
+        top = keras.ops.max(keras.ops.abs(kernel), axis=(0, 1, 2), keepdims=True)
+        return keras.ops.round(2 * kernel / top) / 2 * top
+
+
+def test_weights_that_int8_does_not_hold_are_refused_at_export():
+    images = np.random.default_rng(4).random((8, 6, 5, 2), "float32")
+    inputs = keras.Input(images.shape[1:])
+    for operator in (Halves(), Ternary()):
+        layer = operator.make_layer("conv", 3, kernel_size=3, name="rounded")
+        model = keras.Model(inputs, layer(inputs))
+        layer(images, training=True)
+        if isinstance(operator, Ternary):
+            constants = tflm_export.compile_network(model, images).steps[0].constants
+            assert set(np.unique(np.abs(constants.weights))) <= {0, 127}
+        else:
+            with pytest.raises(ValueError, match="rounded.* must have weights that are multiples of 127ths.*0.5 of such"):
+                tflm_export.compile_network(model, images)
+
+
+def test_operators_that_cannot_be_plain_layers_are_named():
+    @dataclasses.dataclass(frozen=True)
+    class Odd(operators.Operator):
+        family = "odd"
+        deployed_as = "adder"
+
+    with pytest.raises(ValueError, match="RoundedConv2D: `operator` must be one of products.*deployed as 'adder'"):
+        saaug_keras.RoundedConv2D(4, 3, operator=Odd())
+    with pytest.raises(NotImplementedError, match="`apply` must be defined, since `distance` is True"):
+        Odd().apply("conv", None, None)
+
+
 def test_a_users_operator_stands_in_a_recipe(tmp_path):
     data = datasets.load("digits")
     recipe = recipes.Recipe("mobilenetv2-tiny", operator="ternary", blocks=1, epochs=1, width_multiplier=0.5)

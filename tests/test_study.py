@@ -73,7 +73,7 @@ def finished(tmp_path_factory):
 
 @pytest.mark.parametrize("change, kind, message", [
     ({"operator": ["shift"]}, ValueError, r"study: `key` must be one of .*'operators'.* Received: key='operator'"),
-    ({"operators": ["shfit"]}, ValueError, "`operator` must be one of 'conv', 'shift'.* Received: operator='shfit'"),
+    ({"operators": ["shfit"]}, ValueError, "study, `operators`: .* must be one of 'conv'.* Received: operator='shfit'"),
     ({"operators": []}, ValueError, "study: `operators` must be given"),
     ({"backbones": "mcunet-in0"}, TypeError, "study: `backbones` must be a list"),
     ({"backbones": ["resnet50"]}, ValueError, "study: `backbones` must be one of"),

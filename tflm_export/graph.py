@@ -535,6 +535,8 @@ def _weights(layer, kernel):
     if own:
         operator = layer.operator.deployed_as
         levels = layer.operator.levels if operator == "shift" else 0
+    if isinstance(layer, _PRODUCT) and operator == "conv":
+        _check_int8_holds(layer, kernel)
     if own and layer.activation_bits is not None:
         low, high = (float(v) for v in keras.ops.convert_to_numpy(layer.input_range))
         low_high, bits = (low, high) if high > low else None, layer.activation_bits
@@ -543,6 +545,17 @@ def _weights(layer, kernel):
     if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
         _fail(layer, "must have finite weights", "NaN or infinity")
     return Weights(operator, kernel, np.ones(channels), bias, levels, low_high, bits)
+
+
+def _check_int8_holds(layer, kernel):
+    """An operator's weights are what was trained, so int8 must hold them, where it rounds those of a plain convolution."""
+    channels = kernel.reshape(len(kernel), -1).astype("float64")
+    steps = 127 * channels / np.maximum(np.abs(channels).max(axis=1, keepdims=True), 1e-30)
+    if (off := np.abs(steps - np.round(steps)).max(initial=0)) > 1e-3:
+        _fail(
+            layer, "must have weights that are multiples of 127ths of each output channel's largest, which int8 products "
+            "hold exactly", f"weights of operator '{layer.operator}' that are {off:.2g} of such a step off",
+        )  # fmt: skip
 
 
 def _batch_norm(layer):

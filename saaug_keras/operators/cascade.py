@@ -1,7 +1,6 @@
 """Operators one after another."""
 
 from saaug_keras.operators.adder import Adder
-from saaug_keras.operators.conv import Conv
 from saaug_keras.operators.operator import Operator, dataclass
 from saaug_keras.operators.shift import Shift
 
@@ -26,11 +25,11 @@ class ShiftAdd(Operator):
 
     @property
     def as_stem(self):
-        return Conv()
+        return self.adder.as_stem
 
     @property
     def as_dense(self):
-        return Shift()
+        return self.adder.as_dense
 
     def cascade(self):
         return ("_shift", self.shift), ("_add", self.adder)

@@ -76,20 +76,23 @@ def parse(text: str | Operator, owner: str = "operators.parse") -> Operator:
         raise ValueError(f"{owner}: {must}. Received: operator={text!r}: {error}.") from error
 
 
-def parse_block(text: str | Operator | tuple) -> tuple[Operator, Operator, Operator]:
+def parse_block(
+    text: str | Operator | tuple, owner: str = "operators.parse_block"
+) -> tuple[Operator, Operator, Operator]:
     """The operators of a block's expanding, depthwise and projecting layer.
 
     Args:
         text: one operator for all three, or three as "adder/shift/adder"; or three values.
+        owner: who asks, for the message.
     Raises:
         ValueError: an unknown name, or neither one nor three.
     """
     parts = text if isinstance(text, tuple) else text.split("/") if isinstance(text, str) else (text,)
-    found = tuple(parse(part) for part in parts)
+    found = tuple(parse(part, owner) for part in parts)
     if len(found) not in (1, 3):
         raise ValueError(
-            "operators.parse_block: `operator` must be one operator, or three as 'adder/shift/adder', of the expanding, "
-            f"the depthwise and the projecting layer. Received: operator={text!r}."
+            f"{owner}: `operator` must be one operator, or three as 'adder/shift/adder', of the expanding, the depthwise "
+            f"and the projecting layer. Received: operator={text!r}."
         )
     return found * 3 if len(found) == 1 else found
 
@@ -103,11 +106,11 @@ def to_text(operator: Operator | tuple | None) -> str:
 
 def text_of(operator: Operator) -> str:
     """The name of an operator, with what it has otherwise than the nearest of that name."""
-    own = _values(operator)
+    own = operator.options()
     best = None
     for name, known in _CATALOGUE.items():
         if type(known) is type(operator):
-            theirs = _values(known)
+            theirs = known.options()
             changed = {key: value for key, value in own.items() if value != theirs[key]}
             if best is None or len(changed) < len(best[1]):
                 best = name, changed
@@ -115,7 +118,3 @@ def text_of(operator: Operator) -> str:
         return repr(operator)
     name, changed = best
     return name + (f"({', '.join(f'{key}={value!r}' for key, value in changed.items())})" if changed else "")
-
-
-def _values(operator):
-    return {field.name: getattr(operator, field.name) for field in dataclasses.fields(operator)}

@@ -25,8 +25,9 @@ class Operator:
         free: whether it is free of multiplication: its layers see a shared kernel through the remap and may be mutable.
         distance: False where a layer is a sum of products with rounded weights, x * round(w). True where it is a sum
             of another function of input and weight, `apply`.
-        deployed_as: the arithmetic of the exporter that computes it: "conv", int8 products, which hold weights that are
-            at most 255 equally spaced numbers per output channel; "shift", signed powers of two; "adder", distances.
+        deployed_as: the arithmetic of the exporter that computes it: "conv", int8 products, whose weights are multiples of
+            127ths of an output channel's largest: they hold a channel of 0 and plus and minus one number exactly, and
+            the exporter refuses weights that they do not; "shift", signed powers of two; "adder", distances.
         tap: what one application of a weight is, beside the addition to the sum: "multiplies", "shifts", "adds" or
             None for nothing.
         remap_as: "shift" where a kernel's large weights matter and the remap adds to them, "adder" where it replaces
@@ -123,7 +124,7 @@ class Operator:
 
     def apply(self, kind: str, inputs, kernel, **window):
         """Of a `distance`: the layer of a kind, of inputs and a kernel on one grid."""
-        raise NotImplementedError
+        raise NotImplementedError(f"operator '{self}': `apply` must be defined, since `distance` is True.")
 
     def __str__(self):
         from saaug_keras.operators.names import text_of

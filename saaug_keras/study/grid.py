@@ -179,7 +179,7 @@ class Study:
         for backbone in self.backbones:
             _validate.one_of("study", "backbones", backbone, backbones.NAMES)
         for operator in self.operators:
-            operators.parse_block(operator)
+            operators.parse_block(operator, "study, `operators`")
         for arm in self.arms:
             for operator in arm.operators or ():
                 _validate.one_of(f"study [arms.{arm.name}]", "operators", operator, self.operators)
