@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import threading
 import time
 
 from saaug_keras import _validate
@@ -79,15 +80,15 @@ def share_cores(jobs: int):
 
 
 def end_with(parent: int):
-    """A callback that ends its process when its parent has ended.
+    """From now on, this process ends soon after its parent has, whatever it is doing then.
 
-    After a kill, what is started next must not find the old one's training still going on.
+    After a kill, what is started next must not find the old one's training still going on: tracing a network alone can
+    take most of a minute.
     """
-    import keras
 
-    class EndWithParent(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch, logs=None):
-            if os.getppid() != parent:
-                os._exit(1)
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        os._exit(1)
 
-    return EndWithParent()
+    threading.Thread(target=watch, daemon=True).start()

@@ -2,6 +2,8 @@
 
 import datetime
 import pathlib
+import subprocess
+import sys
 import time
 
 import pytest
@@ -83,3 +85,20 @@ def test_entries_of_the_zoo_train_in_processes_and_stop_in_time(tmp_path):
     assert zoo.Entry.read("digits-shift").measured  # and the entry is as it was
     with pytest.raises(ValueError, match="zoo: `name` must be an entry"):
         making.train_all(["digits-shift", "nothing"], tmp_path)
+
+
+def test_a_worker_ends_with_its_parent_whatever_it_is_doing(tmp_path):
+    """Between two batches too: a worker that traces a network sees no batch for most of a minute."""
+    worker = "import os, time; from saaug_keras import _budget; _budget.end_with(os.getppid()); print(os.getpid(), flush=True); "
+    busy = "end = time.monotonic() + 120\nwhile time.monotonic() < end: sum(range(10000))"
+    parent = subprocess.Popen(
+        [sys.executable, "-c", "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])", worker + "\n" + busy],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert int(parent.stdout.readline()) > 0  # it is at work
+    parent.kill()
+    parent.wait()
+    give_up = time.monotonic() + 60
+    while parent.stdout.read(1):  # the pipe ends with the last process that holds it
+        pass
+    assert time.monotonic() < give_up

@@ -474,10 +474,9 @@ class _Processes:
 
 def _serve(pipe, parent, out, dataset, trainer, prepare):
     """Trains what comes through the pipe, until it ends or its study does."""
+    end_with(parent)
     if prepare is not None:
         prepare()
-    if isinstance(trainer, functools.partial) and trainer.func is train:
-        trainer = functools.partial(trainer, callbacks=(end_with(parent),))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the study's own process says when to stop
     with contextlib.suppress(EOFError):
         while True:

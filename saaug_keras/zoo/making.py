@@ -92,9 +92,9 @@ def train_all(names, folder, *, jobs: int = 1, data_dir=None, until: float | Non
     _budget.share_cores(jobs)
     done, failed = {}, None
     with concurrent.futures.ProcessPoolExecutor(
-        jobs, multiprocessing.get_context("spawn"), initializer=prepare
+        jobs, multiprocessing.get_context("spawn"), initializer=_prepare_apart, initargs=(os.getpid(), prepare)
     ) as pool:
-        waiting = {pool.submit(_train_apart, name, folder, data_dir, until, os.getpid()): name for name in names}
+        waiting = {pool.submit(_train_apart, name, folder, data_dir, until): name for name in names}
         for future in concurrent.futures.as_completed(waiting):
             name = waiting[future]
             try:
@@ -109,9 +109,15 @@ def train_all(names, folder, *, jobs: int = 1, data_dir=None, until: float | Non
     return done
 
 
-def _train_apart(name, folder, data_dir, until, parent):
+def _prepare_apart(parent, prepare):
+    _budget.end_with(parent)
+    if prepare is not None:
+        prepare()
+
+
+def _train_apart(name, folder, data_dir, until):
     try:
-        return train(name, folder / name, data_dir=data_dir, callbacks=[_budget.end_with(parent)], until=until)
+        return train(name, folder / name, data_dir=data_dir, until=until)
     except _budget.OutOfTime:
         return None
 
