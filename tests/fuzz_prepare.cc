@@ -181,10 +181,8 @@ class World : public MicroContext {
 };
 
 const TFLMRegistration* Find(const char* name) {
-  const TFLMRegistration* const all[] = {
-      saaug::Register_SHIFT_CONV_2D(), saaug::Register_SHIFT_DEPTHWISE_CONV_2D(),
-      saaug::Register_SHIFT_FULLY_CONNECTED(), saaug::Register_ADDER_CONV_2D(),
-      saaug::Register_ADDER_DEPTHWISE_CONV_2D()};
+#define REGISTRATION(NAME, name, number, KIND, TERMS) saaug::Register_##NAME(),
+  const TFLMRegistration* const all[] = {SAAUG_FOR_EACH_OP(REGISTRATION)};
   for (const TFLMRegistration* registration : all) {
     if (strcmp(registration->custom_name, name) == 0) {
       return registration;

@@ -6,16 +6,10 @@
 
 #include "saaug_nn.h"
 
-typedef saaug_status layer(const saaug_options *, const saaug_shape *, const int8_t *, const uint8_t *, const int32_t *,
-                           int8_t *, void *);
-typedef int32_t layer_size(const saaug_options *, const saaug_shape *);
-
-static layer *const layers[] = {saaug_shift_conv_2d_s8, saaug_shift_depthwise_conv_2d_s8, saaug_shift_fully_connected_s8,
-                                saaug_adder_conv_2d_s8, saaug_adder_depthwise_conv_2d_s8};
-static layer_size *const sizes[] = {
-    saaug_shift_conv_2d_s8_get_buffer_size, saaug_shift_depthwise_conv_2d_s8_get_buffer_size,
-    saaug_shift_fully_connected_s8_get_buffer_size, saaug_adder_conv_2d_s8_get_buffer_size,
-    saaug_adder_depthwise_conv_2d_s8_get_buffer_size};
+#define LAYER(NAME, name, number, KIND, TERMS) [number] = saaug_##name##_s8,
+#define SIZE(NAME, name, number, KIND, TERMS) [number] = saaug_##name##_s8_get_buffer_size,
+static saaug_layer *const layers[] = {SAAUG_FOR_EACH_OP(LAYER)};
+static saaug_layer_size *const sizes[] = {SAAUG_FOR_EACH_OP(SIZE)};
 
 static void *block(FILE *file, size_t bytes)
 {
@@ -59,13 +53,13 @@ int main(int argc, char **argv)
             status = saaug_check_constants(&options, &shape, weights, (size_t)header[23], params, (size_t)header[24],
                                            &channel);
         }
-        scratch_bytes = sizes[options.op - 1](&options, &shape);
+        scratch_bytes = sizes[options.op](&options, &shape);
         scratch = block(NULL, scratch_bytes > 0 ? (size_t)scratch_bytes : 0);
         if (scratch_bytes > 0) {
             memset(scratch, 0x5A, (size_t)scratch_bytes);
         }
         if (status == SAAUG_OK) {
-            status = layers[options.op - 1](&options, &shape, input, weights, params, output,
+            status = layers[options.op](&options, &shape, input, weights, params, output,
                                             scratch_bytes > 0 ? scratch : NULL);
         }
         for (i = 0; status == SAAUG_OK && i < out_bytes && output[i] == expected[i]; ++i) {

@@ -89,12 +89,17 @@ def test_entries_of_the_zoo_train_in_processes_and_stop_in_time(tmp_path):
 
 def test_a_worker_ends_with_its_parent_whatever_it_is_doing(tmp_path):
     """Between two batches too: a worker that traces a network sees no batch for most of a minute."""
-    worker = "import os, time; from saaug_keras import _budget; _budget.end_with(os.getppid()); print(os.getpid(), flush=True); "
-    busy = "end = time.monotonic() + 120\nwhile time.monotonic() < end: sum(range(10000))"
-    parent = subprocess.Popen(
-        [sys.executable, "-c", "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])", worker + "\n" + busy],
-        stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    worker = """
+import os, time
+from saaug_keras import _budget
+_budget.end_with(os.getppid())
+print(os.getpid(), flush=True)
+end = time.monotonic() + 120
+while time.monotonic() < end:
+    sum(range(10000))
+"""
+    starter = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
+    parent = subprocess.Popen([sys.executable, "-c", starter, worker], stdout=subprocess.PIPE, text=True)
     assert int(parent.stdout.readline()) > 0  # it is at work
     parent.kill()
     parent.wait()

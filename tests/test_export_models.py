@@ -7,7 +7,7 @@ from export_models import compile_and_compare, images_like, layer_by_layer, sett
 
 import tflm_export
 from saaug_keras import layers as ours
-from tflm_export import flatbuffer, graph, reference, runner
+from tflm_export import flatbuffer, graph, operators, reference, runner
 
 L = keras.layers
 
@@ -33,7 +33,7 @@ def test_backbone_equals_tflite_micro_and_keras_within_a_step(name, operator, fl
         # Rounding to the output's grid is half a step; requantization and Keras's own float sums add a little, the
         # int8 weights of multiplicative layers more.
         limit = 1.0 + 1e-3
-        if step.constants is not None and step.constants.operator == "conv":
+        if step.constants is not None and step.constants.operator is operators.CONV:
             limit = 6.0
         elif step.op.kind == "hard_swish":
             limit = 1.6

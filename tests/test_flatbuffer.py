@@ -8,7 +8,7 @@ from ai_edge_litert import schema_py_generated as schema
 from export_models import small_backbone
 
 import tflm_export
-from tflm_export import flatbuffer, records
+from tflm_export import flatbuffer, operators, records
 
 NAMES = {value: key for key, value in vars(schema.BuiltinOperator).items() if not key.startswith("_")}
 
@@ -125,19 +125,23 @@ def unpack_nibbles(data, shape):
     ],
 )
 def test_nibbles(row, packed):
-    assert flatbuffer.pack_nibbles(np.array([row])).tolist() == packed
+    layout, found = operators.SHIFT.pack(np.array([row]))
+    assert layout == records.LAYOUT_NIBBLE and found.tolist() == packed
 
 
 def test_bytes_hold_sixteen_exponents():
-    codes = flatbuffer.pack_bytes(np.array([[1, -(2**15), 0, 2**14, -2]])).view("int8")
-    assert codes.tolist() == [1, -16, 0, 15, -2, 0, 0, 0]
+    layout, codes = operators.SHIFT.pack(np.array([[1, -(2**15), 0, 2**14, -2]]))
+    assert layout == records.LAYOUT_BYTE and codes.view("int8").tolist() == [1, -16, 0, 15, -2, 0, 0, 0]
 
 
 def test_offsets_are_unsigned_with_zero_padding():
-    assert flatbuffer.pack_offset(np.array([[-128, 127, 0]])).tolist() == [0, 255, 128, 0]
+    layout, codes = operators.ADDER.pack(np.array([[-128, 127, 0]]))
+    assert layout == records.LAYOUT_OFFSET and codes.tolist() == [0, 255, 128, 0]
 
 
-def test_c_header_of_the_option_record_is_the_generated_one():
+def test_the_generated_c_headers_are_up_to_date():
+    operators_of = pathlib.Path(tflm_export.KERNELS) / "include" / "saaug_op_list.h"
+    assert operators_of.read_text() == records.operator_header()
     header = pathlib.Path(tflm_export.KERNELS) / "src" / "saaug_option_record.h"
     assert header.read_text() == records.option_header()
 

@@ -14,6 +14,7 @@ from saaug_keras import backbones, cost, operators
 from saaug_keras.backbones import BlockSpec, NetSpec, StemSpec
 from saaug_keras.layers import hybrid
 from tflm_export import flatbuffer, runner
+from tflm_export import operators as deployed
 
 SPEC = NetSpec("options", (8, 8, 3), 4, StemSpec(8, strides=1), (BlockSpec(8, 16, strides=1, residual=True),))
 # Options together, and whether they go through `fit`, which is dear; the others take their ranges from one pass.
@@ -75,9 +76,9 @@ def trained(kind, options, fit, images):
 
 def allowed(step, layer):
     """Steps of the output by which an exported layer may differ from Keras's on its very int8 inputs."""
-    if step.constants is not None and step.constants.operator == "conv":
+    if step.constants is not None and step.constants.operator is deployed.CONV:
         return 6.0  # weights rounded to int8
-    if step.constants is not None and step.constants.operator == "adder" and layer.activation_bits is None:
+    if step.constants is not None and step.constants.operator is deployed.ADDER and layer.activation_bits is None:
         # Weights that no grid was trained for are rounded to that of the inputs, by half a step at most.
         gain = 256 * np.abs(step.constants.multiplier * 2.0 ** (-31 - step.constants.shift)).max()
         return 1.0 + gain * step.constants.weights[0].size / 2

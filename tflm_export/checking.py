@@ -262,12 +262,12 @@ class _File:
 def _operator_name(index, code):
     """The name of an operator code: of ours, or of those in _RULES."""
     number = max(code[0], code[3])
-    if number == _CUSTOM and code[0] == _CUSTOM and code[1] in _CUSTOM_NUMBERS:
+    if number == _CUSTOM and code[0] == _CUSTOM and code[1] in records.CUSTOM:
         return code[1]
     if number not in _RULES or code[1]:
         raise ValueError(
             "tflm_export.Interpreter: `model` must have the operators alone that tflm_export.export writes: "
-            f"{', '.join([*_CUSTOM_NUMBERS, *(rule[0] for rule in _RULES.values())])}. Received: operator code {index} is "
+            f"{', '.join([*records.CUSTOM, *(rule[0] for rule in _RULES.values())])}. Received: operator code {index} is "
             f"{code[1]!r}, number {number}."
         )
     return _RULES[number][0]
@@ -322,7 +322,7 @@ def _operator(index, row, names, tensors, known):
         _fail(f"the code of operator {index} must be one of {len(names)}, it is number {code}")
     name = names[code]
     what = f"operator {index}, {name},"
-    custom = name in _CUSTOM_NUMBERS
+    custom = name in records.CUSTOM
     inputs, outputs = (() if value is None else tuple(value.tolist()) for value in (inputs, outputs))
     count = 3 if custom else _RULES_BY_NAME[name][1]
     if len(inputs) != count or len(outputs) != 1:
@@ -544,7 +544,6 @@ _RULES = {  # number of a built-in operator -> name, inputs, number of its optio
     117: ("HARD_SWISH", 1, 91, _check_hard_swish),
 }
 _RULES_BY_NAME = {rule[0]: rule for rule in _RULES.values()}
-_CUSTOM_NUMBERS = dict(records.OPERATORS.values())  # name of one of our operators -> its number in the option record
 
 
 def _check_custom(step):
@@ -554,9 +553,10 @@ def _check_custom(step):
     if len(record) != records.RECORD_BYTES:
         _fail(f"{step.what} must have an option record of {records.RECORD_BYTES} bytes, it has {len(record)}")
     options = records.OptionRecord.unpack(record)
-    adder, depthwise, dense = name.startswith("ADDER"), "DEPTHWISE" in name, name == "SHIFT_FULLY_CONNECTED"
+    own = records.CUSTOM[name]
+    adder, depthwise, dense = own.terms == "adder", own.kind == "depthwise", own.kind == "dense"
     head = (options.magic, options.version, options.length, options.op, options.reserved)
-    wanted = (records.MAGIC, records.VERSION, records.RECORD_BYTES, _CUSTOM_NUMBERS[name], 0)
+    wanted = (records.MAGIC, records.VERSION, records.RECORD_BYTES, own.number, 0)
     layouts = (records.LAYOUT_OFFSET,) if adder else (records.LAYOUT_NIBBLE, records.LAYOUT_BYTE)
     kernel, strides = (options.kernel_h, options.kernel_w), (options.stride_h, options.stride_w)
     dilation, pads = (options.dilation_h, options.dilation_w), (options.pad_top, options.pad_left)

@@ -54,7 +54,7 @@ def compile_network(
     graph = ir.lower(model)
     for op in graph.ops:
         if op.weights is not None:
-            quantize.check_flavour(op, flavour)
+            op.weights.operator.check_flavour(op, flavour)
     data, notes = _array(representative_data)
     images = _images(data, graph.shapes[graph.input], input_range)
     if observation is None:
@@ -320,7 +320,7 @@ def _constant_bytes(network):
         if step.constants is None:
             continue
         channels = len(step.constants.bias)
-        if network.flavour == "custom" and step.constants.operator != "conv":
+        if network.flavour == "custom" and step.constants.operator.kernels:
             weights += flatbuffer.custom_layer(step).weights.nbytes
             other += 12 * channels
         else:

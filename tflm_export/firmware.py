@@ -13,13 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tflm_export import ends, flatbuffer, native, plan, reference
-from tflm_export.quantize import Network, effective_scale, quantize_multiplier
+from tflm_export import ends, flatbuffer, native, plan, records, reference
+from tflm_export.fixed_point import effective_scale, quantize_multiplier
+from tflm_export.quantize import Network
 
 # As SAAUG_<VERSION> of saaug_internal.h; the portable one works on columns of 4 or 8 words, as the core has registers.
 VERSIONS = ("reference", "portable4", "portable8", "dsp", "helium")
-_OP_NAMES = {1: "SHIFT_CONV_2D", 2: "SHIFT_DEPTHWISE_CONV_2D", 3: "SHIFT_FULLY_CONNECTED", 4: "ADDER_CONV_2D",
-             5: "ADDER_DEPTHWISE_CONV_2D"}  # fmt: skip
 _LAYOUT_NAMES = ("SAAUG_LAYOUT_NIBBLE", "SAAUG_LAYOUT_BYTE", "SAAUG_LAYOUT_OFFSET")
 _REQUANT_NAMES = ("SAAUG_REQUANT_Q31", "SAAUG_REQUANT_POWER_OF_TWO")
 
@@ -51,7 +50,7 @@ def _shape_of(step):
 
 
 def _is_ours(step):
-    return step.constants is not None and step.constants.operator != "conv"
+    return step.constants is not None and bool(step.constants.operator.kernels)
 
 
 def scratch_bytes(network: Network) -> dict[str, list[int]]:
@@ -352,7 +351,7 @@ def write_tflm(network: Network, name, model: bytes, arena_bytes, samples: Sampl
     )
     _write_samples(samples, folder, "cc")
     operators = flatbuffer.operator_names(network)
-    custom = [operator for operator in operators if operator in _OP_NAMES.values()]
+    custom = [operator for operator in operators if operator in records.CUSTOM]
     main = _MAIN_TFLM.replace("NETWORK", word).replace("ARENA_BYTES_VALUE", str(arena_bytes))
     main = main.replace("OPERATOR_COUNT", str(len(operators))).replace("// CLASS\n", _class_of_tflm(network))
     main = main.replace("// REGISTER\n", "".join(f"  {_registration(operator)}\n" for operator in operators))
@@ -371,7 +370,7 @@ def write_tflm(network: Network, name, model: bytes, arena_bytes, samples: Sampl
 
 
 def _registration(operator):
-    if operator in _OP_NAMES.values():
+    if operator in records.CUSTOM:
         return f'if (resolver.AddCustom("{operator}", saaug::Register_{operator}()) != kTfLiteOk) return false;'
     method = "Add" + "".join(part.capitalize() for part in operator.split("_")).replace("2d", "2D")
     return f"if (resolver.{method}() != kTfLiteOk) return false;"

@@ -12,19 +12,9 @@ import flatbuffers
 import numpy as np
 
 from tflm_export import graph as ir
-from tflm_export.quantize import NIBBLE_LEVELS, Network, Step
-from tflm_export.records import (
-    LAYOUT_BYTE,
-    LAYOUT_NIBBLE,
-    LAYOUT_OFFSET,
-    MAGIC,
-    OPERATORS,
-    RECORD_BYTES,
-    REQUANT_POWER_OF_TWO,
-    REQUANT_Q31,
-    VERSION,
-    OptionRecord,
-)  # fmt: skip
+from tflm_export import records
+from tflm_export.quantize import Network, Step
+from tflm_export.records import OptionRecord
 
 # ---- our custom operators -------------------------------------------------------------------------------------------
 
@@ -40,17 +30,12 @@ class CustomLayer:
 
 
 def custom_layer(step: Step) -> CustomLayer:
-    """Packs a shift or add step. The input's zero point is folded into the bias of a shift layer."""
+    """Packs a step that our kernels compute."""
     op, constants, source, output = step.op, step.constants, step.inputs[0], step.output
-    name, number = OPERATORS[constants.operator, op.kind]
-    weights, bias = constants.weights, constants.bias.astype("int64")
-    rows = weights.reshape(len(weights), -1)
-    if constants.operator == "adder":
-        layout, packed = LAYOUT_OFFSET, pack_offset(rows)
-    else:
-        bias = bias - source.zero_point * rows.sum(axis=1, dtype="int64")
-        nibbles = constants.levels <= NIBBLE_LEVELS
-        layout, packed = (LAYOUT_NIBBLE, pack_nibbles(rows)) if nibbles else (LAYOUT_BYTE, pack_bytes(rows))
+    operator, weights = constants.operator, constants.weights
+    name, rows = operator.kernels[op.kind], weights.reshape(len(weights), -1)
+    bias = operator.folded(constants.bias.astype("int64"), rows, source.zero_point)
+    layout, packed = operator.pack(rows)
     params = exact(np.stack([bias, constants.multiplier, constants.shift], axis=1), "int32", op.name)
     depth_multiplier = len(weights) // source.shape[-1] if op.kind == "depthwise" else 1
     for key, value, most in (
@@ -62,8 +47,9 @@ def custom_layer(step: Step) -> CustomLayer:
                 f"tflm_export: layer '{op.name}': `{key}` must be at most {most} for our kernels. Received: {key}={value}."
             )
     record = OptionRecord(
-        magic=MAGIC, version=VERSION, length=RECORD_BYTES, op=number, layout=layout,
-        requant=REQUANT_POWER_OF_TWO if constants.power_of_two else REQUANT_Q31,
+        magic=records.MAGIC, version=records.VERSION, length=records.RECORD_BYTES, op=records.CUSTOM[name].number,
+        layout=layout,
+        requant=records.REQUANT_POWER_OF_TWO if constants.power_of_two else records.REQUANT_Q31,
         kernel_h=op.kernel_size[0], kernel_w=op.kernel_size[1], stride_h=op.strides[0], stride_w=op.strides[1],
         dilation_h=op.dilation[0], dilation_w=op.dilation[1], reserved=0, pad_top=op.pads[0], pad_left=op.pads[1],
         depth_multiplier=depth_multiplier, input_zero_point=source.zero_point, output_zero_point=output.zero_point,
@@ -98,36 +84,6 @@ def exact(values, kind, owner) -> np.ndarray:
             "output; check the batch norm before and after it, and the representative data."
         )
     return values.astype(kind)
-
-
-def shift_codes(rows):
-    """int rows of 0 and sign * 2**p -> (sign bit, p + 1 or 0)."""
-    magnitude = np.abs(rows)
-    exponent = np.where(magnitude > 0, np.log2(np.maximum(magnitude, 1)).astype("int64") + 1, 0)
-    assert ((magnitude == 0) | (magnitude == 1 << np.maximum(exponent - 1, 0))).all(), "not powers of two"
-    return (rows < 0).astype("int64"), exponent
-
-
-def _padded(rows):
-    return np.pad(rows, ((0, 0), (0, -rows.shape[1] % 4)))
-
-
-def pack_nibbles(rows):
-    """Rows of signed powers of two, exponents 0..6, as uint8: two codes a byte, low nibble first, rows padded to 4."""
-    sign, exponent = shift_codes(_padded(rows))
-    codes = np.where(exponent > 0, sign * 8 + exponent, 0).astype("uint8")
-    return (codes[:, 0::2] | codes[:, 1::2] << 4).ravel()
-
-
-def pack_bytes(rows):
-    """Rows of signed powers of two, exponents 0..15, as int8 codes sign * (exponent + 1)."""
-    sign, exponent = shift_codes(_padded(rows))
-    return np.where(sign == 1, -exponent, exponent).astype("int8").view("uint8").ravel()
-
-
-def pack_offset(rows):
-    """Rows of add weights in [-128, 127] as uint8 w + 128; the padding is 0."""
-    return _padded(rows + 128).astype("uint8").ravel()
 
 
 # ---- the schema -----------------------------------------------------------------------------------------------------
@@ -203,7 +159,7 @@ def operator_names(network: Network) -> list[str]:
 
 def _write_step(step, flavour, rows, ops):
     op = step.op
-    if step.constants is not None and step.constants.operator != "conv" and flavour == "custom":
+    if step.constants is not None and step.constants.operator.kernels and flavour == "custom":
         layer = custom_layer(step)
         weights = _TensorRow(f"{op.name}/weights", layer.weights.shape, "uint8", layer.weights)
         params = _TensorRow(f"{op.name}/params", layer.params.shape, "int32", layer.params)

@@ -17,32 +17,25 @@ import numpy as np
 from saaug_keras import _validate
 from saaug_keras import layers as ours
 from saaug_keras import ops as saaug_ops
-from tflm_export.windows import distances, windows
+from tflm_export import operators
 
 WEIGHTED = ("conv", "depthwise", "dense")
 CLAMPS = {None: (-math.inf, math.inf), "relu": (0.0, math.inf), "relu6": (0.0, 6.0), "hard_sigmoid": (0.0, 1.0)}
 
-OPERATORS = ("adder", "conv", "shift")  # of `Weights`
 KINDS = ("add", "average_pool", "conv", "dense", "depthwise", "hard_swish", "max_pool", "mean", "multiply", "pad",
          "reshape", "resize", "softmax")  # fmt: skip
 
 _L = keras.layers
-_SHIFT = (ours.ShiftConv2D, ours.ShiftDepthwiseConv2D, ours.ShiftDense)
-_ADDER = (ours.AdderConv2D, ours.AdderDepthwiseConv2D)
-_PRODUCT = (ours.RoundedConv2D, ours.RoundedDepthwiseConv2D, ours.RoundedDense)
+_WITH_WEIGHTS = {layer: operator for operator in operators.ALL for layer in operator.layers()}
 _HYBRID = (ours.HybridConv2D, ours.HybridDepthwise, ours.HybridDense, ours.HybridBatchNormalization)
 _DROPPED = (_L.Dropout, _L.SpatialDropout2D, _L.GaussianDropout, _L.GaussianNoise, _L.AlphaDropout, _L.Identity,
             _L.ActivityRegularization)  # fmt: skip
-_KNOWN = (*_SHIFT, *_ADDER, *_PRODUCT, *_HYBRID, *_DROPPED, _L.Conv2D, _L.DepthwiseConv2D, _L.Dense,
-          _L.BatchNormalization, _L.ReLU, _L.Activation, _L.Softmax, _L.Add, _L.Multiply, _L.GlobalAveragePooling2D,
-          _L.MaxPooling2D,
-          _L.AveragePooling2D, _L.Flatten, _L.Reshape, _L.Resizing, _L.UpSampling2D, _L.Rescaling,
-          _L.ZeroPadding2D)  # fmt: skip
+_KNOWN = (*_WITH_WEIGHTS, *_HYBRID, *_DROPPED, _L.BatchNormalization, _L.ReLU, _L.Activation, _L.Softmax, _L.Add,
+          _L.Multiply, _L.GlobalAveragePooling2D, _L.MaxPooling2D, _L.AveragePooling2D, _L.Flatten, _L.Reshape,
+          _L.Resizing, _L.UpSampling2D, _L.Rescaling, _L.ZeroPadding2D)  # fmt: skip
 # What a subclass of a known layer may define anew: none of it is run when the layer computes.
 _HARMLESS = {"build", "get_config", "from_config", "get_build_config", "build_from_config", "save_own_variables",
              "load_own_variables"}  # fmt: skip
-# Of a shift layer, whose deployed kernel is asked for, and refused unless it is of powers of two.
-_HARMLESS_IN_SHIFT = {"quantized_kernel", "round_kernel"}
 _HARMFUL_DUNDERS = {"__call__", "__getattr__", "__getattribute__", "__new__", "__setattr__"}
 
 
@@ -51,7 +44,7 @@ class Weights:
     """What a weighted op computes: y = gain * operator(x, kernel) + bias, per output channel.
 
     Args:
-        operator: of `OPERATORS`: "conv" (products), "shift" (products with signed powers of two) or "adder" (-sum |x - w|).
+        operator: what is summed of inputs and weights, as "conv": products.
         kernel: float32 (O, kernel_h, kernel_w, I), the deployed kernel before the batch norm; I = 1 for depthwise.
         gain, bias: float64 (O,), batch norm and the layer's bias together.
         levels: of a shift kernel, how many exponents its layer can use; else 0.
@@ -59,7 +52,7 @@ class Weights:
         input_bits: of that quantizer.
     """
 
-    operator: str
+    operator: operators.Deployed
     kernel: np.ndarray
     gain: np.ndarray
     bias: np.ndarray
@@ -190,7 +183,7 @@ def _known_class(layer):
         return None
     defined = {name for cls in classes[: classes.index(known)] for name in vars(cls)}
     dunders = {name for name in defined if name.startswith("__") and name.endswith("__")}
-    harmless = _HARMLESS | (_HARMLESS_IN_SHIFT if issubclass(known, _SHIFT) else set())
+    harmless = _HARMLESS | (_WITH_WEIGHTS[known].overridable if known in _WITH_WEIGHTS else set())
     own = {name for name in defined - dunders - harmless if hasattr(known, name)} | (dunders & _HARMFUL_DUNDERS)
     # Keras itself gives every layer a `build` and a `quantize` of its own.
     own |= {name for name in vars(layer) if callable(getattr(known, name, None))} - {"build", "quantize"}
@@ -461,7 +454,7 @@ class _Lowering:
         shape = self.shapes[tensor]
         if len(shape) != 3:
             _fail(layer, "must follow a convolution, a dense layer or an addition, or work on images", f"shape {shape}")
-        weights = Weights("conv", np.ones((shape[-1], 1, 1, 1), "float32"), np.array(gain), np.array(bias))
+        weights = Weights(operators.CONV, np.ones((shape[-1], 1, 1, 1), "float32"), np.array(gain), np.array(bias))
         return self.emit("depthwise", layer, [tensor], shape, weights=weights, activation=activation)
 
     def lower_batch_norm(self, layer, tensor, key):
@@ -522,40 +515,24 @@ def _activation_name(layer):
 
 
 def _deployed_kernel(layer):
-    own = isinstance(layer, (*_SHIFT, *_ADDER, *_PRODUCT))
-    return np.asarray(keras.ops.convert_to_numpy(layer.quantized_kernel() if own else layer.kernel), "float32")
+    kernel = layer.kernel if operators.trained_as(layer) is None else layer.quantized_kernel()
+    return np.asarray(keras.ops.convert_to_numpy(kernel), "float32")
 
 
 def _weights(layer, kernel):
     channels = kernel.shape[0]
     bias = layer.bias if layer.use_bias else None
     bias = np.zeros(channels) if bias is None else np.asarray(keras.ops.convert_to_numpy(bias), "float64")
-    operator, levels, low_high, bits = "conv", 0, None, 8
-    own = isinstance(layer, (*_SHIFT, *_ADDER, *_PRODUCT))
-    if own:
-        operator = layer.operator.deployed_as
-        levels = layer.operator.levels if operator == "shift" else 0
-    if isinstance(layer, _PRODUCT) and operator == "conv":
-        _check_int8_holds(layer, kernel)
-    if own and layer.activation_bits is not None:
+    if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
+        _fail(layer, "must have finite weights", "NaN or infinity")
+    operator, low_high, bits = operators.of_layer(layer), None, 8
+    if getattr(layer, "activation_bits", None) is not None:
         low, high = (float(v) for v in keras.ops.convert_to_numpy(layer.input_range))
         low_high, bits = (low, high) if high > low else None, layer.activation_bits
         if low_high is None and bits < 8:
             _fail(layer, "must have seen inputs in training: its range is not known", f"activation_bits={bits}")
-    if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
-        _fail(layer, "must have finite weights", "NaN or infinity")
-    return Weights(operator, kernel, np.ones(channels), bias, levels, low_high, bits)
-
-
-def _check_int8_holds(layer, kernel):
-    """An operator's weights are what was trained, so int8 must hold them, where it rounds those of a plain convolution."""
-    channels = kernel.reshape(len(kernel), -1).astype("float64")
-    steps = 127 * channels / np.maximum(np.abs(channels).max(axis=1, keepdims=True), 1e-30)
-    if (off := np.abs(steps - np.round(steps)).max(initial=0)) > 1e-3:
-        _fail(
-            layer, "must have weights that are multiples of 127ths of each output channel's largest, which int8 products "
-            "hold exactly", f"weights of operator '{layer.operator}' that are {off:.2g} of such a step off",
-        )  # fmt: skip
+    weights = Weights(operator, kernel, np.ones(channels), bias, 0, low_high, bits)
+    return dataclasses.replace(weights, **operator.read(layer, kernel))
 
 
 def _batch_norm(layer):
@@ -644,27 +621,9 @@ def _float_weighted(op, x):
     weights = op.weights
     if weights.input_range is not None:
         x = saaug_ops.fake_quantize(x, *weights.input_range, weights.input_bits)
-    kernel, channels = weights.kernel, weights.kernel.shape[0]
+    channels = len(weights.kernel)
     if op.kind == "dense":
-        x = K.reshape(x, (-1, 1, 1, kernel.shape[3]))
-    if weights.operator == "adder":
-        # NumPy: what XLA would compile for every shape takes longer to compile than to run once.
-        patches = windows(
-            np.asarray(K.convert_to_numpy(x), "float32"), op.kernel_size, op.strides, op.dilation, op.pads, 0
-        )
-        out = K.convert_to_tensor(-distances(patches, kernel, op.kind == "depthwise", "float32").astype("float32"))
-    else:
-        _validate.one_of("tflm_export.run_float", "operator", weights.operator, OPERATORS)
-        if any(op.pads):
-            x = K.pad(x, _pad_widths(op.pads))
-        _validate.one_of("tflm_export.run_float", "kind with weights", op.kind, WEIGHTED)
-        run = saaug_ops.conv2d
-        if op.kind == "depthwise":
-            run, inputs = saaug_ops.depthwise_conv2d, x.shape[-1]
-            kernel = kernel.reshape(inputs, channels // inputs, *op.kernel_size).transpose(2, 3, 0, 1)
-        else:
-            kernel = kernel.transpose(1, 2, 3, 0)
-        kernel = K.convert_to_tensor(kernel)
-        out = run(x, kernel, strides=op.strides, padding="valid", dilation_rate=op.dilation)
+        x = K.reshape(x, (-1, 1, 1, weights.kernel.shape[3]))
+    out = weights.operator.float_sums(op, x)
     out = out * np.asarray(weights.gain, "float32") + np.asarray(weights.bias, "float32")
     return K.reshape(out, (-1, channels)) if op.kind == "dense" else out

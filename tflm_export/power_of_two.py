@@ -12,10 +12,10 @@ import dataclasses
 
 import numpy as np
 
-from saaug_keras import _validate
 from tflm_export import graph as ir
 from tflm_export import reference
-from tflm_export.quantize import ACCUMULATOR_LIMIT, ADDER_SCALE_LOG2, Network
+from tflm_export.fixed_point import ACCUMULATOR_LIMIT
+from tflm_export.quantize import Network
 
 _IMAGES = 32
 
@@ -44,9 +44,7 @@ def requantize_by_shifts(network: Network, graph: ir.Graph, images) -> Network:
     steps = []
     for step in network.steps:
         inputs = [values[tensor.name] for tensor in step.inputs]
-        if step.constants is not None:
-            _validate.one_of("tflm_export.power_of_two", "operator", step.constants.operator, ir.OPERATORS)
-        if step.constants is not None and step.constants.operator != "conv":
+        if step.constants is not None and step.constants.operator.kernels:
             step = _shifted(step, inputs[0], wanted[step.op.name])
         values[step.output.name] = reference.run_step(step, inputs)
         steps.append(step)
@@ -94,8 +92,7 @@ def _shifted(step, x, wanted):
 
 def _largest_bias(step):
     """Per channel, the largest bias that leaves the accumulator within the kernels' contract."""
-    rows = step.constants.weights.reshape(len(step.constants.weights), -1).astype("int64")
-    if step.constants.operator == "adder":
-        return np.full(len(rows), ACCUMULATOR_LIMIT - (255 << ADDER_SCALE_LOG2) * rows.shape[1])
-    folded = np.abs(step.inputs[0].zero_point * rows.sum(axis=1))
-    return ACCUMULATOR_LIMIT - folded - 128 * np.abs(rows).sum(axis=1)
+    operator, weights = step.constants.operator, step.constants.weights
+    rows = weights.reshape(len(weights), -1).astype("int64")
+    folded = np.abs(operator.folded(np.zeros(len(rows), "int64"), rows, step.inputs[0].zero_point))
+    return ACCUMULATOR_LIMIT - folded - operator.reach(rows)

@@ -13,15 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from saaug_keras import _validate
 from saaug_keras import ops as saaug_ops
 from tflm_export import graph as ir
+from tflm_export.fixed_point import effective_scale, quantize_multiplier
+from tflm_export.operators import CONV, Constants
 
-ACCUMULATOR_LIMIT = 2**30 - 1  # of our kernels: leaves room for rounding
-ADDER_SCALE_LOG2 = 8  # an add layer's accumulator holds 2**8 times the sum of distances
-NIBBLE_LEVELS = 7  # exponents that a 4-bit code holds beside sign and zero
-BYTE_LEVELS = 16
-_LEAST_SCALE = 2.0**-100  # of a weight, far below whatever moves an output, far above float32's end
 PIXELS = (np.float32(1 / 255), -128)  # scale and zero point of an image in [0, 1]
 SAME_GRID = ("resize", "max_pool", "average_pool", "reshape", "pad")  # kinds whose output lies on the input's grid
 
@@ -43,39 +39,6 @@ class Tensor:
     def dequantize(self, stored):
         """float32 of int8 values."""
         return (np.asarray(stored, "int32") - self.zero_point).astype("float32") * self.scale
-
-
-@dataclass(frozen=True, eq=False)
-class Constants:
-    """The integers of a weighted op; the accumulator is
-
-        conv, shift:  acc = bias + sum of  weight * (x - input zero point)
-        adder:        acc = bias + 256 * sum of |x - weight|
-
-    and the result is clamp(requantize(acc) + output zero point, act_min, act_max).
-
-    Args:
-        operator: "conv", "shift" or "adder".
-        weights: int32 (O, kernel_h, kernel_w, I). conv: [-127, 127]. shift: 0 or sign * 2**p. adder: w + zero point,
-            clipped to [-128, 127], what was clipped being in the bias.
-        scales: float32 (O,) of the weights; for adder, None.
-        bias, multiplier, shift: int32 (O,). Requantization is SRDHM(acc, multiplier) and a rounding right shift; with
-            `power_of_two`, acc * multiplier (1 or -1) and the shift. Of conv the shift may be 0 or negative (to the
-            left).
-    """
-
-    operator: str
-    weights: np.ndarray
-    scales: np.ndarray | None
-    bias: np.ndarray
-    multiplier: np.ndarray
-    shift: np.ndarray
-    power_of_two: bool = False
-
-    @property
-    def levels(self):
-        """Exponents in use, of a shift layer: nibbles hold 7."""
-        return int(np.abs(self.weights).max()).bit_length()
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,31 +65,6 @@ class Network:
     output: Tensor
     flavour: str
     notes: tuple[str, ...] = ()
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Fixed-point numbers, as TFLite Micro makes them
-
-
-def quantize_multiplier(real):
-    """A double as (Q31 multiplier, shift): real = multiplier * 2**-31 * 2**shift, multiplier in [2**30, 2**31).
-
-    Halves are rounded away from zero; below 2**-32 both are 0.
-    """
-    if real == 0:
-        return 0, 0
-    fraction, shift = math.frexp(real)
-    multiplier = math.floor(abs(fraction) * 2**31 + 0.5)
-    if multiplier == 2**31:
-        multiplier, shift = multiplier // 2, shift + 1
-    if shift < -31:
-        return 0, 0
-    return (multiplier if real > 0 else -multiplier), shift
-
-
-def effective_scale(input_scale, weight_scale, output_scale):
-    """float32 scales -> the double that an accumulator is multiplied by."""
-    return float(np.float32(input_scale)) * float(np.float32(weight_scale)) / float(np.float32(output_scale))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -326,9 +264,10 @@ def quantize(graph: ir.Graph, tensors, observation: Observation, *, flavour="bui
             inputs = (padding.output,)
             tensors[padding.output.name] = padding.output
         if op.weights is not None:
-            check_flavour(op, flavour)
-            channels = observation.channels[op.name]
-            maker = _MAKERS[op.weights.operator](op, inputs[0], output, channels)
+            operator = op.weights.operator
+            operator.check_flavour(op, flavour)
+            clamp = ir.CLAMPS[op.activation]
+            maker = operator.maker()(op, inputs[0], output, observation.channels[op.name], clamp)
             constants = maker.make()
             notes.extend(maker.notes)
         low, high = ir.CLAMPS[op.activation]
@@ -367,7 +306,7 @@ def _copy(source, output):
     full = lambda value: np.full(channels, value, "int32")  # noqa: E731
     weights = full(fine).reshape(channels, 1, 1, 1)
     scales = np.full(channels, 1 / fine, "float32")
-    constants = Constants("conv", weights, scales, full(0), full(multiplier), full(-shift))
+    constants = Constants(CONV, weights, scales, full(0), full(multiplier), full(-shift))
     op = ir.Op("depthwise", output.name, (source.name,), output.name)
     return Step(op, (source,), output, constants, -128, 127)
 
@@ -379,7 +318,7 @@ def _takes_pads(op, input_shape, flavour):
     """
     if op.kind == "dense" or ir.padding_is_same(op, input_shape) is not None:
         return True
-    if flavour == "builtin" or op.weights.operator == "conv":
+    if flavour == "builtin" or not op.weights.operator.kernels:
         return False
     reach = [(size - 1) * step for size, step in zip(op.kernel_size, op.dilation, strict=True)]
     return all(zeros <= reach[side % 2] for side, zeros in enumerate(op.pads))
@@ -400,248 +339,3 @@ def _clamp_point(value, tensor):
     # float32 division, halves away from zero: what TFLite Micro does for its fused activations
     quotient = np.float32(value) / tensor.scale
     return tensor.zero_point + math.floor(float(quotient) + 0.5)
-
-
-def check_flavour(op: ir.Op, flavour):
-    """The builtin flavour holds products of int8 weights alone."""
-    _validate.one_of("tflm_export.quantize", "operator", op.weights.operator, _MAKERS)
-    if flavour == "custom":
-        return
-    if op.weights.operator == "adder":
-        raise ValueError(
-            f"tflm_export: layer '{op.name}' is an add layer, which no built-in operator of TFLite Micro computes. "
-            "Export with flavour='custom'. Received: flavour='builtin'."
-        )
-    if op.weights.operator == "shift" and op.weights.levels > NIBBLE_LEVELS:
-        raise ValueError(
-            f"tflm_export: layer '{op.name}' has shift weights of {op.weights.levels} exponents; int8 holds "
-            f"{NIBBLE_LEVELS} (4 bits with a zero code). Export with flavour='custom'. Received: flavour='builtin'."
-        )
-
-
-class _Maker:
-    """Finds the integers of one weighted op, channel by channel.
-
-    A channel's contract with the kernels: 1 <= shift <= 30 (conv: shift >= -7) and an accumulator within its limit.
-    """
-
-    def __init__(self, op, source, output, channels):
-        self.op, self.weights = op, op.weights
-        self.source, self.output, self.channels = source, output, channels
-        self.input_scale, self.output_scale = float(source.scale), float(output.scale)
-        self.count = len(self.weights.kernel)
-        self.notes = []
-
-    def columns(self):
-        """Per channel numbers as arrays, in the order that `channel` gives them."""
-        return [np.array(column) for column in zip(*map(self.channel, range(self.count)), strict=True)]
-
-    def fail(self, channel, what):
-        raise ValueError(
-            f"tflm_export: layer '{self.op.name}', output channel {channel}: {what}. Its input or weights are out of "
-            "proportion to its output; check the batch norm before and after it, and the representative data."
-        )
-
-    def int32(self, column):
-        """A column of integers of the accumulator, as int32."""
-        for channel, value in enumerate(column):
-            if not -(2**31) <= value < 2**31:
-                self.fail(channel, f"a constant of {value:.3g} does not fit 32 bits")
-        return column.astype("int32")
-
-    def constant(self, channel):
-        """The value of a channel that moves by less than a step of the output on representative data, else None.
-
-        Channels behind a dead input do that, at any gain that a batch norm of zero variance gives.
-        """
-        low, high = np.clip(self.channels[:2, channel], *ir.CLAMPS[self.op.activation])
-        return (low + high) / 2 if high - low <= 2 * self.output_scale else None
-
-    def limited(self, channel, real, most):
-        """A gain beyond what the kernels take is cut to `most`, and noted. Returns the factor that it is wrong by."""
-        self.notes.append(
-            f"layer '{self.op.name}', output channel {channel}: its gain of {real:.3g} was cut to {most:.3g}. A batch "
-            "norm of almost no variance does that."
-        )
-        return most / real
-
-    def saturated(self, bias, swing):
-        """A real bias that does not fit, cut to where it still drives the output to its end for every input.
-
-        Args:
-            bias: real. swing: the most that the input moves the channel by, real.
-        """
-        most = swing + 512 * self.output_scale
-        return min(max(bias, -most), most)
-
-    def rebiased(self, channel, ratio):
-        """The real bias of a channel whose gain is wrong by the factor `ratio`: its mean stays right."""
-        bias = self.weights.bias[channel]
-        return bias + (1 - ratio) * (self.channels[2, channel] - bias)
-
-
-class _Conv(_Maker):
-    """Products: symmetric int8 weights per channel."""
-
-    def make(self):
-        weights, scales, bias, multiplier, shift = self.columns()
-        integers = map(self.int32, (bias, multiplier, shift))
-        return Constants("conv", weights.astype("int32"), scales.astype("float32"), *integers)
-
-    def channel(self, channel):
-        kernel = self.weights.kernel[channel].astype("float64") * self.weights.gain[channel]
-        real_bias = self.weights.bias[channel]
-        limit = 2**31 - 1 - 256 * 127 * kernel.size  # the zero point may be folded into the bias
-        if limit < 2**30:
-            self.fail(channel, f"{kernel.size:,} products of int8 do not fit an int32 accumulator")
-        # A kernel smaller than this moves the output by less than a thousandth of its step.
-        smallest = self.output_scale / self.input_scale * 2.0**-24
-        scale = np.float32(max(np.abs(kernel).max(), smallest) / 127)
-        real = effective_scale(self.source.scale, scale, self.output.scale)
-        if real > 127:
-            constant = self.constant(channel)
-            if constant is None:
-                ratio = self.limited(channel, real, 127)
-                kernel, real_bias, scale = kernel * ratio, self.rebiased(channel, ratio), np.float32(scale * ratio)
-            else:
-                kernel, real_bias, scale = np.zeros_like(kernel), constant, np.float32(smallest)
-        if abs(real_bias) > min(limit * self.input_scale * float(scale), 2**29 * self.output_scale):
-            real_bias = self.saturated(real_bias, 255 * self.input_scale * float(scale) * 127 * kernel.size)
-        while abs(real_bias) / (self.input_scale * float(scale)) > limit:
-            scale = np.float32(scale * 2)  # the bias must fit beside the products
-        real = effective_scale(self.source.scale, scale, self.output.scale)
-        if real > 128 or abs(real_bias) >= 2**29 * self.output_scale:
-            self.fail(channel, f"its bias of {real_bias / self.output_scale:.3g} output steps does not fit")
-        stored = np.clip(np.round(kernel / float(scale)), -127, 127)
-        bias = round(real_bias / (self.input_scale * float(scale)))
-        multiplier, shift = quantize_multiplier(real)
-        return stored, scale, bias, multiplier, -shift
-
-
-class _Shift(_Maker):
-    """Signed powers of two, exactly. A negative gain flips signs; a channel's least exponent is 0 where that fits.
-
-    Each output channel counts its exponents from its own least one, and a code holds 16 of them (7 in half a byte, for
-    layers that can have no more): a channel whose exponents lie further apart is refused, whatever the layer's bits.
-    """
-
-    def make(self):
-        fraction, self.exponents = np.frexp(self.weights.kernel.astype("float64"))
-        if not np.isin(np.abs(fraction), (0.0, 0.5)).all():
-            raise ValueError(f"tflm_export: layer '{self.op.name}': its deployed kernel must be signed powers of two.")
-        self.most = (BYTE_LEVELS if self.weights.levels > NIBBLE_LEVELS else NIBBLE_LEVELS) - 1
-        weights, scales, bias, multiplier, shift = self.columns()
-        integers = map(self.int32, (bias, multiplier, shift))
-        return Constants("shift", weights.astype("int32"), scales.astype("float32"), *integers)
-
-    def channel(self, channel):
-        gain = self.weights.gain[channel]
-        signs = np.sign(self.weights.kernel[channel]).astype("int64") * int(np.sign(gain))
-        used = signs != 0
-        if not used.any():
-            return self.constant_channel(channel, self.weights.bias[channel])
-        exponents = self.exponents[channel] - 1
-        least = int(exponents[used].min())
-        powers = np.where(used, exponents - least, 0)
-        if powers.max() > self.most:
-            raise ValueError(
-                f"tflm_export: layer '{self.op.name}', output channel {channel}: its weights must span at most "
-                f"{self.most + 1} exponents, so many have a code. Received: 2**{least} to 2**{exponents[used].max()}. "
-                "Train with weight_bits <= 5, which always fit."
-            )
-        if abs(gain) * 2.0**least < _LEAST_SCALE:  # dead: a channel of zeros without the zero code is one of 2**-125
-            return self.constant_channel(channel, self.weights.bias[channel])
-        return self.fit(channel, signs, powers, np.float32(math.ldexp(abs(gain), least)), self.weights.bias[channel])
-
-    def constant_channel(self, channel, value):
-        zeros = np.zeros(self.weights.kernel[channel].shape, "int64")
-        scale = np.float32(2.0**-10 * self.output_scale / self.input_scale)
-        return self.fit(channel, zeros, zeros, scale, value)
-
-    def fit(self, channel, signs, powers, scale, real_bias):
-        """Doubles or halves the scale until shift and accumulator fit.
-
-        Too fine a scale is doubled: exponents drop by one, the least are lost. Too coarse a one is halved.
-        """
-        lost, doubled = 0.0, False
-        while True:
-            used = signs != 0
-            real = effective_scale(self.source.scale, scale, self.output.scale)
-            multiplier, shift = quantize_multiplier(real)
-            shift = -shift
-            bias = real_bias / (self.input_scale * float(scale))
-            stored = signs * np.left_shift(1, powers)
-            cut = self.saturated(real_bias, 255 * real * self.output_scale * int(np.abs(stored).sum()))
-            reach = abs(round(bias) - self.source.zero_point * int(stored.sum())) + 128 * int(np.abs(stored).sum())
-            if shift < 1 and (doubled or used.any() and int(powers.max()) == self.most):
-                constant = self.constant(channel)
-                if constant is not None:
-                    return self.constant_channel(channel, constant)
-                if doubled:  # the bias asks for a coarser scale, the gain for a finer one
-                    self.fail(channel, f"its bias of {real_bias / self.output_scale:.3g} output steps does not fit")
-                ratio = self.limited(channel, real, 0.499)
-                real_bias, scale = self.rebiased(channel, ratio), np.float32(scale * ratio)
-            elif shift < 1:
-                powers, scale = np.where(used, powers + 1, 0), np.float32(scale / 2)
-            elif reach > ACCUMULATOR_LIMIT and abs(cut) < abs(real_bias):
-                real_bias = cut
-            elif shift > 30 or reach > ACCUMULATOR_LIMIT:
-                lost += 128 * real * int((used & (powers == 0)).sum())
-                if lost > 0.25:
-                    self.fail(channel, f"its accumulator may reach {reach:,}, more than 2**30 - 1")
-                signs, scale, doubled = np.where(powers == 0, 0, signs), np.float32(scale * 2), True
-                powers = np.where(signs != 0, powers - 1, 0)
-            else:
-                return stored, scale, round(bias), multiplier, shift
-
-
-class _Adder(_Maker):
-    """Weights on the grid of the input. The operator's minus sign is in the multiplier."""
-
-    def make(self):
-        stored = np.round(self.weights.kernel.astype("float64") / self.input_scale) + self.source.zero_point
-        clipped = np.clip(stored, -128, 127)
-        self.beyond = np.abs(stored - clipped).reshape(self.count, -1).sum(axis=1)
-        self.taps = stored[0].size
-        integers = map(self.int32, self.columns())
-        return Constants("adder", clipped.astype("int32"), None, *integers)
-
-    def channel(self, channel):
-        unit = 2**ADDER_SCALE_LOG2  # of the accumulator, per step of distance
-        limit = ACCUMULATOR_LIMIT - unit * 255 * self.taps
-        beyond, bias = unit * float(self.beyond[channel]), self.weights.bias[channel]
-        real = -self.weights.gain[channel] * self.input_scale / self.output_scale / unit
-        constant = self.constant(channel) if beyond > limit or abs(real) >= 0.5 else None
-        if constant is not None:
-            real, bias, beyond = 0.0, constant, 0.0
-        elif beyond > limit:
-            self.fail(channel, f"{self.taps:,} distances, and weights {self.beyond[channel]:,.0f} steps beyond int8, "
-                      "exceed an accumulator of 30 bits")  # fmt: skip
-        elif abs(real) >= 0.5:
-            ratio = self.limited(channel, abs(real) * unit, 0.499 * unit)
-            bias, real = self.rebiased(channel, ratio), real * ratio
-        # The least gain that carries the bias. A smaller one is taken for 0: what the distances then add is centred.
-        half = unit * 255 * self.taps / 2
-        room = limit - max(beyond, half)
-        if room < 1:
-            self.fail(channel, f"{self.taps:,} distances leave no room for a bias in an accumulator of 30 bits")
-        if abs(bias / self.output_scale) / room >= 0.25:
-            bias = self.saturated(bias, abs(real) * self.output_scale * 2 * half)
-        least = max(abs(bias / self.output_scale) / room * 1.001, 2.0**-30)
-        if abs(real) < least:
-            real, beyond = math.copysign(least, real), -half
-            if least * half > 1:
-                self.notes.append(
-                    f"layer '{self.op.name}', output channel {channel}: a constant that may be off by "
-                    f"{least * half:.2g} steps of the output; its batch norm has almost no gain."
-                )
-        multiplier, shift = quantize_multiplier(real)
-        shift = -shift
-        bias = round(bias / self.output_scale / real + beyond)
-        reach = abs(bias) + unit * 255 * self.taps
-        if not 1 <= shift <= 30 or reach > ACCUMULATOR_LIMIT:
-            self.fail(channel, f"its accumulator may reach {reach:,} of 2**30 - 1, its shift is {shift} of 1 to 30")
-        return bias, multiplier, shift
-
-
-_MAKERS = {"conv": _Conv, "shift": _Shift, "adder": _Adder}

@@ -6,13 +6,29 @@ import dataclasses
 import struct
 from dataclasses import dataclass
 
-OPERATORS = {  # (operator, kind of op) -> (name in the model, number in the option record)
-    ("shift", "conv"): ("SHIFT_CONV_2D", 1),
-    ("shift", "depthwise"): ("SHIFT_DEPTHWISE_CONV_2D", 2),
-    ("shift", "dense"): ("SHIFT_FULLY_CONNECTED", 3),
-    ("adder", "conv"): ("ADDER_CONV_2D", 4),
-    ("adder", "depthwise"): ("ADDER_DEPTHWISE_CONV_2D", 5),
+
+@dataclass(frozen=True)
+class CustomOp:
+    """One of our operators: its number in the option record, the kind of layer that it is, and what it sums.
+
+    Args:
+        kind: "conv", "depthwise" or "dense".
+        terms: "shift" (signed shifts of the inputs) or "adder" (distances from them).
+    """
+
+    number: int
+    kind: str
+    terms: str
+
+
+CUSTOM = {  # by the name in a model; the one table of Python and C
+    "SHIFT_CONV_2D": CustomOp(1, "conv", "shift"),
+    "SHIFT_DEPTHWISE_CONV_2D": CustomOp(2, "depthwise", "shift"),
+    "SHIFT_FULLY_CONNECTED": CustomOp(3, "dense", "shift"),
+    "ADDER_CONV_2D": CustomOp(4, "conv", "adder"),
+    "ADDER_DEPTHWISE_CONV_2D": CustomOp(5, "depthwise", "adder"),
 }
+ADDER_SCALE_LOG2 = 8  # an add layer's accumulator holds 2**8 times the sum of distances
 LAYOUT_NIBBLE, LAYOUT_BYTE, LAYOUT_OFFSET = 0, 1, 2
 REQUANT_Q31, REQUANT_POWER_OF_TWO = 0, 1
 MAGIC = int.from_bytes(b"SAAG", "little")
@@ -88,5 +104,27 @@ def option_header() -> str:
         f"#define SAAUG_OPTIONS_BYTES {RECORD_BYTES}u",
         "",
         "#endif",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def operator_header() -> str:
+    """The C header with the table `CUSTOM`; kernels/include/saaug_op_list.h holds this very text."""
+    rows = [f"    X({name}, {name.lower()}, {op.number}, {op.kind.upper()}, {op.terms.upper()})" for name, op in CUSTOM.items()]
+    lines = [
+        "/**",
+        " * @file saaug_op_list.h",
+        " * Generated from CUSTOM in tflm_export/records.py: the operators, as X(NAME, name, number, KIND, TERMS).",
+        " *",
+        " * number  in the option record",
+        " * KIND    CONV, DEPTHWISE or DENSE (fully connected)",
+        " * TERMS   SHIFT, signed shifts of the inputs, or ADDER, distances from them",
+        " */",
+        "#ifndef SAAUG_OP_LIST_H",
+        "#define SAAUG_OP_LIST_H",
+        "",
+        " \\\n".join(["#define SAAUG_FOR_EACH_OP(X)", *rows]),
+        "",
+        "#endif /* SAAUG_OP_LIST_H */",
     ]
     return "\n".join(lines) + "\n"

@@ -11,9 +11,9 @@ import math
 import numpy as np
 
 from saaug_keras import _validate
-from tflm_export import graph as ir
-from tflm_export.quantize import ADDER_SCALE_LOG2, Network, Step, quantize_multiplier
-from tflm_export.windows import distances, windows
+from tflm_export.fixed_point import multiply_high, quantize_multiplier, requantize, rounding_shift
+from tflm_export.quantize import Network, Step
+from tflm_export.windows import windows
 
 
 def run(network: Network, images) -> dict[str, np.ndarray]:
@@ -43,28 +43,6 @@ def run_step(step: Step, inputs) -> np.ndarray:
     return np.clip(out, step.act_min, step.act_max).astype("int8")
 
 
-# ---- fixed point
-
-
-def multiply_high(a, b):
-    """SaturatingRoundingDoublingHighMul: a * b / 2**31 to nearest, ties up. The one saturating case is excluded."""
-    return (np.asarray(a, "int64") * np.asarray(b, "int64") + (1 << 30)) >> 31
-
-
-def rounding_shift(value, exponent):
-    """RoundingDivideByPOT: to nearest, ties away from zero."""
-    value, exponent = np.asarray(value, "int64"), np.asarray(exponent, "int64")
-    half = np.where(exponent > 0, np.left_shift(1, np.maximum(exponent - 1, 0)), 0)
-    return (value + half + np.where(exponent > 0, value >> 63, 0)) >> exponent
-
-
-def requantize(acc, multiplier, shift):
-    """MultiplyByQuantizedMultiplier with `shift` to the right; negative shifts go left, before the multiplication."""
-    shift = np.asarray(shift)
-    acc = np.asarray(acc, "int64") << np.maximum(-shift, 0)
-    return rounding_shift(multiply_high(acc, multiplier), np.maximum(shift, 0))
-
-
 def _check_int32(acc):
     assert acc.size == 0 or (acc.min() >= -(2**31) and acc.max() < 2**31), "accumulator left int32"
     return acc
@@ -85,10 +63,7 @@ def accumulate(step, x):
     if op.kind == "dense":
         x = x.reshape(len(x), 1, 1, -1)
     patches = _patches(x, step, zero_point)
-    if step.constants.operator == "adder":
-        return distances(patches, weights, op.kind == "depthwise", "int16") << ADDER_SCALE_LOG2
-    _validate.one_of("tflm_export.reference", "operator", step.constants.operator, ir.OPERATORS)
-    return _products(patches - zero_point, weights, op.kind == "depthwise")
+    return step.constants.operator.sums(patches, weights, zero_point, op.kind == "depthwise")
 
 
 def _weighted(step, x):
@@ -100,17 +75,6 @@ def _weighted(step, x):
         out = requantize(acc, constants.multiplier, constants.shift)
     out = out + step.output.zero_point
     return out.reshape(len(x), -1) if op.kind == "dense" else out
-
-
-def _products(patches, weights, depthwise):
-    # float64 products of int8 values and their sums are exact below 2**53, and BLAS is fast.
-    if not depthwise:
-        left = np.ascontiguousarray(patches, "float64").reshape(*patches.shape[:3], -1)
-        return np.rint(left @ weights.reshape(len(weights), -1).T.astype("float64")).astype("int64")
-    channels = patches.shape[-1]
-    kernel = weights[..., 0].reshape(channels, -1, *weights.shape[1:3])  # C, multiplier, kernel_h, kernel_w
-    out = np.einsum("nyxijc,cmij->nyxcm", patches, kernel, optimize=False)
-    return out.reshape(*patches.shape[:3], -1)
 
 
 # ---- the rest

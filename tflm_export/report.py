@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from saaug_keras import _validate
-from tflm_export import graph as ir
 from tflm_export import reference
 from tflm_export.quantize import Network
 
@@ -138,18 +137,8 @@ def count_operations(network: Network) -> dict[str, int]:
         if step.constants is not None:
             weights = step.constants.weights
             positions = size // len(weights)
-            taps = positions * weights.size
-            if step.constants.operator == "conv":
-                counts["multiplications"] += taps
-                counts["additions"] += taps
-            elif step.constants.operator == "shift":
-                used = positions * int(np.count_nonzero(weights))
-                counts["shifts"] += used
-                counts["additions"] += used
-            else:
-                _validate.one_of("tflm_export.report", "operator", step.constants.operator, ir.OPERATORS)
-                counts["differences"] += taps
-                counts["additions"] += taps
+            for name, count in step.constants.operator.count(weights, positions).items():
+                counts[name] += count
             counts["requantizations"] += 0 if step.constants.power_of_two else size
         elif kind == "add":
             counts["additions"] += size

@@ -9,19 +9,18 @@
 #include "counter.h"
 #include "saaug_nn.h"
 
-typedef saaug_status layer(const saaug_options *, const saaug_shape *, const int8_t *, const uint8_t *, const int32_t *,
-                           int8_t *, void *);
-typedef int32_t layer_size(const saaug_options *, const saaug_shape *);
-
-static layer *const layers[2][5] = {
-    {saaug_shift_conv_2d_s8, saaug_shift_depthwise_conv_2d_s8, saaug_shift_fully_connected_s8, saaug_adder_conv_2d_s8,
-     saaug_adder_depthwise_conv_2d_s8},
-    {baseline_conv, baseline_depthwise, baseline_conv, baseline_conv, baseline_depthwise}};
-static layer_size *const sizes[2][5] = {
-    {saaug_shift_conv_2d_s8_get_buffer_size, saaug_shift_depthwise_conv_2d_s8_get_buffer_size,
-     saaug_shift_fully_connected_s8_get_buffer_size, saaug_adder_conv_2d_s8_get_buffer_size,
-     saaug_adder_depthwise_conv_2d_s8_get_buffer_size},
-    {baseline_conv_size, baseline_depthwise_size, baseline_conv_size, baseline_conv_size, baseline_depthwise_size}};
+#define LAYER(NAME, name, number, KIND, TERMS) [number] = saaug_##name##_s8,
+#define SIZE(NAME, name, number, KIND, TERMS) [number] = saaug_##name##_s8_get_buffer_size,
+#define baseline_CONV baseline_conv
+#define baseline_DENSE baseline_conv
+#define baseline_DEPTHWISE baseline_depthwise
+#define JOINED_(a, b) a##b
+#define JOINED(a, b) JOINED_(a, b)
+#define BASELINE(NAME, name, number, KIND, TERMS) [number] = baseline_##KIND,
+#define BASELINE_SIZE(NAME, name, number, KIND, TERMS) [number] = JOINED(baseline_##KIND, _size),
+#define MOST 32 /* numbers of operators lie below */
+static saaug_layer *const layers[2][MOST] = {{SAAUG_FOR_EACH_OP(LAYER)}, {SAAUG_FOR_EACH_OP(BASELINE)}};
+static saaug_layer_size *const sizes[2][MOST] = {{SAAUG_FOR_EACH_OP(SIZE)}, {SAAUG_FOR_EACH_OP(BASELINE_SIZE)}};
 
 static void *block(FILE *file, size_t bytes)
 {
@@ -52,11 +51,11 @@ int main(int argc, char **argv)
         void *scratch;
         saaug_status status;
         uint32_t start, ticks;
-        layer *run;
+        saaug_layer *run;
         memcpy(&options, header, sizeof options);
         memcpy(&shape, header + 16, sizeof shape);
-        run = layers[multiplying][options.op - 1];
-        scratch_bytes = sizes[multiplying][options.op - 1](&options, &shape);
+        run = layers[multiplying][options.op];
+        scratch_bytes = sizes[multiplying][options.op](&options, &shape);
         in_bytes = (size_t)shape.batches * (size_t)shape.in_h * (size_t)shape.in_w * (size_t)shape.in_c;
         out_bytes = (size_t)shape.batches * (size_t)shape.out_h * (size_t)shape.out_w * (size_t)shape.out_c;
         input = block(file, in_bytes);

@@ -63,6 +63,10 @@ class View:
         kernel = self.rounded(self.remapped(latent, *frozen))
         return K.where(frozen[-1] > 0.5, kernel, latent[self.slices()]) if self.mutable else kernel
 
+    def distant(self, latent, *frozen, step=None):
+        """The kernel of a target that is a distance, on the grid of its inputs of that `step`."""
+        return self.operator.round_on(self.remapped(latent, *frozen), step)
+
     def merged(self, latent, *frozen):
         """The latent kernel with the target's in its place; of a distance, what still multiplies there."""
         if not self.operator.free:
@@ -82,6 +86,12 @@ class View:
 def target_kernel(latent, *frozen, view):
     """`View.target`, traced once for layers alike."""
     return view.target(latent, *frozen)
+
+
+@subgraph
+def distant_kernel(latent, step, *frozen, view):
+    """`View.distant`, traced once for layers alike."""
+    return view.distant(latent, *frozen, step=step)
 
 
 @subgraph
@@ -250,7 +260,10 @@ class Hybrid(QuantizedLayer, keras.layers.Layer):
 
     def _distance(self, inputs, step):
         """The target of a distance; 0 where the gate is closed."""
-        kernel = self.operator.round_on(self.remapped_kernel(), step)
+        if step is None:
+            kernel = self._view.distant(self.kernel.value, *self._frozen())
+        else:
+            kernel = distant_kernel(self.kernel.value, step, *self._frozen(), view=self._view)
         out = self.operator.apply(self._kind, inputs, kernel, **self._window())
         return out if self.gate is None else out * K.cast(self.gate.value, out.dtype)
 
@@ -263,10 +276,10 @@ class Hybrid(QuantizedLayer, keras.layers.Layer):
 
     def quantized_kernel(self):
         """The target's kernel as it is deployed."""
-        kernel = self.remapped_kernel()
+        latent, frozen = self.kernel.value, self._frozen()
         if not self.operator.distance:
-            return self._view.rounded(kernel)
-        return self.operator.round_on(kernel, self._grid_step())
+            return self._view.rounded(self._view.remapped(latent, *frozen))
+        return self._view.distant(latent, *frozen, step=self._grid_step())
 
     def clipped_kernel(self):
         """The latent kernel of an add layer, its add weights clipped to the range of their inputs and half a step.

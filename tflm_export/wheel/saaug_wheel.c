@@ -118,25 +118,38 @@ static int sizes(const eval_tensor *tensor, int flat, int32_t *n, int32_t *h, in
     return 1;
 }
 
-typedef int32_t size_getter(const saaug_options *options, const saaug_shape *shape);
-typedef saaug_status layer(const saaug_options *options, const saaug_shape *shape, const int8_t *input,
-                           const uint8_t *weights, const int32_t *params, int8_t *output, void *scratch);
+/* One of our operators, as the table has them. */
+typedef struct {
+    int32_t number;
+    const char *name;
+    saaug_layer *run;
+    saaug_layer_size *scratch_bytes;
+    int flat; /* reads what it is given as rows of values */
+} operator_row;
+
+enum { KIND_CONV = 0, KIND_DEPTHWISE = 0, KIND_DENSE = 1 };
+#define ROW(NAME, name, number, KIND, TERMS)                                                                           \
+    {number, #NAME, saaug_##name##_s8, saaug_##name##_s8_get_buffer_size, KIND_##KIND},
+static const operator_row operators[] = {SAAUG_FOR_EACH_OP(ROW)};
+#define OPERATORS (sizeof operators / sizeof operators[0])
+
+static const operator_row *operator_of(int32_t number)
+{
+    size_t i = 0;
+    while (operators[i].number != number) { /* the option record was checked */
+        ++i;
+    }
+    return &operators[i];
+}
 
 static int invoke(void *context, node_prefix *node)
 {
-    static layer *const layers[] = {NULL, saaug_shift_conv_2d_s8, saaug_shift_depthwise_conv_2d_s8,
-                                    saaug_shift_fully_connected_s8, saaug_adder_conv_2d_s8,
-                                    saaug_adder_depthwise_conv_2d_s8};
-    static size_getter *const getters[] = {NULL, saaug_shift_conv_2d_s8_get_buffer_size,
-                                           saaug_shift_depthwise_conv_2d_s8_get_buffer_size,
-                                           saaug_shift_fully_connected_s8_get_buffer_size,
-                                           saaug_adder_conv_2d_s8_get_buffer_size,
-                                           saaug_adder_depthwise_conv_2d_s8_get_buffer_size};
     state *const own = node->user_data;
     const eval_tensor *x, *weights, *params;
     eval_tensor *y;
     saaug_options options;
     saaug_shape shape;
+    const operator_row *own_operator;
     saaug_status status;
     void *scratch;
     int32_t bytes, out_batches;
@@ -157,7 +170,8 @@ static int invoke(void *context, node_prefix *node)
         weights->type != TYPE_UINT8 || params->type != TYPE_INT32) {
         return complain("tensors must be int8, uint8 weights, int32 params, int8 output", SAAUG_OK);
     }
-    flat = options.op == SAAUG_SHIFT_FULLY_CONNECTED;
+    own_operator = operator_of(options.op);
+    flat = own_operator->flat;
     if (!sizes(x, flat, &shape.batches, &shape.in_h, &shape.in_w, &shape.in_c) ||
         !sizes(y, flat, &out_batches, &shape.out_h, &shape.out_w, &shape.out_c) || out_batches != shape.batches) {
         return complain("the shapes of input and output must be sound, and of as many batches", SAAUG_BAD_INPUT);
@@ -173,7 +187,7 @@ static int invoke(void *context, node_prefix *node)
         }
         own->checked = 1;
     }
-    bytes = getters[options.op](&options, &shape);
+    bytes = own_operator->scratch_bytes(&options, &shape);
     if (bytes < 0) {
         return complain("no scratch size", SAAUG_BAD_SCRATCH);
     }
@@ -181,7 +195,7 @@ static int invoke(void *context, node_prefix *node)
     if (scratch == NULL) {
         return complain("out of memory", SAAUG_BAD_SCRATCH);
     }
-    status = layers[options.op](&options, &shape, x->data, weights->data, params->data, y->data, scratch);
+    status = own_operator->run(&options, &shape, x->data, weights->data, params->data, y->data, scratch);
     free(scratch);
     return status == SAAUG_OK ? 0 : complain("the layer failed", status);
 }
@@ -202,9 +216,7 @@ static int prepare(void *context, node_prefix *node)
 
 bool saaug_wheel_register(resolver_prefix *resolver)
 {
-    static const char *const names[] = {"SHIFT_CONV_2D", "SHIFT_DEPTHWISE_CONV_2D", "SHIFT_FULLY_CONNECTED",
-                                        "ADDER_CONV_2D", "ADDER_DEPTHWISE_CONV_2D"};
-    const unsigned int count = sizeof names / sizeof names[0];
+    const unsigned int count = (unsigned int)OPERATORS;
     unsigned int i;
     if (input_of == NULL || output_of == NULL || sizeof(registration) != 56 || resolver->length == 0 ||
         resolver->length > RESOLVER_SIZE - count) {
@@ -225,7 +237,7 @@ bool saaug_wheel_register(resolver_prefix *resolver)
         slot->prepare = prepare;
         slot->invoke = invoke;
         slot->builtin_code = BUILTIN_CUSTOM;
-        slot->custom_name = names[i];
+        slot->custom_name = operators[i].name;
         resolver->length += 1;
     }
     return true;

@@ -47,6 +47,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "saaug_op_list.h"
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -61,12 +63,12 @@ typedef enum {
     SAAUG_BAD_SCRATCH = 6  /* scratch is needed and NULL, or not aligned */
 } saaug_status;
 
+/** The operators: SAAUG_SHIFT_CONV_2D, SAAUG_ADDER_CONV_2D, ... of saaug_op_list.h. */
 typedef enum {
-    SAAUG_SHIFT_CONV_2D = 1,
-    SAAUG_SHIFT_DEPTHWISE_CONV_2D = 2,
-    SAAUG_SHIFT_FULLY_CONNECTED = 3,
-    SAAUG_ADDER_CONV_2D = 4,
-    SAAUG_ADDER_DEPTHWISE_CONV_2D = 5
+#define SAAUG_NUMBER_OF(NAME, name, number, KIND, TERMS) SAAUG_##NAME = number,
+    SAAUG_FOR_EACH_OP(SAAUG_NUMBER_OF)
+#undef SAAUG_NUMBER_OF
+    SAAUG_NO_OP = 0
 } saaug_op;
 
 typedef enum { SAAUG_LAYOUT_NIBBLE = 0, SAAUG_LAYOUT_BYTE = 1, SAAUG_LAYOUT_OFFSET = 2 } saaug_layout;
@@ -125,38 +127,28 @@ int32_t saaug_weights_bytes(const saaug_options *options, const saaug_shape *sha
 saaug_status saaug_check_constants(const saaug_options *options, const saaug_shape *shape, const uint8_t *weights,
                                    size_t weights_bytes, const int32_t *params, size_t params_count, int32_t *channel);
 
+/** What a layer is called through, and the bytes of scratch that it needs. */
+typedef saaug_status saaug_layer(const saaug_options *options, const saaug_shape *shape, const int8_t *input,
+                                 const uint8_t *weights, const int32_t *params, int8_t *output, void *scratch);
+typedef int32_t saaug_layer_size(const saaug_options *options, const saaug_shape *shape);
+
 /**
- * The layers. All share these arguments:
+ * The layers: saaug_shift_conv_2d_s8(), saaug_adder_conv_2d_s8(), ... and saaug_shift_conv_2d_s8_get_buffer_size(), ... of
+ * every operator in saaug_op_list.h. All share these arguments:
  * @param[in]  input    int8 [batches, in_h, in_w, in_c]
  * @param[in]  weights  saaug_weights_bytes() bytes, see above; aligned to 4 bytes
  * @param[in]  params   int32 [out_c, 3]
  * @param[out] output   int8 [batches, out_h, out_w, out_c]; must not overlap the input
  * @param      scratch  ..._get_buffer_size() bytes; may be NULL where that is 0
  * @return SAAUG_OK, or what saaug_check() says, or SAAUG_BAD_SCRATCH; then the output is untouched.
+ * A fully connected layer takes batches rows of in_c values to batches rows of out_c; in_h, in_w, out_h and out_w are 1.
  * The size getters return the bytes of scratch for this version, or -1 where saaug_check() fails or they exceed 2^31 - 1.
  */
-saaug_status saaug_shift_conv_2d_s8(const saaug_options *options, const saaug_shape *shape, const int8_t *input,
-                                    const uint8_t *weights, const int32_t *params, int8_t *output, void *scratch);
-int32_t saaug_shift_conv_2d_s8_get_buffer_size(const saaug_options *options, const saaug_shape *shape);
-
-saaug_status saaug_shift_depthwise_conv_2d_s8(const saaug_options *options, const saaug_shape *shape, const int8_t *input,
-                                              const uint8_t *weights, const int32_t *params, int8_t *output,
-                                              void *scratch);
-int32_t saaug_shift_depthwise_conv_2d_s8_get_buffer_size(const saaug_options *options, const saaug_shape *shape);
-
-/** batches rows of in_c values to batches rows of out_c; in_h, in_w, out_h and out_w are 1. */
-saaug_status saaug_shift_fully_connected_s8(const saaug_options *options, const saaug_shape *shape, const int8_t *input,
-                                            const uint8_t *weights, const int32_t *params, int8_t *output, void *scratch);
-int32_t saaug_shift_fully_connected_s8_get_buffer_size(const saaug_options *options, const saaug_shape *shape);
-
-saaug_status saaug_adder_conv_2d_s8(const saaug_options *options, const saaug_shape *shape, const int8_t *input,
-                                    const uint8_t *weights, const int32_t *params, int8_t *output, void *scratch);
-int32_t saaug_adder_conv_2d_s8_get_buffer_size(const saaug_options *options, const saaug_shape *shape);
-
-saaug_status saaug_adder_depthwise_conv_2d_s8(const saaug_options *options, const saaug_shape *shape, const int8_t *input,
-                                              const uint8_t *weights, const int32_t *params, int8_t *output,
-                                              void *scratch);
-int32_t saaug_adder_depthwise_conv_2d_s8_get_buffer_size(const saaug_options *options, const saaug_shape *shape);
+#define SAAUG_DECLARE_LAYER(NAME, name, number, KIND, TERMS)                                                           \
+    saaug_layer saaug_##name##_s8;                                                                                     \
+    saaug_layer_size saaug_##name##_s8_get_buffer_size;
+SAAUG_FOR_EACH_OP(SAAUG_DECLARE_LAYER)
+#undef SAAUG_DECLARE_LAYER
 
 #ifdef __cplusplus
 }

@@ -8,17 +8,19 @@ static int in_range(int32_t value, int32_t low, int32_t high) { return value >= 
 
 static int is_depthwise(const saaug_options *options)
 {
-    return options->op == SAAUG_SHIFT_DEPTHWISE_CONV_2D || options->op == SAAUG_ADDER_DEPTHWISE_CONV_2D;
+    return saaug_kind_of(options->op) == SAAUG_KIND_DEPTHWISE;
 }
 
 static int is_adder(const saaug_options *options)
 {
-    return options->op == SAAUG_ADDER_CONV_2D || options->op == SAAUG_ADDER_DEPTHWISE_CONV_2D;
+    return saaug_terms_of(options->op) == SAAUG_TERMS_ADDER;
 }
+
+static int is_dense(const saaug_options *options) { return saaug_kind_of(options->op) == SAAUG_KIND_DENSE; }
 
 saaug_status saaug_check_options(const saaug_options *options)
 {
-    if (!in_range(options->op, SAAUG_SHIFT_CONV_2D, SAAUG_ADDER_DEPTHWISE_CONV_2D) ||
+    if (!saaug_is_op(options->op) ||
         !in_range(options->requant, SAAUG_REQUANT_Q31, SAAUG_REQUANT_POWER_OF_TWO) ||
         !in_range(options->layout, SAAUG_LAYOUT_NIBBLE, SAAUG_LAYOUT_OFFSET) ||
         is_adder(options) != (options->layout == SAAUG_LAYOUT_OFFSET)) {
@@ -34,7 +36,7 @@ saaug_status saaug_check_options(const saaug_options *options)
         !in_range(options->depth_multiplier, 1, is_depthwise(options) ? 65535 : 1)) {
         return SAAUG_BAD_OPTIONS;
     }
-    if (options->op == SAAUG_SHIFT_FULLY_CONNECTED &&
+    if (is_dense(options) &&
         (options->kernel_h != 1 || options->kernel_w != 1 || options->stride_h != 1 || options->stride_w != 1 ||
          options->dilation_h != 1 || options->dilation_w != 1)) {
         return SAAUG_BAD_OPTIONS;
@@ -94,7 +96,7 @@ saaug_status saaug_check(const saaug_options *options, const saaug_shape *shape)
     if (!size_is_sound(shape->batches, shape->in_h, shape->in_w, shape->in_c)) {
         return SAAUG_BAD_INPUT;
     }
-    if (options->op == SAAUG_SHIFT_FULLY_CONNECTED && (shape->in_h != 1 || shape->in_w != 1)) {
+    if (is_dense(options) && (shape->in_h != 1 || shape->in_w != 1)) {
         return SAAUG_BAD_INPUT;
     }
     if (!size_is_sound(shape->batches, shape->out_h, shape->out_w, shape->out_c) ||

@@ -10,8 +10,7 @@
 
 #include "saaug_nn.h"
 
-typedef saaug_status saaug_kernel(const saaug_options *options, const saaug_shape *shape, const int8_t *input,
-                                  const uint8_t *weights, const int32_t *params, int8_t *output, void *scratch);
+typedef saaug_layer saaug_kernel;
 typedef int64_t saaug_kernel_size(const saaug_options *options, const saaug_shape *shape);
 
 /* The version, chosen once, here. -DSAAUG_FORCE_<VERSION> overrides the compiler's target. */
@@ -47,17 +46,43 @@ typedef int64_t saaug_kernel_size(const saaug_options *options, const saaug_shap
 #define SAAUG_VERSIONED(op) op##_helium
 #endif
 
-#define SAAUG_DECLARE(op)                                                                                              \
-    saaug_kernel op##_reference, op##_portable, op##_dsp, op##_helium;                                                 \
-    saaug_kernel_size op##_reference_size, op##_portable_size, op##_dsp_size, op##_helium_size;                          \
-    /* op##_portable_size is one of these, by SAAUG_WORDS; every build has both, for planning the memory of another core. */ \
-    saaug_kernel_size op##_portable4_size, op##_portable8_size
+/* ..._portable_size is ..._portable4_size or ..._portable8_size, by SAAUG_WORDS; every build has both, for planning the
+ * memory of another core. */
+#define SAAUG_DECLARE_VERSIONS(NAME, name, number, KIND, TERMS)                                                        \
+    saaug_kernel saaug_##name##_s8_reference, saaug_##name##_s8_portable, saaug_##name##_s8_dsp,                       \
+        saaug_##name##_s8_helium;                                                                                      \
+    saaug_kernel_size saaug_##name##_s8_reference_size, saaug_##name##_s8_portable_size, saaug_##name##_s8_dsp_size,   \
+        saaug_##name##_s8_helium_size, saaug_##name##_s8_portable4_size, saaug_##name##_s8_portable8_size;
+SAAUG_FOR_EACH_OP(SAAUG_DECLARE_VERSIONS)
+#undef SAAUG_DECLARE_VERSIONS
 
-SAAUG_DECLARE(saaug_shift_conv_2d_s8);
-SAAUG_DECLARE(saaug_shift_depthwise_conv_2d_s8);
-SAAUG_DECLARE(saaug_shift_fully_connected_s8);
-SAAUG_DECLARE(saaug_adder_conv_2d_s8);
-SAAUG_DECLARE(saaug_adder_depthwise_conv_2d_s8);
+/** What the table says of an operator: its kind and its terms. */
+typedef enum { SAAUG_KIND_CONV, SAAUG_KIND_DEPTHWISE, SAAUG_KIND_DENSE } saaug_kind;
+typedef enum { SAAUG_TERMS_SHIFT, SAAUG_TERMS_ADDER } saaug_terms;
+
+/** Is there such an operator? */
+static inline int saaug_is_op(int32_t op)
+{
+#define SAAUG_IS_OP(NAME, name, number, KIND, TERMS) || op == number
+    return 0 SAAUG_FOR_EACH_OP(SAAUG_IS_OP);
+#undef SAAUG_IS_OP
+}
+
+/** @pre saaug_is_op(op) */
+static inline saaug_kind saaug_kind_of(int32_t op)
+{
+#define SAAUG_KIND_OF(NAME, name, number, KIND, TERMS) op == number ? SAAUG_KIND_##KIND :
+    return SAAUG_FOR_EACH_OP(SAAUG_KIND_OF) SAAUG_KIND_CONV;
+#undef SAAUG_KIND_OF
+}
+
+/** @pre saaug_is_op(op) */
+static inline saaug_terms saaug_terms_of(int32_t op)
+{
+#define SAAUG_TERMS_OF(NAME, name, number, KIND, TERMS) op == number ? SAAUG_TERMS_##TERMS :
+    return SAAUG_FOR_EACH_OP(SAAUG_TERMS_OF) SAAUG_TERMS_SHIFT;
+#undef SAAUG_TERMS_OF
+}
 
 saaug_status saaug_check_options(const saaug_options *options);
 

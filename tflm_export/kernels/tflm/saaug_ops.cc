@@ -23,41 +23,21 @@ struct Layer {
   int scratch;  // handle, or -1
 };
 
-using Kernel = saaug_status(const saaug_options*, const saaug_shape*, const int8_t*, const uint8_t*, const int32_t*,
-                            int8_t*, void*);
-using Size = int32_t(const saaug_options*, const saaug_shape*);
-
 /** The operators as types, so that each has its own functions. */
-struct ShiftConv {
-  static constexpr int32_t kOp = SAAUG_SHIFT_CONV_2D;
-  static constexpr const char* Name() { return "SHIFT_CONV_2D"; }
-  static constexpr Kernel* Run() { return saaug_shift_conv_2d_s8; }
-  static constexpr Size* ScratchBytes() { return saaug_shift_conv_2d_s8_get_buffer_size; }
-};
-struct ShiftDepthwise {
-  static constexpr int32_t kOp = SAAUG_SHIFT_DEPTHWISE_CONV_2D;
-  static constexpr const char* Name() { return "SHIFT_DEPTHWISE_CONV_2D"; }
-  static constexpr Kernel* Run() { return saaug_shift_depthwise_conv_2d_s8; }
-  static constexpr Size* ScratchBytes() { return saaug_shift_depthwise_conv_2d_s8_get_buffer_size; }
-};
-struct ShiftFullyConnected {
-  static constexpr int32_t kOp = SAAUG_SHIFT_FULLY_CONNECTED;
-  static constexpr const char* Name() { return "SHIFT_FULLY_CONNECTED"; }
-  static constexpr Kernel* Run() { return saaug_shift_fully_connected_s8; }
-  static constexpr Size* ScratchBytes() { return saaug_shift_fully_connected_s8_get_buffer_size; }
-};
-struct AdderConv {
-  static constexpr int32_t kOp = SAAUG_ADDER_CONV_2D;
-  static constexpr const char* Name() { return "ADDER_CONV_2D"; }
-  static constexpr Kernel* Run() { return saaug_adder_conv_2d_s8; }
-  static constexpr Size* ScratchBytes() { return saaug_adder_conv_2d_s8_get_buffer_size; }
-};
-struct AdderDepthwise {
-  static constexpr int32_t kOp = SAAUG_ADDER_DEPTHWISE_CONV_2D;
-  static constexpr const char* Name() { return "ADDER_DEPTHWISE_CONV_2D"; }
-  static constexpr Kernel* Run() { return saaug_adder_depthwise_conv_2d_s8; }
-  static constexpr Size* ScratchBytes() { return saaug_adder_depthwise_conv_2d_s8_get_buffer_size; }
-};
+template <int32_t>
+struct Op;
+#define SAAUG_DEFINE_OP(NAME, name, number, KIND, TERMS)                                           \
+  template <>                                                                                      \
+  struct Op<number> {                                                                              \
+    static constexpr int32_t kOp = number;                                                         \
+    static constexpr bool kDense = Kind::KIND == Kind::DENSE;                                      \
+    static constexpr const char* Name() { return #NAME; }                                          \
+    static constexpr saaug_layer* Run() { return saaug_##name##_s8; }                              \
+    static constexpr saaug_layer_size* ScratchBytes() { return saaug_##name##_s8_get_buffer_size; } \
+  };
+enum class Kind { CONV, DEPTHWISE, DENSE };
+SAAUG_FOR_EACH_OP(SAAUG_DEFINE_OP)
+#undef SAAUG_DEFINE_OP
 
 void* Init(TfLiteContext* context, const char* buffer, size_t length) {
   void* memory = GetMicroContext(context)->AllocatePersistentBuffer(sizeof(Layer));
@@ -180,16 +160,16 @@ const char* TensorOf(saaug_status status) {
   }
 }
 
-template <class Op>
+template <class TheOp>
 bool Check(const Tensors& tensors, Layer* layer) {
-  const char* const op = Op::Name();
+  const char* const op = TheOp::Name();
   const saaug_options& options = layer->options;
   if (tensors.input == nullptr || tensors.weights == nullptr || tensors.params == nullptr ||
       tensors.output == nullptr) {
     MicroPrintf("%s: a tensor is missing.", op);
     return false;
   }
-  const bool rows = Op::kOp == SAAUG_SHIFT_FULLY_CONNECTED;
+  const bool rows = TheOp::kDense;
   int32_t in[4], out[4];
   if (!ReadActivation(op, "input", tensors.input, rows, options.input_zero_point, in) ||
       !ReadActivation(op, "output", tensors.output, rows, options.output_zero_point, out)) {
@@ -232,32 +212,32 @@ bool Check(const Tensors& tensors, Layer* layer) {
   return true;
 }
 
-template <class Op>
+template <class TheOp>
 TfLiteStatus Prepare(TfLiteContext* context, TfLiteNode* node) {
   MicroContext* const micro_context = GetMicroContext(context);
   Layer* const layer = static_cast<Layer*>(node->user_data);
   if (layer == nullptr) {
-    MicroPrintf("%s: the arena is too small.", Op::Name());
+    MicroPrintf("%s: the arena is too small.", TheOp::Name());
     return kTfLiteError;
   }
-  if (!layer->options_read || layer->options.op != Op::kOp) {
-    MicroPrintf("%s: `options` must be a record of this operator, version 1.", Op::Name());
+  if (!layer->options_read || layer->options.op != TheOp::kOp) {
+    MicroPrintf("%s: `options` must be a record of this operator, version 1.", TheOp::Name());
     return kTfLiteError;
   }
   if (node->inputs == nullptr || node->inputs->size != kInputs || node->outputs == nullptr ||
       node->outputs->size != 1) {
-    MicroPrintf("%s: there must be 3 inputs and 1 output.", Op::Name());
+    MicroPrintf("%s: there must be 3 inputs and 1 output.", TheOp::Name());
     return kTfLiteError;
   }
   {
     const Tensors tensors(micro_context, node);
-    if (!Check<Op>(tensors, layer)) {
+    if (!Check<TheOp>(tensors, layer)) {
       return kTfLiteError;
     }
   }
-  const int32_t bytes = Op::ScratchBytes()(&layer->options, &layer->shape);
+  const int32_t bytes = TheOp::ScratchBytes()(&layer->options, &layer->shape);
   if (bytes < 0) {
-    MicroPrintf("%s: the scratch memory would exceed 2^31 - 1 bytes.", Op::Name());
+    MicroPrintf("%s: the scratch memory would exceed 2^31 - 1 bytes.", TheOp::Name());
     return kTfLiteError;
   }
   if (bytes > 0) {
@@ -266,12 +246,12 @@ TfLiteStatus Prepare(TfLiteContext* context, TfLiteNode* node) {
   return kTfLiteOk;
 }
 
-template <class Op>
+template <class TheOp>
 TfLiteStatus Eval(TfLiteContext* context, TfLiteNode* node) {
   const Layer* const layer = static_cast<const Layer*>(node->user_data);
   void* const scratch = layer->scratch < 0 ? nullptr : GetMicroContext(context)->GetScratchBuffer(layer->scratch);
   const saaug_status status =
-      Op::Run()(&layer->options, &layer->shape,
+      TheOp::Run()(&layer->options, &layer->shape,
                 static_cast<const int8_t*>(::tflite::micro::GetEvalInput(context, node, kInput)->data.data),
                 static_cast<const uint8_t*>(::tflite::micro::GetEvalInput(context, node, kWeights)->data.data),
                 static_cast<const int32_t*>(::tflite::micro::GetEvalInput(context, node, kParams)->data.data),
@@ -279,19 +259,18 @@ TfLiteStatus Eval(TfLiteContext* context, TfLiteNode* node) {
   return status == SAAUG_OK ? kTfLiteOk : kTfLiteError;
 }
 
-template <class Op>
+template <class TheOp>
 const Registration* Registered() {
-  static const Registration registration = {Init, nullptr, Prepare<Op>, Eval<Op>, nullptr, 0, Op::Name()};
+  static const Registration registration = {Init, nullptr, Prepare<TheOp>, Eval<TheOp>, nullptr, 0, TheOp::Name()};
   return &registration;
 }
 
 }  // namespace
 }  // namespace tflm
 
-const tflm::Registration* Register_SHIFT_CONV_2D() { return tflm::Registered<tflm::ShiftConv>(); }
-const tflm::Registration* Register_SHIFT_DEPTHWISE_CONV_2D() { return tflm::Registered<tflm::ShiftDepthwise>(); }
-const tflm::Registration* Register_SHIFT_FULLY_CONNECTED() { return tflm::Registered<tflm::ShiftFullyConnected>(); }
-const tflm::Registration* Register_ADDER_CONV_2D() { return tflm::Registered<tflm::AdderConv>(); }
-const tflm::Registration* Register_ADDER_DEPTHWISE_CONV_2D() { return tflm::Registered<tflm::AdderDepthwise>(); }
+#define SAAUG_DEFINE_REGISTER(NAME, name, number, KIND, TERMS) \
+  const tflm::Registration* Register_##NAME() { return tflm::Registered<tflm::Op<number>>(); }
+SAAUG_FOR_EACH_OP(SAAUG_DEFINE_REGISTER)
+#undef SAAUG_DEFINE_REGISTER
 
 }  // namespace saaug

@@ -12,6 +12,7 @@
 #ifndef SAAUG_OPS_H
 #define SAAUG_OPS_H
 
+#include "saaug_op_list.h"
 #include "tensorflow/lite/c/common.h"
 #include "tensorflow/lite/micro/micro_common.h"
 
@@ -27,11 +28,10 @@ using namespace ::tflite::micro;  // NOLINT(build/namespaces)
 using Registration = TFLMRegistration;
 }  // namespace tflm
 
-const tflm::Registration* Register_SHIFT_CONV_2D();
-const tflm::Registration* Register_SHIFT_DEPTHWISE_CONV_2D();
-const tflm::Registration* Register_SHIFT_FULLY_CONNECTED();
-const tflm::Registration* Register_ADDER_CONV_2D();
-const tflm::Registration* Register_ADDER_DEPTHWISE_CONV_2D();
+/** Register_SHIFT_CONV_2D(), Register_ADDER_CONV_2D(), ... of every operator in saaug_op_list.h. */
+#define SAAUG_DECLARE_REGISTER(NAME, name, number, KIND, TERMS) const tflm::Registration* Register_##NAME();
+SAAUG_FOR_EACH_OP(SAAUG_DECLARE_REGISTER)
+#undef SAAUG_DECLARE_REGISTER
 
 }  // namespace saaug
 
