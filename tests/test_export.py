@@ -285,7 +285,7 @@ def test_an_arithmetic_that_export_does_not_have_is_refused_with_those_there_are
         deployed_as = "xnor"
 
     image = keras.Input((4, 4, 2))
-    model = keras.Model(image, ours.ShiftConv2D(2, 1, name="odd")(image))
+    model = keras.Model(image, ours.RoundedConv2D(2, 1, operator="conv", name="odd")(image))
     model.get_layer("odd").operator = Xnor()
     with pytest.raises(ValueError, match="layer 'odd': `deployed_as` .* must be one of 'conv', .*deployed_as='xnor'"):
         graph.lower(model)
