@@ -42,7 +42,7 @@ CMSIS_NN = {
     "m55": (0.82, 0.32, 2.17, 1.62),
 }
 
-OPERATORS = ("shift", "adder")
+OPERATORS = ("shift", "binary", "adder")
 # Also the requantization without a product, in ours and in the baseline: no multiplication in the whole network.
 POWER_OF_TWO = ", power-of-two requantization"
 
@@ -88,7 +88,7 @@ def shift_codes(weights):
 
 
 def layer(shape, operator):
-    """A layer with normally distributed weights: `operator` is "shift", "adder" or "int8", and POWER_OF_TWO after it."""
+    """A layer with normally distributed weights: `operator` is of OPERATORS or "int8", and may have POWER_OF_TWO after it."""
     operator, power_of_two = operator.removesuffix(POWER_OF_TWO), operator.endswith(POWER_OF_TWO)
     kernel, size, in_c, out_c = SHAPES[shape]
     depthwise = shape.startswith("dw")
@@ -101,6 +101,8 @@ def layer(shape, operator):
     elif operator == "int8":
         codes = np.round(127 * weights / np.abs(weights).max(axis=1, keepdims=True)).astype(int)
         layout = kernel_cases.BYTE
+    elif operator == "binary":
+        codes, layout = (weights < 0).astype(int), kernel_cases.BIT
     else:
         codes, layout = shift_codes(weights), kernel_cases.NIBBLE
     case = (Int8Case if operator == "int8" else kernel_cases.Case)(

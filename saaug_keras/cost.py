@@ -31,6 +31,7 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import functools
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -445,8 +446,8 @@ def _reads_few_bits(layer: LayerSpec, layer_options) -> bool:
 
 def _is_custom(layer: LayerSpec, bits) -> bool:
     """Whether a layer is one of our own operators in the exported model."""
-    deployed_as = "conv" if layer.operator is None else layer.operator.deployed_as
-    return deployed_as == "adder" or (deployed_as == "shift" and bits is None)
+    operator = layer.operator
+    return operator is not None and (operator.distance or (operator.deployed_as != "conv" and bits is None))
 
 
 def _flash(layer: LayerSpec, code_bytes, bits) -> int:
@@ -459,8 +460,8 @@ def _flash(layer: LayerSpec, code_bytes, bits) -> int:
     channels = layer.output_shape[2]
     if not _is_custom(layer, bits):
         return layer.weight_count + channels * FLASH_CHANNEL["conv"] + FLASH_OPERATOR["conv"] + swish
-    row = layer.weight_count // channels  # codes of an output channel, padded to a multiple of 4
-    codes = int(channels * -(-row // 4) * 4 * code_bytes)
+    row = layer.weight_count // channels  # codes of an output channel, padded to a multiple of 4 and to bytes
+    codes = channels * math.ceil(-(-row // 4) * 4 * code_bytes)
     return codes + channels * FLASH_CHANNEL["custom"] + FLASH_OPERATOR["custom"] + swish
 
 

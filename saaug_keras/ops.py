@@ -328,6 +328,33 @@ def _sum_with_head(x, head):
     return x + tf.pad(head, [(0, 0)] * (len(x.shape) - 1) + [(0, tf.shape(x)[-1] - head.shape[-1])])
 
 
+def round_to_sign(kernel, *, clip=1.0, channel_axes=(-1,)):
+    """Rounds a kernel to its signs, times one scale per output channel.
+
+        q = s * sign(k),    s = mean|k| over the channel, to 8 significant bits,    sign(0) = 1
+
+    The gradient is the identity where |k| <= clip and 0 elsewhere; none goes through s. What was rounded stays as it is
+    when it is rounded again, which a scale of all bits would not: a mean of equal numbers is not quite that number.
+
+    Args:
+        kernel: float tensor.
+        clip: number > 0.
+        channel_axes: axes that have a scale of their own.
+    Returns:
+        Tensor of the kernel's shape and dtype.
+    Source: BinaryConnect's clipped gradient, Courbariaux et al. 2015, arXiv:1511.00363; the scale is XNOR-Net's,
+        Rastegari et al. 2016, arXiv:1603.05279.
+    """
+    rank = len(kernel.shape)
+    axes = [axis for axis in range(rank) if axis not in {a % rank for a in channel_axes}]
+    value = K.stop_gradient(K.cast(kernel, "float32"))
+    mean = K.mean(K.abs(value), axis=axes, keepdims=True)
+    step = power_of_two(K.maximum(K.floor(log2_magnitude(mean)) - 7.0, -125.0))
+    scale = K.round(mean / step) * step
+    inside = K.where(K.abs(value) <= clip, kernel, K.stop_gradient(kernel))
+    return straight_through(K.cast(K.where(value < 0, -scale, scale), kernel.dtype), inside)
+
+
 def round_to_step(kernel, step):
     """Rounds `kernel` to multiples of `step` (a scalar tensor), without clipping; the gradient is the identity."""
     step = K.cast(K.stop_gradient(step), "float32")

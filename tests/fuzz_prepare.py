@@ -19,7 +19,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(HERE.parent))  # the checkout's package, installed or not
 
 import kernel_cases  # noqa: E402
-from kernel_cases import BYTE, KERNELS, NIBBLE, OFFSET, SANITIZERS  # noqa: E402
+from kernel_cases import BIT, BYTE, KERNELS, NIBBLE, OFFSET, SANITIZERS  # noqa: E402
 
 STRICT = ("-Wall", "-Wextra", "-Werror")
 DEBUG = ("-g", "-O1")
@@ -34,7 +34,7 @@ def model(edit=lambda rows, ops: None):
     from tflm_export import flatbuffer, records
 
     rng = np.random.default_rng(31)
-    layers = [("shift_conv_2d", NIBBLE), ("shift_conv_2d", BYTE), ("shift_depthwise_conv_2d", NIBBLE),
+    layers = [("shift_conv_2d", NIBBLE), ("shift_conv_2d", BYTE), ("shift_conv_2d", BIT), ("shift_depthwise_conv_2d", NIBBLE),
               ("shift_fully_connected", NIBBLE), ("adder_conv_2d", OFFSET), ("adder_depthwise_conv_2d", OFFSET)]
     rows, ops = [], []
     for number, (op, layout) in enumerate(layers):

@@ -23,7 +23,7 @@ OPS = {
     "adder_conv_2d": 4,
     "adder_depthwise_conv_2d": 5,
 }
-NIBBLE, BYTE, OFFSET = 0, 1, 2
+NIBBLE, BYTE, OFFSET, BIT = 0, 1, 2, 3
 Q31, POWER_OF_TWO = 0, 1
 ADDER_SCALE = 256  # of an add layer's accumulator
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
@@ -76,7 +76,9 @@ class Case:
 
 
 def pack(codes, layout):
-    """(O, K) codes to bytes: rows padded to 4 codes, nibbles low first."""
+    """(O, K) codes to bytes: rows padded to 4 codes, nibbles low first; bits low first, padded to bytes."""
+    if layout == BIT:
+        return np.packbits(codes.astype(bool), axis=1, bitorder="little")
     rows = np.zeros((len(codes), -(-codes.shape[1] // 4) * 4), np.uint8)
     rows[:, : codes.shape[1]] = codes.astype(np.int64) & 255
     if layout == NIBBLE:
@@ -87,6 +89,8 @@ def pack(codes, layout):
 def decode(codes, layout):
     """Codes to the integers that they stand for."""
     codes = codes.astype(np.int64)
+    if layout == BIT:
+        return 64 - 128 * codes
     if layout == NIBBLE:
         magnitude, negative = codes & 7, codes > 7
     elif layout == BYTE:
@@ -156,7 +160,7 @@ def random_case(rng, op, *, largest=9, channels=20, layout=None, requant=None, *
     """A lopsided layer: height is not width, no two strides or zero points are tied."""
     fully, depthwise, adder = op == "shift_fully_connected", "depthwise" in op, op.startswith("adder")
     if layout is None:
-        layout = OFFSET if adder else int(rng.choice([NIBBLE, NIBBLE, NIBBLE, BYTE]))
+        layout = OFFSET if adder else int(rng.choice([NIBBLE, NIBBLE, NIBBLE, BYTE, BIT, BIT]))
     requant = int(rng.choice([Q31, Q31, Q31, POWER_OF_TWO])) if requant is None else requant
     one = (1, 1)
     kernel = one if fully else tuple(int(k) for k in rng.choice([1, 1, 2, 3, 3, 4, 5, 7], 2))
@@ -191,7 +195,9 @@ def random_case(rng, op, *, largest=9, channels=20, layout=None, requant=None, *
     x = rng.integers(-128, 128, (int(fixed.get("batches", rng.integers(1, 4))), *size, in_c)).astype(np.int8)
     if rng.random() < 0.15:
         x = rng.choice(np.array([-128, 127], np.int8), x.shape)
-    if layout == NIBBLE:
+    if layout == BIT:
+        codes = rng.integers(0, 2, (out_c, taps))
+    elif layout == NIBBLE:
         codes = rng.choice([code for code in range(16) if code != 8], (out_c, taps))
     elif layout == BYTE:
         largest_code = int(rng.choice([7, 14, 15, 16]))  # where versions change their ways

@@ -99,6 +99,20 @@ def powers_of_two(kernel, bits=4, zero_code=True, channel_axes=(-1,)):
     return out
 
 
+def signs(kernel, channel_axes=(-1,)):
+    """The mean magnitude of every channel, in 8 significant bits, with the signs of its weights."""
+    out = np.empty_like(kernel)
+    axes = [axis % kernel.ndim for axis in channel_axes]
+    for index in np.ndindex(*(kernel.shape[axis] for axis in axes)):
+        place = [slice(None)] * kernel.ndim
+        for axis, i in zip(axes, index, strict=True):
+            place[axis] = i
+        mean = float(np.abs(kernel[tuple(place)]).mean())
+        step = 2.0 ** (np.floor(np.log2(mean)) - 7)
+        out[tuple(place)] = np.where(kernel[tuple(place)] < 0, -1, 1) * np.round(mean / step) * step
+    return out
+
+
 def fake_quantized(x, low, high, bits=8):
     """(x on its grid, whether each lies in the range, the step): the grid is exact float32 arithmetic."""
     low, high = np.float32(min(low, 0)), np.float32(max(high, 0))

@@ -129,7 +129,7 @@ def test_an_unknown_backbone_names_the_known_ones():
 
 
 @pytest.mark.parametrize("name", ["mcunet-in0", "mobilenetv3-w0.35"])
-@pytest.mark.parametrize("operator", ["conv", "shift5", "adder", "shiftadd"])
+@pytest.mark.parametrize("operator", ["conv", "shift5", "adder", "shiftadd", "binary"])
 def test_the_built_model_has_the_layers_of_the_spec(name, operator):
     spec = backbones.spec(name, input_shape=(40, 33, 3), num_classes=5, operator=operator)
     model = backbones.build(spec)

@@ -21,6 +21,8 @@ CASES = [
     pytest.param("mobilenetv3-w0.35", "shift5-ps", "custom", id="v3-shift5-ps-custom"),
     pytest.param("mobilenetv2-w0.35", "adder", "custom", id="v2-adder-custom"),
     pytest.param("mobilenetv3-w0.35", "shiftadd", "custom", id="v3-shiftadd-custom"),
+    pytest.param("mcunet-in0", "binary", "custom", id="mcunet-binary-custom"),
+    pytest.param("mobilenetv2-tiny", "binary", "builtin", id="v2-binary-builtin"),
 ]
 
 

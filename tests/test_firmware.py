@@ -73,6 +73,7 @@ MODELS = {
         "mobilenetv3-w0.35", "shift5", blocks=5, shape=(16, 24, 3), segmentation=True
     ),
     "adder": lambda: small_backbone("mobilenetv2-tiny", "adder", blocks=2, shape=(11, 9, 3)),
+    "binary": lambda: small_backbone("mcunet-in0", "binary", blocks=1, shape=(9, 11, 3)),
     "shiftadd": lambda: small_backbone("mcunet-in0", "shiftadd", blocks=1, shape=(9, 11, 3)),
 }
 

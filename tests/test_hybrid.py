@@ -35,11 +35,12 @@ def slow_free(operator, run, x, kernel, upstream, window):
         y, dx, dk = run(quantized, np.round(kernel / step) * step, *window, upstream, adder=True)
     else:
         axes = (-1,) if run is reference.convolution else (-2, -1)
-        y, dx, dk = run(quantized, reference.powers_of_two(kernel, channel_axes=axes), *window, upstream)
+        rounded = {"shift": reference.powers_of_two, "binary": reference.signs}[operator](kernel, channel_axes=axes)
+        y, dx, dk = run(quantized, rounded, *window, upstream)
     return y, dx * inside, dk
 
 
-@pytest.mark.parametrize("operator", ["shift", "adder"])
+@pytest.mark.parametrize("operator", ["shift", "adder", "binary"])
 @pytest.mark.parametrize("filters", [None, 4, 6, 7])
 def test_conv_is_the_sum_of_its_parts_with_every_gradient(operator, filters):
     layer = built(HybridConv2D, CONV, operator=operator, remap=False, use_bias=True)
@@ -140,7 +141,7 @@ def plain_twin(layer):
     return layer.operator.make_layer("conv", layer.target_filters, **options)
 
 
-@pytest.mark.parametrize("operator, variant", [("shift", "q"), ("shift", "ps"), ("adder", "q"), ("conv", "q")])
+@pytest.mark.parametrize("operator, variant", [("shift", "q"), ("shift", "ps"), ("adder", "q"), ("conv", "q"), ("binary", "q")])
 @pytest.mark.parametrize("cls, kwargs, call", CASES)
 def test_the_target_cut_out_is_a_plain_layer_with_the_same_outputs(cls, kwargs, call, operator, variant):
     if cls is HybridDense and operator == "adder":

@@ -4,7 +4,7 @@ import emulator
 import kernel_cases
 import numpy as np
 import pytest
-from kernel_cases import BYTE, HERE, KERNELS, NIBBLE, OPS
+from kernel_cases import BIT, BYTE, HERE, KERNELS, NIBBLE, OPS
 
 WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-pedantic", "-Werror")
 VERSION = {"m4": "dsp", "m7": "dsp", "m55": "helium"}  # others: portable
@@ -18,6 +18,7 @@ def layers():
     cases += [
         kernel_cases.random_case(rng, "shift_conv_2d", layout=NIBBLE, out_c=131, **one),
         kernel_cases.random_case(rng, "shift_conv_2d", layout=BYTE, out_c=131, **one),
+        kernel_cases.random_case(rng, "shift_conv_2d", layout=BIT, out_c=131, **one),
         kernel_cases.random_case(rng, "adder_conv_2d", out_c=131, **one),
     ]
     wide = {"kernel": (3, 3), "dilations": (1, 1), "size": (19, 17), "in_c": 41, "depth_multiplier": 1, "batches": 1}

@@ -12,7 +12,7 @@ import subprocess
 import kernel_cases
 import numpy as np
 import pytest
-from kernel_cases import BYTE, KERNELS, NIBBLE, OFFSET, OPS, POWER_OF_TWO, Q31
+from kernel_cases import BIT, BYTE, KERNELS, NIBBLE, OFFSET, OPS, POWER_OF_TWO, Q31
 
 VERSIONS = ("reference", "portable", "dsp")
 COMPILERS = ("gcc", "clang")
@@ -144,15 +144,19 @@ def test_layers_larger_than_a_block_of_scratch(driver):
     driver([
         kernel_cases.random_case(rng, "shift_conv_2d", layout=NIBBLE, size=(3, 5), in_c=93, out_c=131, **one),
         kernel_cases.random_case(rng, "shift_conv_2d", layout=BYTE, size=(3, 5), in_c=93, out_c=75, **one),
+        kernel_cases.random_case(rng, "shift_conv_2d", layout=BIT, size=(3, 5), in_c=93, out_c=131, **one),
         kernel_cases.random_case(rng, "shift_conv_2d", kernel=(3, 5), size=(6, 7), in_c=70, out_c=9, batches=1),
+        kernel_cases.random_case(rng, "shift_conv_2d", layout=BIT, kernel=(3, 5), size=(6, 7), in_c=70, out_c=9, batches=1),
         kernel_cases.random_case(rng, "adder_conv_2d", size=(3, 5), in_c=93, out_c=131, **one),
         kernel_cases.random_case(rng, "adder_conv_2d", kernel=(3, 5), size=(6, 7), in_c=70, out_c=9, batches=1),
         kernel_cases.random_case(rng, "shift_fully_connected", layout=NIBBLE, in_c=1281, out_c=37, batches=1),
         kernel_cases.random_case(rng, "shift_fully_connected", layout=BYTE, in_c=1281, out_c=37, batches=3),
+        kernel_cases.random_case(rng, "shift_fully_connected", layout=BIT, in_c=1281, out_c=37, batches=1),
+        kernel_cases.random_case(rng, "shift_fully_connected", layout=BIT, in_c=1281, out_c=37, batches=5),
         *(
-            kernel_cases.random_case(rng, f"{operator}_depthwise_conv_2d", kernel=kernel, strides=strides,
+            kernel_cases.random_case(rng, f"{operator}_depthwise_conv_2d", layout=layout, kernel=kernel, strides=strides,
                                      dilations=(1, 1), size=(61, 47), in_c=in_c, depth_multiplier=1, batches=1)
-            for operator in ("shift", "adder")
+            for operator, layout in (("shift", NIBBLE), ("shift", BYTE), ("shift", BIT), ("adder", OFFSET))
             for kernel, strides, in_c in [((3, 3), (1, 1), 6), ((5, 5), (2, 2), 130), ((7, 7), (1, 1), 3)]
         ),
     ])
@@ -163,7 +167,7 @@ def test_layers_larger_than_a_block_of_scratch(driver):
 def test_accumulators_at_the_bound(driver, checks, requant, sign):
     """|bias| + 128 * sum |w| = 2^30 - 1, and 256 * 255 * K for add layers, with the inputs that reach it."""
     cases = []
-    layouts = {"shift": (NIBBLE, BYTE), "adder": (OFFSET,)}
+    layouts = {"shift": (NIBBLE, BYTE, BIT), "adder": (OFFSET,)}
     for op, layout in [(name, layout) for name in OPS for layout in layouts[name.partition("_")[0]]]:
         case = example(op, layout=layout, requant=requant, kernel=(1, 1), strides=(1, 1), size=(2, 3), in_c=6, out_c=6,
                        depth_multiplier=1, zero_points=(-3, 5), batches=2)
@@ -174,7 +178,7 @@ def test_accumulators_at_the_bound(driver, checks, requant, sign):
             case.params[:, 0] = BOUND - 256 * 255 * case.codes.shape[1]
         else:
             # Codes 15 and 7: the largest weights that all versions compute by themselves.
-            case.codes[:] = {NIBBLE: 15 if sign > 0 else 7, BYTE: -15 if sign > 0 else 15}[layout]
+            case.codes[:] = {NIBBLE: (7, 15), BYTE: (15, -15), BIT: (0, 1)}[layout][sign > 0]
             case.input[:] = -128
             total = 128 * np.abs(kernel_cases.decode(case.codes, layout)).sum(axis=1)
             case.params[:, 0] = sign * (BOUND - total)
@@ -244,7 +248,7 @@ def test_option_record_is_read(checks):
     pytest.param(3, 0, id="op-0"),
     pytest.param(3, 6, id="op-6"),
     pytest.param(4, 2, id="layout-of-add-layers"),
-    pytest.param(4, 3, id="layout-3"),
+    pytest.param(4, 4, id="layout-4"),
     pytest.param(5, 2, id="requant"),
     pytest.param(6, 0, id="kernel-height-0"),
     pytest.param(7, 0, id="kernel-width-0"),
@@ -304,10 +308,11 @@ def test_depthwise_output_channels_follow_from_the_input(checks):
     pytest.param("shift_conv_2d", BYTE, 9, 17, id="code-17"),
     pytest.param("shift_conv_2d", BYTE, 9, 256 - 17, id="code-minus-17"),
     pytest.param("shift_conv_2d", BYTE, 15, 1, id="padding-of-a-byte-row"),
+    pytest.param("shift_conv_2d", BIT, 1, 0x80, id="padding-of-a-row-of-bits"),
     pytest.param("adder_conv_2d", OFFSET, 15, 1, id="padding-of-an-add-row"),
 ])
 def test_weights_that_no_exporter_writes_are_refused(checks, op, layout, position, byte):
-    case = example(op, layout=layout, kernel=(1, 1), in_c=7, out_c=5)  # rows of 8 codes: 4 bytes or 8
+    case = example(op, layout=layout, kernel=(1, 1), in_c=7, out_c=5)  # rows of 8 codes: 1 byte, 4 or 8
     weights = case.weights().reshape(-1)
     assert check_constants(checks, case, weights=weights) == (OK, -1)
     weights[position] = byte
@@ -342,5 +347,5 @@ def test_every_case_field_is_drawn():
     for name in ("kernel", "strides", "dilations", "pads", "zero_points"):
         pairs = [getattr(case, name) for case in cases]
         assert sum(first != second for first, second in pairs) > 20, name
-    assert len({case.requant for case in cases}) == 2 and len({case.layout for case in cases}) == 2
+    assert len({case.requant for case in cases}) == 2 and len({case.layout for case in cases}) == 3
     assert dataclasses.is_dataclass(cases[0])

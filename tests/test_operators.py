@@ -16,7 +16,7 @@ from saaug_keras import backbones, cost, datasets, operators, recipes
 
 @pytest.mark.parametrize("operator", [
     operators.Conv(), operators.Adder(), operators.Adder(activation_bits=None), operators.Adder(gradient_scale=0.5),
-    operators.ShiftAdd(), Ternary(), Ternary(0.5),
+    operators.ShiftAdd(), operators.Binary(), operators.Binary(0.5, None), Ternary(), Ternary(0.5),
     *(operators.Shift(*options) for options in itertools.product(
         (3, 4, 5, 8), (True, False), ("channel", "layer"), ("q", "ps"), (8, 2, None))),
 ], ids=str)  # fmt: skip

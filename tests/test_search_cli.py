@@ -86,7 +86,7 @@ def test_a_folder_of_another_search_is_refused(folder, capsys):
 @pytest.mark.parametrize("options, message", [
     pytest.param(["--sram", "500"], "peak SRAM, bytes: the limit is 500, the smallest network needs", id="limit"),
     pytest.param(["--device", "stm32f999"], "`name` must be one of 'ch32v003'", id="device"),
-    pytest.param(["--operators", "shiftadd"], "`operators` must be one of 'adder', 'conv'", id="operator"),
+    pytest.param(["--operators", "shiftadd"], "`operators` must be one of 'adder', 'binary', 'conv'", id="operator"),
     pytest.param(["--supernet-rate", "nan"], "Plan: `supernet_rate` must be a number in", id="rate"),
     pytest.param(["--minimize", "watts"], "must be one of 'energy_mj'", id="cost"),
 ])  # fmt: skip

@@ -78,7 +78,7 @@ def test_the_second_stage_drops_residual_blocks_only_and_chooses_operators():
 
 @pytest.mark.parametrize("options, message", [
     pytest.param({"widths": (1.0, 0.5)}, "`widths` must be ascending", id="order"),
-    pytest.param({"operators": ("shiftadd",)}, "`operators` must be one of 'adder', 'conv'", id="operator"),
+    pytest.param({"operators": ("shiftadd",)}, "`operators` must be one of 'adder', 'binary', 'conv'", id="operator"),
     pytest.param({"resolutions": (2,)}, "`resolutions` must be a number in", id="resolution"),
 ])  # fmt: skip
 def test_a_space_that_makes_no_sense_is_refused(options, message):

@@ -557,7 +557,7 @@ def _check_custom(step):
     adder, depthwise, dense = own.terms == "adder", own.kind == "depthwise", own.kind == "dense"
     head = (options.magic, options.version, options.length, options.op, options.reserved)
     wanted = (records.MAGIC, records.VERSION, records.RECORD_BYTES, own.number, 0)
-    layouts = (records.LAYOUT_OFFSET,) if adder else (records.LAYOUT_NIBBLE, records.LAYOUT_BYTE)
+    layouts = (records.LAYOUT_OFFSET,) if adder else (records.LAYOUT_NIBBLE, records.LAYOUT_BYTE, records.LAYOUT_BIT)
     kernel, strides = (options.kernel_h, options.kernel_w), (options.stride_h, options.stride_w)
     dilation, pads = (options.dilation_h, options.dilation_w), (options.pad_top, options.pad_left)
     sound = head == wanted and options.layout in layouts
@@ -584,6 +584,7 @@ def _check_custom(step):
     step.require(not depthwise or out_channels == channels * options.depth_multiplier, "output channels by its multiplier")
     taps = math.prod(kernel) * (1 if depthwise else channels)
     row_bytes = -(-taps // 4) * (2 if options.layout == records.LAYOUT_NIBBLE else 4)
+    row_bytes = -(-taps // 8) if options.layout == records.LAYOUT_BIT else row_bytes
     weights, params = step.constant(1, "uint8").data.ravel(), step.constant(2, "int32").data.ravel()
     step.require(taps <= 2**22 and weights.size >= row_bytes * out_channels, f"{row_bytes * out_channels:,} bytes of weights")
     step.require(params.size >= 3 * out_channels, f"3 params for each of {out_channels} channels")
@@ -603,6 +604,9 @@ def _sum_of_rows(rows, taps, layout):
     if layout == records.LAYOUT_NIBBLE:
         codes = np.stack([rows & 15, rows >> 4], axis=-1).reshape(len(rows), -1)
         sound, sums = (codes != 8).all(), (np.array([0, 1, 2, 4, 8, 16, 32, 64] * 2)[codes]).sum(axis=1)
+    elif layout == records.LAYOUT_BIT:
+        codes = np.unpackbits(rows, axis=1, bitorder="little")
+        sound, sums = True, np.full(len(rows), taps << records.BIT_SCALE_LOG2)
     elif layout == records.LAYOUT_BYTE:
         codes = np.abs(rows.view("int8").astype("int64"))
         sound, sums = (codes <= _BYTE_LEVELS).all(), (1 << codes >> 1).sum(axis=1)

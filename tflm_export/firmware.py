@@ -19,7 +19,7 @@ from tflm_export.quantize import Network
 
 # As SAAUG_<VERSION> of saaug_internal.h; the portable one works on columns of 4 or 8 words, as the core has registers.
 VERSIONS = ("reference", "portable4", "portable8", "dsp", "helium")
-_LAYOUT_NAMES = ("SAAUG_LAYOUT_NIBBLE", "SAAUG_LAYOUT_BYTE", "SAAUG_LAYOUT_OFFSET")
+_LAYOUT_NAMES = ("SAAUG_LAYOUT_NIBBLE", "SAAUG_LAYOUT_BYTE", "SAAUG_LAYOUT_OFFSET", "SAAUG_LAYOUT_BIT")
 _REQUANT_NAMES = ("SAAUG_REQUANT_Q31", "SAAUG_REQUANT_POWER_OF_TWO")
 
 

@@ -29,7 +29,8 @@ CUSTOM = {  # by the name in a model; the one table of Python and C
     "ADDER_DEPTHWISE_CONV_2D": CustomOp(5, "depthwise", "adder"),
 }
 ADDER_SCALE_LOG2 = 8  # an add layer's accumulator holds 2**8 times the sum of distances
-LAYOUT_NIBBLE, LAYOUT_BYTE, LAYOUT_OFFSET = 0, 1, 2
+BIT_SCALE_LOG2 = 6  # weights of one bit are plus and minus 2**6
+LAYOUT_NIBBLE, LAYOUT_BYTE, LAYOUT_OFFSET, LAYOUT_BIT = 0, 1, 2, 3
 REQUANT_Q31, REQUANT_POWER_OF_TWO = 0, 1
 MAGIC = int.from_bytes(b"SAAG", "little")
 VERSION = 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from saaug_keras.operators.adder import Adder
+from saaug_keras.operators.binary import Binary
 from saaug_keras.operators.cascade import ShiftAdd
 from saaug_keras.operators.conv import Conv
 from saaug_keras.operators.operator import Operator, literal_options
@@ -18,6 +19,7 @@ _CATALOGUE: dict[str, Operator] = {
     "shift5-ps": Shift(weight_bits=5, variant="ps"),
     "adder": Adder(),
     "shiftadd": ShiftAdd(),
+    "binary": Binary(),
 }
 
 

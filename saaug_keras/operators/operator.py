@@ -27,7 +27,8 @@ class Operator:
             of another function of input and weight, `apply`.
         deployed_as: the arithmetic of the exporter that computes it: "conv", int8 products, whose weights are multiples of
             127ths of an output channel's largest: they hold a channel of 0 and plus and minus one number exactly, and
-            the exporter refuses weights that they do not; "shift", signed powers of two; "adder", distances.
+            the exporter refuses weights that they do not; "shift", signed powers of two; "binary", weights of one size in
+            an output channel; "adder", distances.
         tap: what one application of a weight is, beside the addition to the sum: "multiplies", "shifts", "adds" or
             None for nothing.
         remap_as: "shift" where a kernel's large weights matter and the remap adds to them, "adder" where it replaces

@@ -15,7 +15,7 @@ class RoundedWeights(QuantizedLayer):
 
     def _set_operator(self, operator):
         self.operator = parse(operator, type(self).__name__)
-        if self.operator.distance or self.operator.deployed_as not in ("conv", "shift"):
+        if self.operator.distance or self.operator.deployed_as not in ("conv", "shift", "binary"):
             raise ValueError(
                 f"{type(self).__name__}: `operator` must be one of products, deployed as such. Received: "
                 f"operator='{self.operator}', which is deployed as {self.operator.deployed_as!r}."

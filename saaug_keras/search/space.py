@@ -12,7 +12,7 @@ from saaug_keras.backbones import BlockSpec, HeadSpec, NetSpec, StemSpec, count_
 from saaug_keras.search.genes import Gene, GeneSpace
 
 # Operators whose layers can take over a multiplicative layer's weights. "shiftadd" cannot: its second layer has none.
-OPERATORS = ("conv", "shift", "shift5", "shift-ps", "shift5-ps", "adder")
+OPERATORS = ("conv", "shift", "shift5", "shift-ps", "shift5-ps", "adder", "binary")
 COST_NAMES = ("sram_bytes", "flash_bytes", "operations", "energy_mj")
 
 

@@ -3,14 +3,15 @@
 import keras
 
 from tflm_export.operators.adder import ADDER
+from tflm_export.operators.binary import Binary
 from tflm_export.operators.conv import CONV
 from tflm_export.operators.deployed import Constants, Deployed, trained_as
 from tflm_export.operators.shift import Shift
 
-SHIFT = Shift()
-ALL: tuple[Deployed, ...] = (CONV, SHIFT, ADDER)
+SHIFT, BINARY = Shift(), Binary()
+ALL: tuple[Deployed, ...] = (CONV, SHIFT, ADDER, BINARY)
 
-__all__ = ["ADDER", "ALL", "CONV", "SHIFT", "Constants", "Deployed", "of_layer", "trained_as"]
+__all__ = ["ADDER", "ALL", "BINARY", "CONV", "SHIFT", "Constants", "Deployed", "of_layer", "trained_as"]
 
 
 def of_layer(layer: keras.layers.Layer) -> Deployed:

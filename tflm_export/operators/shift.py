@@ -9,12 +9,12 @@ import numpy as np
 from saaug_keras import layers as ours
 from tflm_export import records
 from tflm_export.fixed_point import ACCUMULATOR_LIMIT, effective_scale, quantize_multiplier
+from tflm_export.operators import deployed
 from tflm_export.operators.conv import Products
-from tflm_export.operators.deployed import Constants, Maker
 
 NIBBLE_LEVELS = 7  # exponents that a 4-bit code holds beside sign and zero
 BYTE_LEVELS = 16
-_LEAST_SCALE = 2.0**-100  # of a weight, far below whatever moves an output, far above float32's end
+LEAST_SCALE = 2.0**-100  # of a weight, far below whatever moves an output, far above float32's end
 
 
 class Shift(Products):
@@ -39,7 +39,7 @@ class Shift(Products):
             )
 
     def maker(self):
-        return _Maker
+        return Maker
 
     def folded(self, bias, rows, zero_point):
         return bias - zero_point * rows.sum(axis=1, dtype="int64")
@@ -68,7 +68,7 @@ def _codes(rows):
     return (rows < 0).astype("int64"), exponent
 
 
-class _Maker(Maker):
+class Maker(deployed.Maker):
     """Signed powers of two, exactly. A negative gain flips signs; a channel's least exponent is 0 where that fits.
 
     Each output channel counts its exponents from its own least one, and a code holds 16 of them (7 in half a byte, for
@@ -82,7 +82,7 @@ class _Maker(Maker):
         self.most = (BYTE_LEVELS if self.weights.levels > NIBBLE_LEVELS else NIBBLE_LEVELS) - 1
         weights, scales, bias, multiplier, shift = self.columns()
         integers = map(self.int32, (bias, multiplier, shift))
-        return Constants(self.weights.operator, weights.astype("int32"), scales.astype("float32"), *integers)
+        return deployed.Constants(self.weights.operator, weights.astype("int32"), scales.astype("float32"), *integers)
 
     def channel(self, channel):
         gain = self.weights.gain[channel]
@@ -99,7 +99,7 @@ class _Maker(Maker):
                 f"{self.most + 1} exponents, so many have a code. Received: 2**{least} to 2**{exponents[used].max()}. "
                 "Train with weight_bits <= 5, which always fit."
             )
-        if abs(gain) * 2.0**least < _LEAST_SCALE:  # dead: a channel of zeros without the zero code is one of 2**-125
+        if abs(gain) * 2.0**least < LEAST_SCALE:  # dead: a channel of zeros without the zero code is one of 2**-125
             return self.constant_channel(channel, self.weights.bias[channel])
         return self.fit(channel, signs, powers, np.float32(math.ldexp(abs(gain), least)), self.weights.bias[channel])
 

@@ -10,11 +10,13 @@
  *
  * Weights      One row of K codes per output channel, in the order kernel_h, kernel_w, C (O,H,W,I row-major; I = 1 for a
  *              depthwise layer, whose output channel o reads input channel o / depth_multiplier). Every row is padded to a
- *              multiple of 4 codes; the padding is zero. saaug_row_bytes() is the distance between rows.
+ *              multiple of 4 codes, of 8 bits; the padding is zero. saaug_row_bytes() is the distance between rows.
  *   SAAUG_LAYOUT_NIBBLE   shift layers, 4 bits a code, low nibble first. Bit 3 is the sign, bits 2..0 are a magnitude e:
  *                         0 is zero, e in [1, 7] is 2^(e-1). Code 8 (a negative zero) is reserved and refused.
  *   SAAUG_LAYOUT_BYTE     shift layers of more than 7 exponents, one int8 a code: 0 is zero, else |code| in [1, 16] means
  *                         sign(code) * 2^(|code| - 1). The exponents of 5 bits, and of 4 bits without a zero code, fit.
+ *   SAAUG_LAYOUT_BIT      shift layers whose weights have one size, 1 bit a code, the lowest bit first: 0 is 64, 1 is -64.
+ *                         64 lets a gain be up to 32, as batch norms need.
  *   SAAUG_LAYOUT_OFFSET   add layers, one uint8 a code: w' + 128, where w' = w + input zero point clipped to [-128, 127].
  *                         |x - w| over real values is |x - w'| + |w' - clip(w')| for every int8 x; the constant goes into
  *                         the bias.
@@ -71,7 +73,15 @@ typedef enum {
     SAAUG_NO_OP = 0
 } saaug_op;
 
-typedef enum { SAAUG_LAYOUT_NIBBLE = 0, SAAUG_LAYOUT_BYTE = 1, SAAUG_LAYOUT_OFFSET = 2 } saaug_layout;
+typedef enum {
+    SAAUG_LAYOUT_NIBBLE = 0,
+    SAAUG_LAYOUT_BYTE = 1,
+    SAAUG_LAYOUT_OFFSET = 2,
+    SAAUG_LAYOUT_BIT = 3
+} saaug_layout;
+
+/** The weights of a row of bits are plus and minus 2 to this. */
+#define SAAUG_BIT_SCALE_LOG2 6
 
 /** An add layer's accumulator holds 2^this times the sum of distances. */
 #define SAAUG_ADDER_SCALE_LOG2 8
@@ -81,7 +91,7 @@ typedef enum { SAAUG_REQUANT_Q31 = 0, SAAUG_REQUANT_POWER_OF_TWO = 1 } saaug_req
 /** What is constant in a layer. A fully connected layer has kernel, strides, dilations and depth multiplier 1, pads 0. */
 typedef struct {
     int32_t op;      /* saaug_op */
-    int32_t layout;  /* saaug_layout: NIBBLE or BYTE for shift layers, OFFSET for add layers */
+    int32_t layout;  /* saaug_layout: OFFSET for add layers, the others for shift layers */
     int32_t requant; /* saaug_requant */
     int32_t kernel_h, kernel_w;     /* taps, [1, 255] */
     int32_t stride_h, stride_w;     /* pixels, [1, 255] */

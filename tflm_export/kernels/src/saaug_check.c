@@ -22,7 +22,7 @@ saaug_status saaug_check_options(const saaug_options *options)
 {
     if (!saaug_is_op(options->op) ||
         !in_range(options->requant, SAAUG_REQUANT_Q31, SAAUG_REQUANT_POWER_OF_TWO) ||
-        !in_range(options->layout, SAAUG_LAYOUT_NIBBLE, SAAUG_LAYOUT_OFFSET) ||
+        !in_range(options->layout, SAAUG_LAYOUT_NIBBLE, SAAUG_LAYOUT_BIT) ||
         is_adder(options) != (options->layout == SAAUG_LAYOUT_OFFSET)) {
         return SAAUG_BAD_OPTIONS;
     }
@@ -74,7 +74,9 @@ static int64_t taps_of(const saaug_options *options, const saaug_shape *shape)
 
 static int64_t row_bytes_of(const saaug_options *options, const saaug_shape *shape)
 {
-    return (taps_of(options, shape) + 3) / 4 * (options->layout == SAAUG_LAYOUT_NIBBLE ? 2 : 4);
+    const int64_t taps = taps_of(options, shape);
+    return options->layout == SAAUG_LAYOUT_BIT ? (taps + 7) / 8
+                                               : (taps + 3) / 4 * (options->layout == SAAUG_LAYOUT_NIBBLE ? 2 : 4);
 }
 
 int32_t saaug_row_bytes(const saaug_options *options, const saaug_shape *shape)
@@ -121,6 +123,9 @@ static int64_t sum_of_row(const saaug_options *options, const uint8_t *row, int3
     const int32_t padded = (taps + 3) / 4 * 4;
     int64_t sum = 0;
     int32_t i;
+    if (options->layout == SAAUG_LAYOUT_BIT) {
+        return (taps & 7) != 0 && row[taps >> 3] >> (taps & 7) != 0 ? -1 : (int64_t)taps << SAAUG_BIT_SCALE_LOG2;
+    }
     for (i = 0; i < padded; ++i) {
         if (options->layout == SAAUG_LAYOUT_NIBBLE) {
             const uint32_t code = saaug_nibble(row, i);

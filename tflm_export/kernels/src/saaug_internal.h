@@ -145,6 +145,20 @@ static inline uint32_t saaug_nibble(const uint8_t *row, int32_t index)
     return ((uint32_t)row[index >> 1] >> ((index & 1) * 4)) & 15u;
 }
 
+/** The weight of code number `index` of a row of bits. */
+static inline int32_t saaug_bit_weight(const uint8_t *row, int32_t index)
+{
+    const int32_t weight = 1 << SAAUG_BIT_SCALE_LOG2;
+    return ((row[index >> 3] >> (index & 7)) & 1) != 0 ? -weight : weight;
+}
+
+/** Codes 4 * quad to 4 * quad + 3 of a row of bits as four nibbles, the first the lowest. */
+static inline uint32_t saaug_bits_as_nibbles(const uint8_t *row, int32_t quad)
+{
+    const uint32_t bits = (uint32_t)row[quad >> 1] >> ((quad & 1) * 4);
+    return 0x1111u * (SAAUG_BIT_SCALE_LOG2 + 1) | (bits & 1u) << 3 | (bits & 2u) << 6 | (bits & 4u) << 9 | (bits & 8u) << 12;
+}
+
 /** value * 2^exponent, also for negative values. @pre no overflow. */
 static inline int32_t saaug_shift_left(int32_t value, uint32_t exponent)
 {
@@ -172,6 +186,9 @@ static inline int32_t saaug_shift_term(int32_t value, const uint8_t *row, int32_
 {
     int32_t magnitude, term;
     int negative;
+    if (layout == SAAUG_LAYOUT_BIT) {
+        return value * saaug_bit_weight(row, tap);
+    }
     if (layout == SAAUG_LAYOUT_NIBBLE) {
         const uint32_t code = saaug_nibble(row, tap);
         magnitude = (int32_t)(code & 7u);

@@ -46,6 +46,9 @@ int32_t saaug_largest_code(const saaug_options *options, const saaug_shape *shap
     if (options->layout == SAAUG_LAYOUT_NIBBLE) {
         return 7;
     }
+    if (options->layout == SAAUG_LAYOUT_BIT) {
+        return SAAUG_BIT_SCALE_LOG2 + 1;
+    }
 #if defined(SAAUG_PLAIN_BYTES)
     return 8;
 #endif

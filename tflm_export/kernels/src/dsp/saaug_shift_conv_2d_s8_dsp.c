@@ -106,6 +106,10 @@ static void decode_rows(const uint8_t *first, const uint8_t *second, int32_t lay
                 out[0] = saaug_doubled_pairs[row[0]];
                 out[1] = saaug_doubled_pairs[row[1]];
                 row += 2;
+            } else if (layout_id == SAAUG_LAYOUT_BIT) {
+                const uint32_t codes = saaug_bits_as_nibbles(row, n);
+                out[0] = saaug_doubled_pairs[codes & 255u];
+                out[1] = saaug_doubled_pairs[codes >> 8];
             } else {
                 out[0] = byte_weight(row[0], doubled) | byte_weight(row[1], doubled) << 16;
                 out[1] = byte_weight(row[2], doubled) | byte_weight(row[3], doubled) << 16;

@@ -192,6 +192,10 @@ static void decode_channel(const saaug_options *options, const uint8_t *row, int
             taps[i] = (int16_t)(uint16_t)pair;
             taps[i + 1] = (int16_t)(pair >> 16);
         }
+    } else if (options->layout == SAAUG_LAYOUT_BIT) {
+        for (i = 0; i < count; ++i) {
+            taps[i] = (int16_t)saaug_shift_left(saaug_bit_weight(row, i), (uint32_t)doubled);
+        }
     } else {
         for (i = 0; i < count; ++i) {
             taps[i] = (int16_t)saaug_shift_left(saaug_byte_weight(row[i]), (uint32_t)doubled);

@@ -11,7 +11,7 @@ static int is_narrow(const saaug_options *options)
     (void)options;
     return 1;
 #else
-    return options->layout == SAAUG_LAYOUT_NIBBLE;
+    return options->layout != SAAUG_LAYOUT_BYTE;
 #endif
 }
 
@@ -56,6 +56,18 @@ static void prepare_nibbles(const uint8_t *row, int32_t bytes, int8_t *to)
 #endif
     for (; bytes > 0; bytes -= 8, row += 8, to += 32) {
         vstrbq_s8(to, vldrbq_gather_offset_s8(saaug_nibble_weights, saaug_sixteen_codes(row, bytes)));
+    }
+}
+
+/* A row of bits to int8, sixteen to a vector, eight of them of a byte. */
+static void prepare_bits(const uint8_t *row, int32_t bytes, int8_t *to)
+{
+    int32_t n, bit;
+    for (n = 0; n < bytes; ++n) {
+        int8_t *const eight = to + n / 2 * 32 + n % 2 * 8;
+        for (bit = 0; bit < 8; ++bit) {
+            eight[bit] = (int8_t)saaug_bit_weight(row + n, bit);
+        }
     }
 }
 
@@ -135,8 +147,11 @@ static int prepare_rows(const saaug_options *options, const uint8_t *rows, int32
     int32_t i;
     for (i = 0; i < (count + 1) / 2 * 2; ++i) {
         const uint8_t *const row = rows + (size_t)(i < count ? i : count - 1) * (size_t)row_bytes;
-        if (is_narrow(options)) {
-            prepare_nibbles(row, row_bytes, to + (size_t)(i / 2) * (size_t)units * 32 + i % 2 * 16);
+        int8_t *const narrow = to + (size_t)(i / 2) * (size_t)units * 32 + i % 2 * 16;
+        if (options->layout == SAAUG_LAYOUT_BIT) {
+            prepare_bits(row, row_bytes, narrow);
+        } else if (is_narrow(options)) {
+            prepare_nibbles(row, row_bytes, narrow);
         } else if (!prepare_bytes(row, row_bytes,
                                   (int16_t *)(void *)to + (size_t)(i / 2) * (size_t)units * 16 + i % 2 * 8)) {
             return 0;

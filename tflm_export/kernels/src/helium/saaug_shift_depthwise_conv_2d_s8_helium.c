@@ -18,7 +18,7 @@ static int is_narrow(const saaug_options *options)
     (void)options;
     return 1;
 #else
-    return options->layout == SAAUG_LAYOUT_NIBBLE;
+    return options->layout != SAAUG_LAYOUT_BYTE;
 #endif
 }
 
@@ -51,6 +51,7 @@ static void prepare_weights(const saaug_options *options, const uint8_t *rows, i
             int32_t weight = 0;
             if (there) {
                 weight = options->layout == SAAUG_LAYOUT_NIBBLE ? saaug_nibble_weights[saaug_nibble(row, t)]
+                         : options->layout == SAAUG_LAYOUT_BIT  ? saaug_bit_weight(row, t)
                                                                 : saaug_byte_weight(row[t]);
             }
             if (is_narrow(options)) {

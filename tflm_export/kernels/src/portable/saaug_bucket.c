@@ -4,8 +4,8 @@
 #define LANE_LIMIT 255 /* 255 * 128 <= 32767: most that the weights of a sum of int8 in int16 may add up to */
 
 /* Codes by index: the magnitude, or NEGATIVE + magnitude. */
-#define LEVELS_OF(layout) ((layout) == SAAUG_LAYOUT_NIBBLE ? 7 : 16)
-#define NEGATIVE_OF(layout) ((layout) == SAAUG_LAYOUT_NIBBLE ? 8 : 16)
+#define LEVELS_OF(layout) ((layout) == SAAUG_LAYOUT_BYTE ? 16 : 7)
+#define NEGATIVE_OF(layout) ((layout) == SAAUG_LAYOUT_BYTE ? 16 : 8)
 #define INDICES 33
 
 /* Most columns of a head in a threaded program. */
@@ -101,6 +101,19 @@ static uint16_t *emit_run(uint16_t *head, int32_t kind, int32_t count, uint16_t 
 
 static int32_t byte_index(uint8_t code) { return code < 128 ? code : 16 + 256 - (int32_t)code; }
 
+/* Bits [first, first + taps) of a row as nibbles; zeros behind them. */
+static void expand_bits(const uint8_t *row, int32_t first, int32_t taps, uint8_t *nibbles)
+{
+    int32_t quad;
+    for (quad = 0; 4 * quad < taps; ++quad, nibbles += 2) {
+        const int32_t left = taps - 4 * quad;
+        uint32_t codes = saaug_bits_as_nibbles(row, first / 4 + quad);
+        codes = left < 4 ? codes & ((1u << 4 * left) - 1u) : codes;
+        nibbles[0] = (uint8_t)codes;
+        nibbles[1] = (uint8_t)(codes >> 8);
+    }
+}
+
 static void count_codes(const uint8_t *codes, int32_t layout, int32_t taps, uint8_t *counts)
 {
     if (layout == SAAUG_LAYOUT_NIBBLE) {
@@ -148,12 +161,18 @@ void saaug_bucket_program(const uint8_t *row, int32_t layout, int32_t first, int
                           int accumulate, uint16_t *program)
 {
     const int32_t negative = NEGATIVE_OF(layout);
-    const uint8_t *const codes = row + (layout == SAAUG_LAYOUT_NIBBLE ? first / 2 : first);
+    const uint8_t *codes = row + (layout == SAAUG_LAYOUT_NIBBLE ? first / 2 : first);
+    uint8_t nibbles[SAAUG_PROGRAM_TAPS / 2 + 2];
     uint8_t adds[INDICES] = {0}; /* at most SAAUG_PROGRAM_TAPS */
     uint16_t *places[INDICES];
     const uint8_t *const subs = adds + negative;
     uint16_t *column = program + 1, *head = program;
     int32_t level, low = 1, top = LEVELS_OF(layout);
+    if (layout == SAAUG_LAYOUT_BIT) {
+        expand_bits(row, first, taps, nibbles);
+        codes = nibbles;
+        layout = SAAUG_LAYOUT_NIBBLE;
+    }
     count_codes(codes, layout, taps, adds);
 #if SAAUG_THREADED
     for (level = 1; level <= top; ++level) {

@@ -49,6 +49,28 @@ static int32_t dot_bytes(const int8_t *vector, const uint8_t *row, int32_t count
     return acc;
 }
 
+/* The sum of all values less twice those whose bit is set: one addition each, and one more for the set ones. */
+static int32_t dot_bits(const int8_t *vector, const uint8_t *row, int32_t count)
+{
+    int32_t all = 0, taken = 0, c;
+    uint32_t bits = 0;
+    for (c = 0; c < count; ++c) {
+        bits = (c & 7) == 0 ? row[c >> 3] : bits >> 1;
+        all += vector[c];
+        if ((bits & 1u) != 0) {
+            taken += vector[c];
+        }
+    }
+    return saaug_shift_left(all - 2 * taken, SAAUG_BIT_SCALE_LOG2);
+}
+
+static int32_t dot(const int8_t *vector, const uint8_t *row, int32_t count, int32_t layout)
+{
+    return layout == SAAUG_LAYOUT_NIBBLE ? dot_nibbles(vector, row, count)
+           : layout == SAAUG_LAYOUT_BIT  ? dot_bits(vector, row, count)
+                                         : dot_bytes(vector, row, count);
+}
+
 saaug_status saaug_shift_fully_connected_s8_portable(const saaug_options *options, const saaug_shape *shape,
                                                      const int8_t *input, const uint8_t *weights, const int32_t *params,
                                                      int8_t *output, void *scratch)
@@ -64,8 +86,7 @@ saaug_status saaug_shift_fully_connected_s8_portable(const saaug_options *option
         saaug_bucket_scale channel;
         saaug_bucket_prepare(params + 3 * o, options, &channel);
         for (n = 0; n < shape->batches; ++n) {
-            const int32_t acc = options->layout == SAAUG_LAYOUT_NIBBLE ? dot_nibbles(vector, row, shape->in_c)
-                                                                       : dot_bytes(vector, row, shape->in_c);
+            const int32_t acc = dot(vector, row, shape->in_c, options->layout);
             saaug_bucket_store(&acc, 1, 0, &channel, options, output + n * shape->out_c + o, NULL, 0);
             vector += shape->in_c;
         }
