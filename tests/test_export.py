@@ -567,3 +567,39 @@ def test_power_of_two_reports_what_it_costs(tmp_path):
     report = tflm_export.export(model, images, tmp_path / "out", **options)
     assert report.int8_accuracy_q31 >= report.tflm_accuracy - 0.1 and report.int8_accuracy_q31 > 0.9
     assert "Q31 requantization" in str(report)
+
+
+def separable(x):
+    x = L.ZeroPadding2D(((1, 0), (0, 2)))(x)
+    x = L.SeparableConv2D(5, (3, 2), strides=2, padding="same", depth_multiplier=2, activation="relu", name="first")(x)
+    x = L.BatchNormalization()(L.SeparableConv2D(6, 3, dilation_rate=2, padding="same", use_bias=False)(x))
+    return L.Dense(4)(L.GlobalAveragePooling2D()(L.ReLU()(x)))
+
+
+def norms_of_vectors(x):
+    x = L.BatchNormalization(name="pooled")(L.GlobalAveragePooling2D()(L.Conv2D(6, 3, activation="relu")(x)))
+    x = L.BatchNormalization(name="activated")(L.Dense(7, activation="relu")(L.ReLU()(x)))
+    return L.Dense(4)(x)
+
+
+@pytest.mark.parametrize("flavour", ["builtin", "custom"])
+@pytest.mark.parametrize("network", [separable, norms_of_vectors])
+def test_what_is_made_of_several_operators_equals_tflite_micro_and_keras(network, flavour):
+    image = keras.Input((9, 7, 3))
+    model = keras.Model(image, network(image))
+    images = images_like((9, 7, 3), 24)
+    settle(model, images)
+    lowered, expected = graph.lower(model), model.predict(images, verbose=0)
+    np.testing.assert_allclose(graph.run_float(lowered, images)[lowered.output], expected, rtol=1e-4, atol=1e-4)
+    compiled, _ = compile_and_compare(model, images, flavour=flavour)
+    found = compiled.output.dequantize(reference.run(compiled, compiled.input.quantize(images))[compiled.output.name])
+    # A batch norm of pooled values, which vary little, makes their int8 steps large.
+    assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.99
+
+
+def test_a_separable_layer_that_is_not_finite_is_named():
+    image = keras.Input((9, 7, 3))
+    model = keras.Model(image, separable(image))
+    model.get_layer("first").depthwise_kernel.assign(np.full((3, 2, 3, 2), np.nan))
+    with pytest.raises(ValueError, match="layer 'first' .* must have finite weights"):
+        graph.lower(model)

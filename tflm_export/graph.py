@@ -32,7 +32,7 @@ _DROPPED = (_L.Dropout, _L.SpatialDropout2D, _L.GaussianDropout, _L.GaussianNois
             _L.ActivityRegularization)  # fmt: skip
 _KNOWN = (*_WITH_WEIGHTS, *_HYBRID, *_DROPPED, _L.BatchNormalization, _L.ReLU, _L.Activation, _L.Softmax, _L.Add,
           _L.Multiply, _L.GlobalAveragePooling2D, _L.MaxPooling2D, _L.AveragePooling2D, _L.Flatten, _L.Reshape,
-          _L.Resizing, _L.UpSampling2D, _L.Rescaling, _L.ZeroPadding2D)  # fmt: skip
+          _L.Resizing, _L.UpSampling2D, _L.Rescaling, _L.ZeroPadding2D, _L.SeparableConv2D)  # fmt: skip
 # What a subclass of a known layer may define anew: none of it is run when the layer computes.
 _HARMLESS = {"build", "get_config", "from_config", "get_build_config", "build_from_config", "save_own_variables",
              "load_own_variables"}  # fmt: skip
@@ -318,8 +318,10 @@ class _Lowering:
             return tensors[0]
         if isinstance(layer, keras.layers.ZeroPadding2D):
             return self.lower_padding(layer, tensors[0])
-        if not isinstance(layer, (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)):
+        if not isinstance(layer, (_L.Conv2D, _L.DepthwiseConv2D, _L.SeparableConv2D)):
             tensors = [self.emit_pad(t) if t in self.pending else t for t in tensors]
+        if isinstance(layer, _L.SeparableConv2D):
+            return self.lower_separable(layer, tensors[0], shape)
         if isinstance(layer, keras.layers.DepthwiseConv2D):
             return self.lower_convolution("depthwise", layer, tensors[0], shape)
         if isinstance(layer, keras.layers.Conv2D):
@@ -387,15 +389,28 @@ class _Lowering:
     def lower_convolution(self, kind, layer, tensor, shape):
         source, pads, _ = self.pending.get(tensor, (tensor, (0, 0, 0, 0), None))
         kernel = _deployed_kernel(layer)
-        if kind == "conv":
-            kernel = kernel.transpose(3, 0, 1, 2)
-        else:
-            height, width, channels, multiplier = kernel.shape
-            kernel = kernel.transpose(2, 3, 0, 1).reshape(channels * multiplier, height, width, 1)
+        kernel = kernel.transpose(3, 0, 1, 2) if kind == "conv" else _depthwise_rows(kernel)
         output = self.emit(
             kind, layer, [source], shape, weights=_weights(layer, kernel),
             **self.window(layer, layer.kernel_size, source, pads),
         )  # fmt: skip
+        return self.lower_own_activation(layer, output)
+
+    def lower_separable(self, layer, tensor, shape):
+        """A depthwise convolution without bias or activation, then a 1x1 convolution."""
+        source, pads, _ = self.pending.get(tensor, (tensor, (0, 0, 0, 0), None))
+        depthwise, pointwise = (
+            np.asarray(keras.ops.convert_to_numpy(kernel), "float32")
+            for kernel in (layer.depthwise_kernel, layer.pointwise_kernel)
+        )
+        rows = _depthwise_rows(depthwise)
+        nothing = np.zeros(len(rows))
+        inner = self.emit(
+            "depthwise", layer, [source], (*shape[:2], len(rows)),
+            weights=Weights(operators.CONV, _finite(layer, rows), nothing + 1, nothing),
+            **self.window(layer, layer.kernel_size, source, pads),
+        )  # fmt: skip
+        output = self.emit("conv", layer, [inner], shape, weights=_weights(layer, pointwise.transpose(3, 0, 1, 2)))
         return self.lower_own_activation(layer, output)
 
     def lower_dense(self, layer, tensor, shape):
@@ -452,10 +467,15 @@ class _Lowering:
     def lower_affine(self, layer, gain, bias, tensor, activation=None):
         """gain * x + bias per channel that nothing before can take over: a 1x1 depthwise convolution."""
         shape = self.shapes[tensor]
-        if len(shape) != 3:
-            _fail(layer, "must follow a convolution, a dense layer or an addition, or work on images", f"shape {shape}")
+        if len(shape) not in (1, 3):
+            _fail(layer, "must work on images or vectors", f"shape {shape}")
         weights = Weights(operators.CONV, np.ones((shape[-1], 1, 1, 1), "float32"), np.array(gain), np.array(bias))
-        return self.emit("depthwise", layer, [tensor], shape, weights=weights, activation=activation)
+        if len(shape) == 3:
+            return self.emit("depthwise", layer, [tensor], shape, weights=weights, activation=activation)
+        pixel = (1, 1, *shape)  # a vector as an image of one pixel, and back
+        tensor = self.emit("reshape", layer, [tensor], pixel)
+        tensor = self.emit("depthwise", layer, [tensor], pixel, weights=weights, activation=activation)
+        return self.emit("reshape", layer, [tensor], shape)
 
     def lower_batch_norm(self, layer, tensor, key):
         shape = self.shapes[tensor]
@@ -514,6 +534,18 @@ def _activation_name(layer):
     _fail(layer, f"must have activation {known}", f"activation={getattr(activation, '__name__', activation)!r}")
 
 
+def _depthwise_rows(kernel):
+    """(kernel_h, kernel_w, C, multiplier) -> (C * multiplier, kernel_h, kernel_w, 1)."""
+    height, width, channels, multiplier = kernel.shape
+    return kernel.transpose(2, 3, 0, 1).reshape(channels * multiplier, height, width, 1)
+
+
+def _finite(layer, values):
+    if not np.isfinite(values).all():
+        _fail(layer, "must have finite weights", "NaN or infinity")
+    return values
+
+
 def _deployed_kernel(layer):
     kernel = layer.kernel if operators.trained_as(layer) is None else layer.quantized_kernel()
     return np.asarray(keras.ops.convert_to_numpy(kernel), "float32")
@@ -523,8 +555,7 @@ def _weights(layer, kernel):
     channels = kernel.shape[0]
     bias = layer.bias if layer.use_bias else None
     bias = np.zeros(channels) if bias is None else np.asarray(keras.ops.convert_to_numpy(bias), "float64")
-    if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
-        _fail(layer, "must have finite weights", "NaN or infinity")
+    _finite(layer, kernel), _finite(layer, bias)
     operator, low_high, bits = operators.of_layer(layer), None, 8
     if getattr(layer, "activation_bits", None) is not None:
         low, high = (float(v) for v in keras.ops.convert_to_numpy(layer.input_range))
