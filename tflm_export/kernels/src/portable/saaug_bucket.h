@@ -22,7 +22,7 @@
  * */
 #define SAAUG_PROGRAM_TAPS 252
 
-/** What requantizes an output channel, made once for many blocks; see saaug_bucket.c. Of one size on all cores. */
+/** What requantizes an output channel, made once for many blocks; see saaug_bucket_store.c. Of one size on all cores. */
 typedef struct {
     int32_t bias, multiplier;
     int32_t nudge; /* half of 2^shift and the zero point, where they may be added together */
@@ -33,7 +33,7 @@ typedef struct {
 
 void saaug_bucket_prepare(const int32_t *params, const saaug_options *options, saaug_bucket_scale *channel);
 
-/** Length of the longest program of `taps` taps, in uint16; even. What is in it is in saaug_bucket.c. */
+/** Length of the longest program of `taps` taps, in uint16; even. What is in it is in saaug_bucket_program.h. */
 int32_t saaug_bucket_program_length(int32_t taps, int32_t layout);
 
 /**
