@@ -98,7 +98,12 @@ def test_a_digits_network_trains_and_is_what_runs(tmp_path):
     for flavour in ("custom", "builtin"):
         networks[flavour] = tflm_export.compile_network(model, data.x_train[:200], flavour=flavour)
         assert_every_tensor_equal(networks[flavour], images[:8])
+    shifted = tflm_export.compile_network(
+        model, data.x_train[:200], flavour="custom", requantization="power-of-two"
+    )
+    assert_every_tensor_equal(shifted, images[:8])
     classes = tflm_export.Interpreter(flatbuffer.write(networks["custom"])).classify(images)
+    assert (classes == tflm_export.Interpreter(flatbuffer.write(shifted)).classify(images)).mean() > 0.8
     assert (classes == tflm_export.Interpreter(flatbuffer.write(networks["builtin"])).classify(images)).all()
     assert (classes == data.y_test.ravel()).mean() > 0.85
     assert (classes == model.predict(images / 255.0, verbose=0).argmax(axis=-1)).mean() > 0.98
