@@ -232,9 +232,11 @@ def make_optimizer(recipe: Recipe, steps_per_epoch: int):
 
 
 def exclude_from_decay(model):
-    """Leaves batch norms, biases and add kernels out of the weight decay of a compiled model's optimizer."""
+    """Leaves batch norms, biases and kernels whose gradients have a rule (add kernels) out of the weight decay of a
+    compiled model's optimizer."""
+    rules = model.gradient_rules
     excluded = [variable for variable in model.trainable_variables if variable.name in ("gamma", "beta", "bias")
-                or getattr(variable, "adder_learning_rate", None)]  # fmt: skip
+                or id(variable) in rules]  # fmt: skip
     if excluded:
         # Under mixed_float16 it is the optimizer inside that decays.
         optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import keras
 import numpy as np
 
-from saaug_keras import _validate, ops
+from saaug_keras import _validate
 from saaug_keras.augmentation import HybridNetwork
 from saaug_keras.backbones import NetSpec
+from saaug_keras.operators.gradients import rules_of, scale_gradients
 
 _DRAWS = 8192  # a run repeats its sequence of widths after as many steps
 
@@ -150,6 +151,11 @@ class AugmentedModel(keras.Model):
         """Whether training runs an augmented network beside the target."""
         return self.aug_loss_weight > 0 or self.distill_weight > 0
 
+    @property
+    def gradient_rules(self) -> dict:
+        """{id of a kernel: what becomes of its gradient} of the built model; see `operators.gradients`."""
+        return rules_of(self.network.weighted.values())
+
     def _clipped_layers(self):
         """The add layers; their kernels must be stored as they are compared with the inputs."""
         found = [layer for layer in self.network.weighted.values() if layer.operator.distance]
@@ -285,7 +291,7 @@ class AugmentedModel(keras.Model):
             scaled = self.optimizer.scale_loss(loss)
         self._loss_metric().update_state(loss * _replicas(), sample_weight=keras.ops.shape(x)[0])
         gradients = tape.gradient(scaled, self.trainable_variables)
-        gradients = _scale_over_replicas(self.trainable_variables, gradients, self._loss_scale())
+        gradients = _scale_over_replicas(self.gradient_rules, self.trainable_variables, gradients, self._loss_scale())
         self.optimizer.apply(gradients, self.trainable_variables)
         for layer in self._clipped:
             _assign_in_replica(layer.kernel, layer.clipped_kernel())
@@ -302,7 +308,9 @@ class AugmentedModel(keras.Model):
         )  # fmt: skip
         loss, y_pred, non_trainable, metric_variables = results
         with keras.StatelessScope(zip(self.optimizer.variables, optimizer_variables, strict=True)):
-            gradients = ops.scale_adder_gradients(self.trainable_variables, gradients, loss_scale=self._loss_scale())
+            gradients = scale_gradients(
+                self.gradient_rules, self.trainable_variables, gradients, loss_scale=self._loss_scale()
+            )
         trainable, optimizer_variables = self.optimizer.stateless_apply(optimizer_variables, gradients, trainable)
         if self._clipped:
             trainable = self._clip_stateless(trainable, non_trainable)
@@ -393,9 +401,9 @@ def _assign_in_replica(variable, value):
     tf.distribute.get_replica_context().merge_call(update, args=(value,))
 
 
-def _scale_over_replicas(variables, gradients, loss_scale):
-    """`ops.scale_adder_gradients`, so that the optimizer's sum over replicas is the mean of their scaled gradients."""
-    scaled = ops.scale_adder_gradients(variables, gradients, loss_scale=loss_scale)
+def _scale_over_replicas(rules, variables, gradients, loss_scale):
+    """`scale_gradients`, so that the optimizer's sum over replicas is the mean of their scaled gradients."""
+    scaled = scale_gradients(rules, variables, gradients, loss_scale=loss_scale)
     return [new if new is old else new / _replicas() for new, old in zip(scaled, gradients, strict=True)]
 
 

@@ -287,8 +287,7 @@ def test_the_add_kernel_moves_by_eta_where_it_is_used():
     """Of a latent kernel, the target's block has the norm eta * sqrt(numel), scaled from add to latent weights."""
     layer = built(HybridConv2D, {**CONV, "kernel_size": 1}, operator="adder")
     gradient = random_inputs(layer.kernel.shape)
-    (scaled,) = saaug_keras.ops.scale_adder_gradients([layer.kernel], [gradient])
-    scaled = array(scaled)
+    scaled = array(layer.gradient_rule.scaled(gradient))
     block = scaled[:, :, :3, :4]
     # 12 weights; He-normal latent weights of 5 inputs are read as add weights of standard deviation 3.
     assert np.linalg.norm(block) == pytest.approx(0.2 * np.sqrt(12) * np.sqrt(2 / 5) / 3, rel=1e-5)

@@ -7,6 +7,7 @@ import reference
 from contract import array, assert_layer_contract, gradients, random_inputs
 
 from saaug_keras import AdderConv2D, AdderDepthwiseConv2D, _adder, ops
+from saaug_keras.operators import gradients as gradients_of
 
 SHAPE = (2, 7, 6, 3)
 CONV = {"filters": 5, "kernel_size": (3, 2), "strides": (2, 1), "padding": "same"}
@@ -120,7 +121,8 @@ def test_learning_rate_gives_the_kernel_gradient_its_norm():
     layer = AdderConv2D(4, 1, gradient_scale=0.3)
     layer.build((None, 5, 5, 6))
     kernel_gradient, bias_gradient = random_inputs((1, 1, 6, 4)), random_inputs((4,))
-    scaled = ops.scale_adder_gradients([layer.kernel, layer.bias], [kernel_gradient, bias_gradient])
+    rules = gradients_of.rules_of([layer])
+    scaled = gradients_of.scale_gradients(rules, [layer.kernel, layer.bias], [kernel_gradient, bias_gradient])
     want = kernel_gradient * 0.3 * np.sqrt(24) / np.linalg.norm(kernel_gradient)
     np.testing.assert_allclose(array(scaled[0]), want, rtol=1e-5)
     np.testing.assert_array_equal(scaled[1], bias_gradient)
@@ -131,10 +133,11 @@ def test_learning_rate_forgets_the_loss_but_not_its_scale(factor):
     layer = AdderConv2D(4, 1)
     layer.build((None, 5, 5, 6))
     gradient = random_inputs((1, 1, 6, 4))
-    once = ops.scale_adder_gradients([layer.kernel], [gradient])[0]
-    other = ops.scale_adder_gradients([layer.kernel], [gradient * np.float32(factor)], loss_scale=8.0)[0]
+    rules = gradients_of.rules_of([layer])
+    once = gradients_of.scale_gradients(rules, [layer.kernel], [gradient])[0]
+    other = gradients_of.scale_gradients(rules, [layer.kernel], [gradient * np.float32(factor)], loss_scale=8.0)[0]
     np.testing.assert_allclose(array(other), 8 * array(once), rtol=1e-4)
-    nothing = ops.scale_adder_gradients([layer.kernel, layer.bias], [np.zeros_like(gradient), None])
+    nothing = gradients_of.scale_gradients(rules, [layer.kernel, layer.bias], [np.zeros_like(gradient), None])
     assert np.abs(array(nothing[0])).max() == 0 and nothing[1] is None
 
 

@@ -194,12 +194,10 @@ class Hybrid(QuantizedLayer, keras.layers.Layer):
             return value
 
         self.kernel = self.add_weight(name="kernel", shape=shape, initializer=initial)
-        if operator.distance:
-            # The remap scales latent weights to add weights, so steps of the size of latent weights are scaled back.
-            start = std if as_it_is else float(np.sqrt(2 / np.prod(fan_shape[:-1])))
-            self.kernel.adder_learning_rate = operator.gradient_scale * start / std
-            if self.extra == "multiplicative":
-                self.kernel.adder_target = tuple(target_axes.items())
+        # The remap scales latent weights to add weights, so steps of the size of latent weights are scaled back.
+        factor = 1.0 if std is None or as_it_is else float(np.sqrt(2 / np.prod(fan_shape[:-1]))) / std
+        block = tuple(target_axes.items()) if self.extra == "multiplicative" else None
+        self.gradient_rule = operator.gradient_rule(factor, block)
         self.fc_kernel = self.fc_bias = self.remap_values = self.gate = None
         if operator.free and self.remap:
             taps = int(np.prod(shape[:2])) if len(shape) == 4 else 1

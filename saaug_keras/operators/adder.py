@@ -52,6 +52,11 @@ class Adder(Operator):
     def start_scale(self):
         return INITIALIZER_STD
 
+    def gradient_rule(self, factor=1.0, block=None):
+        from saaug_keras.operators.gradients import AdaptiveRate
+
+        return AdaptiveRate(self.gradient_scale * factor, block)
+
     def round_on(self, kernel, step):
         from saaug_keras import ops
 

@@ -29,7 +29,7 @@ class PlainAdder(AdderWeights):
 
     def build(self, input_shape):
         super().build(input_shape)
-        self.kernel.adder_learning_rate = self.gradient_scale
+        self.gradient_rule = self.operator.gradient_rule()
         self.input_range = self._add_range()
         self.built = True
 
@@ -61,7 +61,7 @@ class AdderConv2D(PlainAdder, keras.layers.Conv2D):
         filters, kernel_size, **kwargs: as `keras.layers.Conv2D`, channels last, one group. Kernels start normally
             distributed with a standard deviation of 3 unless `kernel_initializer` is given.
         activation_bits: int in [2, 8], the grid of the fake-quantized inputs and of the kernel, or None for none.
-        gradient_scale: number in [0, 1000], AdderNet's eta: `ops.scale_adder_gradients` gives the kernel's gradient the
+        gradient_scale: number in [0, 1000], AdderNet's eta: `operators.gradients.AdaptiveRate` gives the kernel's gradient the
             norm eta * sqrt(numel). Training by `saaug_keras.augment` applies it; elsewhere, apply it before the
             optimizer.
     Shapes:

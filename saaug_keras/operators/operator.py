@@ -119,6 +119,15 @@ class Operator:
         """Standard deviation at which its kernels start; None for that of a multiplicative kernel."""
         return None
 
+    def gradient_rule(self, factor: float = 1.0, block: tuple | None = None):
+        """What becomes of its kernel's gradient, an `operators.gradients.AdaptiveRate`; None for nothing.
+
+        Args:
+            factor: of the rate, where the kernel is stored in another size than it is used.
+            block: (axis, size) pairs of the leading block of a latent kernel that it uses, or None for all.
+        """
+        return None
+
     def round_on(self, kernel, step):
         """Of a `distance`: the kernel as it is deployed, on the grid of its inputs of that `step`; None for no grid."""
         return kernel
