@@ -63,10 +63,6 @@ class View:
         kernel = self.rounded(self.remapped(latent, *frozen))
         return K.where(frozen[-1] > 0.5, kernel, latent[self.slices()]) if self.mutable else kernel
 
-    def distant(self, latent, *frozen, step=None):
-        """The kernel of a target that is a distance, on the grid of its inputs of that `step`."""
-        return self.operator.round_on(self.remapped(latent, *frozen), step)
-
     def merged(self, latent, *frozen):
         """The latent kernel with the target's in its place; of a distance, what still multiplies there."""
         if not self.operator.free:
@@ -86,12 +82,6 @@ class View:
 def target_kernel(latent, *frozen, view):
     """`View.target`, traced once for layers alike."""
     return view.target(latent, *frozen)
-
-
-@subgraph
-def distant_kernel(latent, step, *frozen, view):
-    """`View.distant`, traced once for layers alike."""
-    return view.distant(latent, *frozen, step=step)
 
 
 @subgraph
@@ -195,9 +185,9 @@ class Hybrid(QuantizedLayer, keras.layers.Layer):
 
         self.kernel = self.add_weight(name="kernel", shape=shape, initializer=initial)
         # The remap scales latent weights to add weights, so steps of the size of latent weights are scaled back.
-        factor = 1.0 if std is None or as_it_is else float(np.sqrt(2 / np.prod(fan_shape[:-1]))) / std
+        stored = None if as_it_is else float(np.sqrt(2 / np.prod(fan_shape[:-1])))
         block = tuple(target_axes.items()) if self.extra == "multiplicative" else None
-        self.gradient_rule = operator.gradient_rule(factor, block)
+        self.gradient_rule = operator.gradient_rule(stored, block)
         self.fc_kernel = self.fc_bias = self.remap_values = self.gate = None
         if operator.free and self.remap:
             taps = int(np.prod(shape[:2])) if len(shape) == 4 else 1
@@ -258,10 +248,7 @@ class Hybrid(QuantizedLayer, keras.layers.Layer):
 
     def _distance(self, inputs, step):
         """The target of a distance; 0 where the gate is closed."""
-        if step is None:
-            kernel = self._view.distant(self.kernel.value, *self._frozen())
-        else:
-            kernel = distant_kernel(self.kernel.value, step, *self._frozen(), view=self._view)
+        kernel = self.operator.round_on(self.remapped_kernel(), step)
         out = self.operator.apply(self._kind, inputs, kernel, **self._window())
         return out if self.gate is None else out * K.cast(self.gate.value, out.dtype)
 
@@ -274,10 +261,10 @@ class Hybrid(QuantizedLayer, keras.layers.Layer):
 
     def quantized_kernel(self):
         """The target's kernel as it is deployed."""
-        latent, frozen = self.kernel.value, self._frozen()
+        kernel = self.remapped_kernel()
         if not self.operator.distance:
-            return self._view.rounded(self._view.remapped(latent, *frozen))
-        return self._view.distant(latent, *frozen, step=self._grid_step())
+            return self._view.rounded(kernel)
+        return self.operator.round_on(kernel, self._grid_step())
 
     def clipped_kernel(self):
         """The latent kernel of an add layer, its add weights clipped to the range of their inputs and half a step.

@@ -52,10 +52,11 @@ class Adder(Operator):
     def start_scale(self):
         return INITIALIZER_STD
 
-    def gradient_rule(self, factor=1.0, block=None):
+    def gradient_rule(self, stored_std=None, block=None):
         from saaug_keras.operators.gradients import AdaptiveRate
 
-        return AdaptiveRate(self.gradient_scale * factor, block)
+        eta = self.gradient_scale if stored_std is None else self.gradient_scale * stored_std / self.start_scale()
+        return AdaptiveRate(eta, block)
 
     def round_on(self, kernel, step):
         from saaug_keras import ops

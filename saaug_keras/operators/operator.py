@@ -119,11 +119,12 @@ class Operator:
         """Standard deviation at which its kernels start; None for that of a multiplicative kernel."""
         return None
 
-    def gradient_rule(self, factor: float = 1.0, block: tuple | None = None):
+    def gradient_rule(self, stored_std: float | None = None, block: tuple | None = None):
         """What becomes of its kernel's gradient, an `operators.gradients.AdaptiveRate`; None for nothing.
 
         Args:
-            factor: of the rate, where the kernel is stored in another size than it is used.
+            stored_std: standard deviation at which the kernel is stored, where that is not the `start_scale` at which it
+                is used.
             block: (axis, size) pairs of the leading block of a latent kernel that it uses, or None for all.
         """
         return None
