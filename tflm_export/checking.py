@@ -16,10 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from tflm_export import records
+from tflm_export.fixed_point import ACCUMULATOR_LIMIT
 
 MOST_ACTIVATION_BYTES = 1 << 28  # of a model, together: no microcontroller comes near
 MOST_DIMENSIONS = 6
-_ACCUMULATOR_LIMIT, _ADDER_SCALE_LOG2, _BYTE_LEVELS = 2**30 - 1, 8, 16  # of saaug_nn.h
+_BYTE_LEVELS = 16  # of saaug_nn.h
 _MOST_BYTES = 2**31 - 1  # of a file and of a tensor
 _CUSTOM = 32
 _ONE = 1 - 2.0**-32  # a gain from here on is rounded to 1 in 31 bits
@@ -592,8 +593,8 @@ def _check_custom(step):
     sums = _sum_of_rows(rows, taps, options.layout)
     step.require(sums is not None, "weights of known codes, and zeros behind each row")
     bias, multiplier, shift = params[: 3 * out_channels].reshape(out_channels, 3).T.astype("int64")
-    reach = (255 << _ADDER_SCALE_LOG2) * taps if adder else 128 * sums
-    step.require((np.abs(bias) + reach <= _ACCUMULATOR_LIMIT).all(), "accumulators below 2**30")
+    reach = (255 << records.ADDER_SCALE_LOG2) * taps if adder else 128 * sums
+    step.require((np.abs(bias) + reach <= ACCUMULATOR_LIMIT).all(), "accumulators below 2**30")
     step.require(((shift >= 1) & (shift <= 30)).all(), "shifts from 1 to 30")
     known = np.abs(multiplier) == 1 if options.requant == records.REQUANT_POWER_OF_TWO else multiplier > -(2**31)
     step.require(known.all(), "multipliers in their range")

@@ -555,9 +555,10 @@ def _weights(layer, kernel):
     channels = kernel.shape[0]
     bias = layer.bias if layer.use_bias else None
     bias = np.zeros(channels) if bias is None else np.asarray(keras.ops.convert_to_numpy(bias), "float64")
-    _finite(layer, kernel), _finite(layer, bias)
+    _finite(layer, kernel)
+    _finite(layer, bias)
     operator, low_high, bits = operators.of_layer(layer), None, 8
-    if getattr(layer, "activation_bits", None) is not None:
+    if operators.trained_as(layer) is not None and layer.activation_bits is not None:
         low, high = (float(v) for v in keras.ops.convert_to_numpy(layer.input_range))
         low_high, bits = (low, high) if high > low else None, layer.activation_bits
         if low_high is None and bits < 8:
