@@ -42,7 +42,8 @@ CMSIS_NN = {
     "m55": (0.82, 0.32, 2.17, 1.62),
 }
 
-OPERATORS = ("shift", "binary", "adder")
+OPERATORS = ("shift", "binary", "adder", "channelshift")
+DEPTHWISE_ONLY = ("channelshift",)  # beside a depthwise layer of products and its MACs
 # Also the requantization without a product, in ours and in the baseline: no multiplication in the whole network.
 POWER_OF_TWO = ", power-of-two requantization"
 
@@ -95,6 +96,11 @@ def layer(shape, operator):
     taps = kernel * kernel * (1 if depthwise else in_c)
     rng = np.random.default_rng(5)
     weights = rng.normal(size=(out_c, taps))
+    if operator == "channelshift":
+        return kernel_cases.random_case(
+            rng, "channel_shift", kernel=(kernel, kernel), strides=(1, 1), dilations=(1, 1), pads=(kernel // 2,) * 2,
+            size=(size, size), in_c=in_c, batches=1, out_size=(size, size),
+        )
     x = np.clip(np.round(rng.normal(0, 40, (1, size, size, in_c))), -128, 127).astype(np.int8)
     if operator == "adder":
         codes, layout = np.clip(np.round(40 * weights), -128, 127).astype(int) + 128, kernel_cases.OFFSET
@@ -137,8 +143,9 @@ def with_scales(case, power_of_two):
     return dataclasses.replace(case, params=params)
 
 
-def macs(case):
-    return int(np.prod(case.out_size)) * case.codes.shape[1]
+def layers_of(operators):
+    """(operator, shape) of the layers that there are."""
+    return [(o, s) for o in operators for s in SHAPES if o not in DEPTHWISE_ONLY or s.startswith("dw")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +197,7 @@ def baseline_of(operator):
 
 def count_ours(core, directory):
     """{(operator, shape): Count} of our kernels on a core."""
-    keys = [(operator, shape) for operator in operators_of(core) for shape in SHAPES]
+    keys = layers_of(operators_of(core))
     image = image_of(core, directory, "ours")
     return dict(zip(keys, count(core, image, "ours", [layer(s, o) for o, s in keys], directory), strict=True))
 
@@ -222,13 +229,14 @@ def rows_of(core, directory):
     for (operator, shape), counted in ours.items():
         place = list(SHAPES).index(shape)
         case, int8 = layer(shape, operator), layer(shape, baseline_of(operator))
+        macs = int(np.prod(int8.out_size)) * int8.codes.shape[1]
         row = {"core": core.name, "operator": operator, "shape": shape,
-               "instructions_per_mac": round(counted.instructions / macs(case), 4)}
-        row.update({name: round(by_layer[baseline_of(operator), shape].instructions / macs(case), 4)
+               "instructions_per_mac": round(counted.instructions / macs, 4)}
+        row.update({name: round(by_layer[baseline_of(operator), shape].instructions / macs, 4)
                     for name, by_layer in baselines.items()})
         row["cmsis_nn"] = CMSIS_NN[core.name][place] if core.name in CMSIS_NN else None
         row["target"] = TARGETS.get((core.name, operator), (None,) * len(SHAPES))[place]
-        row["instructions"], row["macs"], row["scratch_bytes"] = counted.instructions, macs(case), counted.scratch
+        row["instructions"], row["macs"], row["scratch_bytes"] = counted.instructions, macs, counted.scratch
         row["weight_bytes"], row["int8_weight_bytes"] = case.weights().nbytes, int8.weights().nbytes
         rows.append(row)
     return rows

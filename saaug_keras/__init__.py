@@ -11,6 +11,7 @@ from saaug_keras._version import __version__
 _HOME = {
     "AdderConv2D": "layers",
     "AdderDepthwiseConv2D": "layers",
+    "ChannelShift2D": "layers",
     "HybridBatchNormalization": "layers",
     "HybridConv2D": "layers",
     "HybridDense": "layers",
@@ -38,6 +39,7 @@ _HOME = {
 __all__ = [
     "AdderConv2D",
     "AdderDepthwiseConv2D",
+    "ChannelShift2D",
     "HybridBatchNormalization",
     "HybridConv2D",
     "HybridDense",

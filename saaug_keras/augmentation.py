@@ -194,14 +194,10 @@ class HybridNetwork(keras.layers.Layer):
             if layer.block is None or self.spec.blocks[layer.block].kept or augmented:
                 return x + values[1]
             return x + keras.ops.cast(self.depth_gate, x.dtype) * values[1]
-        operation = self.weighted[layer.name]
         if layer.kind == "dense":
             x = keras.ops.squeeze(x, (1, 2))
-            out = operation(x, augmented=augmented, training=training)
-        elif layer.kind == "depthwise":
-            out = operation(x, augmented=augmented, training=training)
-        else:  # "conv": `_make` knows no other
-            out = operation(x, filters=filters, training=training)
+        sizes = {"filters": filters} if layer.kind == "conv" else {}  # the others have as many as their inputs say
+        out = self.weighted[layer.name](x, augmented=augmented, training=training, **sizes)
         if layer.batch_norm:
             there = filters if zeroed else None
             out = self.norms[layer.name](out, augmented=augmented, training=statistics, filters=there)

@@ -36,7 +36,8 @@ class ChannelReorder(_NetworkCallback):
     For each inverted residual the expanded channels are sorted by the l1 norm of the projection's latent rows, and the
     expansion's outputs, the depthwise kernel, squeeze-excite, the batch norms and the projection's inputs are permuted
     alike, with the optimizer's slots. A network whose operators all multiply computes the same function afterwards.
-    Channels of the residual stream, stem and head stay where they are.
+    Channels of the residual stream, stem and head stay where they are, and so do those of a block whose channels move
+    (operator "channelshift"), each by its place.
 
     Args:
         every: int >= 1, epochs between reorders.
@@ -66,6 +67,8 @@ def reorder_channels(network, optimizer=None) -> dict:
         inside = {layer.name for layer in parts if layer.scale == "expand"}
         if not inside:
             continue  # without an expansion the block works on the residual stream
+        if any(layer.operator is not None and layer.operator.moves for layer in parts):
+            continue  # where a channel moves to is its place's, not its own
         project = [layer for layer in parts if layer.inputs[0] in inside and layer.scale == "width"][0]
         importance = np.abs(_read(network.weighted[project.name].kernel)).sum(axis=(0, 1, 3))
         permutation = np.argsort(-importance, kind="stable")

@@ -280,7 +280,7 @@ def _operations(layer: LayerSpec, bits, paper):
         multiplies, shifts, adds = counts.values()
         if not paper:  # the sum, which starts at the bias
             adds, energy = adds + taps, energy + taps * ADD_PJ[wide]
-    elif not paper:
+    elif not paper and not _moves(layer):
         inputs = int(np.prod(layer.input_shape))
         if layer.kind == "pool":
             adds, energy = inputs, inputs * ADD_PJ[wide]
@@ -295,7 +295,7 @@ def _operations(layer: LayerSpec, bits, paper):
             _validate.one_of("cost", "kind without weights", layer.kind, ("add", "multiply", "pool", "resize"))
     swish = 0 if paper or layer.activation != "hard_swish" else outputs  # x * (relu6(x + 3) / 6)
     multiplies, adds, energy = multiplies + swish, adds + swish, energy + swish * (MULTIPLY_PJ[small] + ADD_PJ[small])
-    if not (paper or floats):
+    if not (paper or floats or _moves(layer)):
         # Requantization: a 32-bit product, a rounding addition and a shift; a residual addition brings both its inputs
         # to one scale first. A resize keeps its scale and only rounds.
         times = outputs * {"add": 3, "resize": 0}.get(layer.kind, 1) + swish
@@ -444,6 +444,11 @@ def _reads_few_bits(layer: LayerSpec, layer_options) -> bool:
     return bits is not None and bits < 8
 
 
+def _moves(layer: LayerSpec) -> bool:
+    """Whether a layer computes nothing: memory moves alone."""
+    return layer.operator is not None and layer.operator.moves
+
+
 def _is_custom(layer: LayerSpec, bits) -> bool:
     """Whether a layer is one of our own operators in the exported model."""
     operator = layer.operator
@@ -455,11 +460,13 @@ def _flash(layer: LayerSpec, code_bytes, bits) -> int:
     if bits == 32:
         return 4 * (layer.weight_count + layer.bias_count)
     swish = FLASH_OPERATOR["other"] if layer.activation == "hard_swish" else 0
-    if not layer.weight_count:
+    channels, weights = layer.output_shape[2], layer.weight_count
+    if _moves(layer) and bits == 8:
+        weights = layer.kernel_size**2 * channels  # a built-in operator moves by weights of 0 and 1
+    if not weights:
         return FLASH_OPERATOR["other"] + swish
-    channels = layer.output_shape[2]
     if not _is_custom(layer, bits):
-        return layer.weight_count + channels * FLASH_CHANNEL["conv"] + FLASH_OPERATOR["conv"] + swish
+        return weights + channels * FLASH_CHANNEL["conv"] + FLASH_OPERATOR["conv"] + swish
     row = layer.weight_count // channels  # codes of an output channel, padded to a multiple of 4 and to bytes
     codes = channels * math.ceil(-(-row // 4) * 4 * code_bytes)
     return codes + channels * FLASH_CHANNEL["custom"] + FLASH_OPERATOR["custom"] + swish
@@ -470,7 +477,7 @@ def _records(layer: LayerSpec, bits) -> int:
     swish = RECORDS_OPERATOR["hard_swish"] if layer.activation == "hard_swish" else 0
     if _is_custom(layer, bits):
         return RECORDS_OPERATOR["custom"] + swish
-    channels = layer.output_shape[2] if layer.weight_count else 0
+    channels = layer.output_shape[2] if layer.weight_count or _moves(layer) else 0
     return RECORDS_OPERATOR[layer.kind] + RECORDS_CHANNEL * channels + swish
 
 

@@ -27,7 +27,9 @@ import tflm_export  # noqa: E402
 from saaug_keras import backbones  # noqa: E402
 from tflm_export import flatbuffer, runner  # noqa: E402
 
-OPERATORS = ("conv", "shift", "shift5", "shift-ps", "shift5-ps", "adder", "shiftadd", "binary", "mixed")
+OPERATORS = (
+    "conv", "shift", "shift5", "shift-ps", "shift5-ps", "adder", "shiftadd", "binary", "shift/channelshift/shift", "mixed",
+)  # fmt: skip
 
 
 def network_of(name, operator):

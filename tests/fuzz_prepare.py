@@ -2,7 +2,7 @@
 
     python tests/fuzz_prepare.py --mutants 100000
 
-builds fuzz_prepare.cc with one version of the kernels, writes a model with all five operators and runs it.
+builds fuzz_prepare.cc with one version of the kernels, writes a model with all operators and runs it.
 """
 
 import argparse
@@ -19,23 +19,25 @@ if __name__ == "__main__":
     sys.path.insert(0, str(HERE.parent))  # the checkout's package, installed or not
 
 import kernel_cases  # noqa: E402
-from kernel_cases import BIT, BYTE, KERNELS, NIBBLE, OFFSET, SANITIZERS  # noqa: E402
+from kernel_cases import BIT, BYTE, KERNELS, NIBBLE, NONE, OFFSET, SANITIZERS  # noqa: E402
 
 STRICT = ("-Wall", "-Wextra", "-Werror")
 DEBUG = ("-g", "-O1")
 
 
 def model(edit=lambda rows, ops: None):
-    """A model of six layers, one after another in the file but not connected: Prepare looks at single nodes.
+    """A model of a layer of each operator and layout, one after another in the file but not connected: Prepare looks at
+    single nodes.
 
-    `edit(rows, ops)` may change the tensors (input, output, weights and params of each layer, in this order) and the
-    operators before they are written.
+    `edit(rows, ops)` may change the tensors (input, output, weights and params of each layer, in this order; a channel
+    shift, the last, has no weights and params) and the operators before they are written.
     """
     from tflm_export import flatbuffer, records
 
     rng = np.random.default_rng(31)
     layers = [("shift_conv_2d", NIBBLE), ("shift_conv_2d", BYTE), ("shift_conv_2d", BIT), ("shift_depthwise_conv_2d", NIBBLE),
-              ("shift_fully_connected", NIBBLE), ("adder_conv_2d", OFFSET), ("adder_depthwise_conv_2d", OFFSET)]
+              ("shift_fully_connected", NIBBLE), ("adder_conv_2d", OFFSET), ("adder_depthwise_conv_2d", OFFSET),
+              ("channel_shift", NONE)]
     rows, ops = [], []
     for number, (op, layout) in enumerate(layers):
         case = kernel_cases.random_case(rng, op, layout=layout, batches=1, size=(5, 4), in_c=6, out_c=5,
@@ -48,14 +50,16 @@ def model(edit=lambda rows, ops: None):
             if fully:  # the input as an image, which it reads flat
                 shape = (shape[0], 1, 2, shape[3] // 2) if name == names[0] else (shape[0], shape[3])
             rows.append(flatbuffer._TensorRow(name, shape, "int8", None, scale, (zero_point,)))
-        weights = case.weights().reshape(-1)
-        rows.append(flatbuffer._TensorRow(names[1], weights.shape, "uint8", weights))
-        rows.append(flatbuffer._TensorRow(names[2], case.params.shape, "int32", case.params))
+        inputs, weights = names[:1], case.weights().reshape(-1)
+        if weights.size:
+            inputs = names[:3]
+            rows.append(flatbuffer._TensorRow(names[1], weights.shape, "uint8", weights))
+            rows.append(flatbuffer._TensorRow(names[2], case.params.shape, "int32", case.params))
         options = case.options()
         record = records.OptionRecord(
             records.MAGIC, records.VERSION, 28, *options[:9], 0, *options[9:12], *options[12:]
         )
-        ops.append(flatbuffer._OpRow(op.upper(), tuple(names[:3]), (names[3],), (), record.pack()))
+        ops.append(flatbuffer._OpRow(op.upper(), tuple(inputs), (names[3],), (), record.pack()))
     edit(rows, ops)
     network = SimpleNamespace(input=SimpleNamespace(name="0/x"), output=SimpleNamespace(name="5/y"))
     return flatbuffer._Writer().model(network, rows, ops)

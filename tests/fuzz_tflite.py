@@ -68,6 +68,7 @@ def write_models(folder):
     image = keras.Input((6, 5, 3))
     x = ours.ShiftConv2D(5, 3, strides=2, padding="same", activation="relu6")(image)
     x = ours.ShiftDepthwiseConv2D(3, padding="same", depth_multiplier=2)(x)
+    x = ours.ChannelShift2D((3, 2))(x)
     model = keras.Model(image, ours.ShiftDense(3)(layers.GlobalAveragePooling2D()(x)))
     images = images_like((6, 5, 3), 4)
     settle(model, images)

@@ -22,8 +22,9 @@ OPS = {
     "shift_fully_connected": 3,
     "adder_conv_2d": 4,
     "adder_depthwise_conv_2d": 5,
+    "channel_shift": 6,
 }
-NIBBLE, BYTE, OFFSET, BIT = 0, 1, 2, 3
+NIBBLE, BYTE, OFFSET, BIT, NONE = 0, 1, 2, 3, 4
 Q31, POWER_OF_TWO = 0, 1
 ADDER_SCALE = 256  # of an add layer's accumulator
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
@@ -77,6 +78,8 @@ class Case:
 
 def pack(codes, layout):
     """(O, K) codes to bytes: rows padded to 4 codes, nibbles low first; bits low first, padded to bytes."""
+    if layout == NONE:
+        return np.zeros(0, np.uint8)
     if layout == BIT:
         return np.packbits(codes.astype(bool), axis=1, bitorder="little")
     rows = np.zeros((len(codes), -(-codes.shape[1] // 4) * 4), np.uint8)
@@ -152,14 +155,26 @@ def requantize(acc, case):
     return np.clip(value + case.zero_points[1], *case.activation).astype(np.int8)
 
 
+def moved(case):
+    """The value at each channel's tap: groups of four channels take the taps in turn, from the middle of their shares."""
+    channels, taps = case.input.shape[-1], case.kernel[0] * case.kernel[1]
+    groups = -(-channels // 4)
+    chosen = [int((channel // 4 + 0.5) * taps / groups + 1e-9) for channel in range(channels)]
+    x = windows(case).reshape(case.input.shape[0], *case.out_size[:2], taps, channels)
+    return np.stack([x[..., tap, channel] for channel, tap in enumerate(chosen)], axis=-1).astype(np.int8)
+
+
 def run(case):
-    return requantize(accumulators(case), case)
+    return moved(case) if case.op == "channel_shift" else requantize(accumulators(case), case)
 
 
 def random_case(rng, op, *, largest=9, channels=20, layout=None, requant=None, **fixed):
     """A lopsided layer: height is not width, no two strides or zero points are tied."""
-    fully, depthwise, adder = op == "shift_fully_connected", "depthwise" in op, op.startswith("adder")
-    if layout is None:
+    fully, moves, adder = op == "shift_fully_connected", op == "channel_shift", op.startswith("adder")
+    depthwise = moves or "depthwise" in op
+    if moves:
+        layout, requant, fixed = NONE, Q31, {**fixed, "depth_multiplier": 1}
+    elif layout is None:
         layout = OFFSET if adder else int(rng.choice([NIBBLE, NIBBLE, NIBBLE, BYTE, BIT, BIT]))
     requant = int(rng.choice([Q31, Q31, Q31, POWER_OF_TWO])) if requant is None else requant
     one = (1, 1)
@@ -179,6 +194,7 @@ def random_case(rng, op, *, largest=9, channels=20, layout=None, requant=None, *
         far += max(0, reach[axis] + 1 - size[axis] - pads[axis] - far)
         far = min(far, reach[axis]) if size[axis] + pads[axis] + far > reach[axis] else far
         out.append((size[axis] + pads[axis] + far - reach[axis] - 1) // strides[axis] + 1)
+    out = fixed.get("out_size", out)
     in_c = int(fixed.get("in_c", rng.integers(1, channels + 1)))
     depth_multiplier = int(fixed.get("depth_multiplier", rng.choice([1, 1, 1, 2, 3]))) if depthwise else 1
     out_c = in_c * depth_multiplier if depthwise else int(fixed.get("out_c", rng.integers(1, channels + 1)))
@@ -192,9 +208,15 @@ def random_case(rng, op, *, largest=9, channels=20, layout=None, requant=None, *
         activation = (-128, 127)
     else:
         activation = tuple(sorted(int(v) for v in rng.integers(-128, 128, 2)))
+    if moves:
+        zero_points, activation = zero_points[:1] * 2, (-128, 127)
     x = rng.integers(-128, 128, (int(fixed.get("batches", rng.integers(1, 4))), *size, in_c)).astype(np.int8)
     if rng.random() < 0.15:
         x = rng.choice(np.array([-128, 127], np.int8), x.shape)
+    if moves:
+        nothing = np.zeros((0, 3), np.int32)
+        return Case(op, layout, requant, kernel, strides, dilations, pads, 1, zero_points, activation, x,
+                    (out[0], out[1], out_c), nothing, nothing)
     if layout == BIT:
         codes = rng.integers(0, 2, (out_c, taps))
     elif layout == NIBBLE:

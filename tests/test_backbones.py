@@ -39,7 +39,7 @@ def test_parameters_and_macs_are_the_published_ones(name):
     assert round(backbones.count_macs(spec) / 1e6, 2) == round(macs / 1e6, 2)
 
 
-@pytest.mark.parametrize("operator", operators.names())
+@pytest.mark.parametrize("operator", [f"shift/{name}/shift" for name in operators.names()])
 def test_a_spec_survives_plain_data(operator):
     spec = backbones.spec("mobilenetv3-w0.35", operator=operator, num_classes=7, squeeze_excite="shift")
     assert backbones.NetSpec.from_dict(spec.as_dict()) == spec
@@ -129,7 +129,7 @@ def test_an_unknown_backbone_names_the_known_ones():
 
 
 @pytest.mark.parametrize("name", ["mcunet-in0", "mobilenetv3-w0.35"])
-@pytest.mark.parametrize("operator", ["conv", "shift5", "adder", "shiftadd", "binary"])
+@pytest.mark.parametrize("operator", ["conv", "shift5", "adder", "shiftadd", "binary", "shift/channelshift/shift"])
 def test_the_built_model_has_the_layers_of_the_spec(name, operator):
     spec = backbones.spec(name, input_shape=(40, 33, 3), num_classes=5, operator=operator)
     model = backbones.build(spec)

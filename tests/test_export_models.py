@@ -23,6 +23,9 @@ CASES = [
     pytest.param("mobilenetv3-w0.35", "shiftadd", "custom", id="v3-shiftadd-custom"),
     pytest.param("mcunet-in0", "binary", "custom", id="mcunet-binary-custom"),
     pytest.param("mobilenetv2-tiny", "binary", "builtin", id="v2-binary-builtin"),
+    pytest.param("mcunet-in0", "shift/channelshift/shift", "custom", id="mcunet-channelshift-custom"),
+    pytest.param("mobilenetv3-w0.35", "binary/channelshift/shift5", "custom", id="v3-channelshift-custom"),
+    pytest.param("mobilenetv2-tiny", "shift/channelshift/conv", "builtin", id="v2-channelshift-builtin"),
 ]
 
 

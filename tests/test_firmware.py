@@ -74,6 +74,7 @@ MODELS = {
     ),
     "adder": lambda: small_backbone("mobilenetv2-tiny", "adder", blocks=2, shape=(11, 9, 3)),
     "binary": lambda: small_backbone("mcunet-in0", "binary", blocks=1, shape=(9, 11, 3)),
+    "channelshift": lambda: small_backbone("mcunet-in0", "adder/channelshift/shift", blocks=2, shape=(9, 11, 3)),
     "shiftadd": lambda: small_backbone("mcunet-in0", "shiftadd", blocks=1, shape=(9, 11, 3)),
 }
 

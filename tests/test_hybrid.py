@@ -46,7 +46,8 @@ def test_conv_is_the_sum_of_its_parts_with_every_gradient(operator, filters):
     layer = built(HybridConv2D, CONV, operator=operator, remap=False, use_bias=True)
     x = random_inputs(SHAPE) if filters else random_inputs(SHAPE)[..., :3]
     n, m = 3, 4
-    output, (dx, dk, db), upstream = gradients(lambda x, *_: layer(x, filters=filters), x, layer.kernel, layer.bias)
+    call = {"augmented": filters is not None, "filters": filters}
+    output, (dx, dk, db), upstream = gradients(lambda x, *_: layer(x, **call), x, layer.kernel, layer.bias)
 
     kernel, window = array(layer.kernel).astype("float64"), (layer.strides, "same", (1, 1))
     count = filters or m
@@ -118,8 +119,8 @@ def test_dense_adds_its_parts_with_every_gradient(channels):
 
 
 CASES = [
-    pytest.param(HybridConv2D, CONV, {"filters": 6}, id="conv"),
-    pytest.param(HybridConv2D, {**CONV, "kernel_size": 1}, {"filters": 6}, id="pointwise"),
+    pytest.param(HybridConv2D, CONV, {"augmented": True, "filters": 6}, id="conv"),
+    pytest.param(HybridConv2D, {**CONV, "kernel_size": 1}, {"augmented": True, "filters": 6}, id="pointwise"),
     pytest.param(HybridDepthwise, DEPTHWISE, {"augmented": True}, id="depthwise"),
     pytest.param(HybridDense, DENSE, {"augmented": True}, id="dense"),
 ]
@@ -188,7 +189,7 @@ def test_a_width_given_as_tensor_computes_what_the_number_computes(operator, ker
     x = random_inputs(SHAPE)
 
     def run(filters, last):
-        return second(depthwise(first(x, filters=filters), augmented=True), filters=last)
+        return second(depthwise(first(x, augmented=True, filters=filters), augmented=True), augmented=True, filters=last)
 
     traces = []
     if keras.backend.backend() == "tensorflow":
@@ -216,9 +217,9 @@ def test_a_width_given_as_tensor_computes_what_the_number_computes(operator, ker
         @jax.jit
         def step(filters):
             traces.append(filters)
-            wide = first(x, filters=filters)
+            wide = first(x, augmented=True, filters=filters)
             middle = depthwise(wide, augmented=True) * (jax.numpy.arange(7) < filters)  # as the caller does
-            return second(middle, filters=filters)
+            return second(middle, augmented=True, filters=filters)
 
         for filters in (5, 7, 4):
             out = step(jax.numpy.int32(filters))
@@ -260,7 +261,7 @@ def test_ps_scales_the_gradient_by_the_rounding():
 def test_target_and_augmented_pass_have_ranges_of_their_own():
     layer = HybridConv2D(**CONV)
     x = random_inputs(SHAPE)
-    layer(x, filters=7, training=True)
+    layer(x, augmented=True, filters=7, training=True)
     np.testing.assert_array_equal(array(layer.input_range), [0, 0])
     np.testing.assert_allclose(array(layer.augmented_range), [x[..., :3].min(), x[..., :3].max()])
     layer(2 * x[..., :3], training=True)
@@ -280,7 +281,7 @@ def test_extra_same_is_multiplication_free_as_a_whole(operator):
     whole.kernel.assign(array(layer.kernel)[..., :6])
     whole.input_range.assign(RANGE)
     x = random_inputs(SHAPE)
-    np.testing.assert_allclose(array(layer(x, filters=6)), array(whole(x)), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(array(layer(x, augmented=True, filters=6)), array(whole(x)), rtol=1e-5, atol=1e-5)
 
 
 def test_the_add_kernel_moves_by_eta_where_it_is_used():
@@ -356,8 +357,9 @@ def _call(layer, channels, shape=SHAPE, **call):
         (lambda: HybridConv2D(**CONV, data_format="channels_first"), "^HybridConv2D: `data_format` must be one of"),
         (lambda: HybridDense(**DENSE, operator="adder"), "^HybridDense: `operator` must be one that dense layers can"),
         (_call(lambda: built(HybridConv2D, CONV), 5), "HybridConv2D: `inputs` must have 3 channels. Received: shape"),
-        (_call(lambda: built(HybridConv2D, CONV), 2, filters=6), "HybridConv2D: `inputs` must have 3 to 5 channels"),
-        (_call(lambda: built(HybridConv2D, CONV), 5, filters=8), r"HybridConv2D: `filters` must be an int in \[4, 7\]"),
+        (_call(lambda: built(HybridConv2D, CONV), 3, filters=6), "HybridConv2D: `filters` must be None where `augmented`"),
+        (_call(lambda: built(HybridConv2D, CONV), 2, augmented=True), "HybridConv2D: `inputs` must have 3 to 5 channels"),
+        (_call(lambda: built(HybridConv2D, CONV), 5, augmented=True, filters=8), r"HybridConv2D: `filters` must be an int in"),
         (lambda: built(HybridConv2D, CONV, (2, 6, 5, 2)), "must have at least target_channels=3 channels"),
         (lambda: built(HybridDense, DENSE, (6, 5), remap=False).fit_fc(0, 0), "^HybridDense: `remap` must be True"),
         (lambda: HybridBatchNormalization(3, momentum=2), "^HybridBatchNormalization: `momentum` must be a number in"),

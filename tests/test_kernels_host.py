@@ -162,13 +162,32 @@ def test_layers_larger_than_a_block_of_scratch(driver):
     ])
 
 
+def test_channels_move_in_words_and_in_bytes(driver):
+    """Runs of 1 to 5 words, groups that are not full, fewer groups than taps, taps that never reach the image."""
+    rng = np.random.default_rng(9)
+    windows = [
+        {"kernel": (3, 3), "strides": (1, 1)},
+        {"kernel": (3, 5), "strides": (2, 1)},
+        {"kernel": (1, 2), "strides": (2, 3)},
+        {"kernel": (3, 3), "strides": (1, 1), "dilations": (4, 3)},
+    ]
+    cases = [
+        kernel_cases.random_case(rng, "channel_shift", in_c=channels, size=size, **{"dilations": (1, 1), **window})
+        for channels in (1, 4, 7, 12, 36, 48, 72, 108, 144, 180, 183)
+        for size in [(6, 5), (1, 4)]
+        for window in windows
+    ]
+    driver(cases)
+    assert {(case.expected() == case.zero_points[0]).all() for case in cases} == {True, False}
+
+
 @pytest.mark.parametrize("requant", [Q31, POWER_OF_TWO])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_accumulators_at_the_bound(driver, checks, requant, sign):
     """|bias| + 128 * sum |w| = 2^30 - 1, and 256 * 255 * K for add layers, with the inputs that reach it."""
     cases = []
     layouts = {"shift": (NIBBLE, BYTE, BIT), "adder": (OFFSET,)}
-    for op, layout in [(name, layout) for name in OPS for layout in layouts[name.partition("_")[0]]]:
+    for op, layout in [(name, layout) for name in OPS for layout in layouts.get(name.partition("_")[0], ())]:
         case = example(op, layout=layout, requant=requant, kernel=(1, 1), strides=(1, 1), size=(2, 3), in_c=6, out_c=6,
                        depth_multiplier=1, zero_points=(-3, 5), batches=2)
         case.activation = (-128, 127)
@@ -246,9 +265,11 @@ def test_option_record_is_read(checks):
     pytest.param(1, 2, id="version-2"),
     pytest.param(2, 27, id="length"),
     pytest.param(3, 0, id="op-0"),
-    pytest.param(3, 6, id="op-6"),
+    pytest.param(3, 7, id="op-7"),
+    pytest.param(3, 6, id="op-of-a-channel-shift"),
     pytest.param(4, 2, id="layout-of-add-layers"),
-    pytest.param(4, 4, id="layout-4"),
+    pytest.param(4, 4, id="layout-of-channel-shifts"),
+    pytest.param(4, 5, id="layout-5"),
     pytest.param(5, 2, id="requant"),
     pytest.param(6, 0, id="kernel-height-0"),
     pytest.param(7, 0, id="kernel-width-0"),
@@ -266,6 +287,24 @@ def test_option_record_with_a_wrong_field_is_refused_and_nothing_written(checks,
     fields = list(GOOD_RECORD)
     fields[field] = value
     assert parse(checks, struct.pack(RECORD, *fields)) == (BAD_OPTIONS, tuple(range(100, 116)))
+
+
+GOOD_MOVES = (0x47414153, 1, 28, 6, 4, 0, 3, 5, 2, 1, 1, 2, 0, 2, 8, 1, -7, -7, -128, 127)
+
+
+@pytest.mark.parametrize("field, value", [
+    pytest.param(4, 0, id="layout"),
+    pytest.param(5, 1, id="requant"),
+    pytest.param(15, 2, id="depth-multiplier"),
+    pytest.param(17, -6, id="zero-point"),
+    pytest.param(18, -127, id="activation-least"),
+    pytest.param(19, 126, id="activation-most"),
+])
+def test_a_channel_shift_does_nothing_but_move(checks, field, value):
+    fields = list(GOOD_MOVES)
+    assert parse(checks, struct.pack(RECORD, *fields))[0] == OK
+    fields[field] = value
+    assert parse(checks, struct.pack(RECORD, *fields))[0] == BAD_OPTIONS
 
 
 @pytest.mark.parametrize("length", [0, 1, 27, 29, 64])

@@ -151,10 +151,10 @@ def test_the_layers_pass_on_jax():
     """Every comparison with loops, and the remap, with the JAX backend in a process of its own."""
     pytest.importorskip("jax")
     here = pathlib.Path(__file__).parent
-    files = ["test_ops.py", "test_layers_shift.py", "test_layers_adder.py", "test_layers_binary.py", "test_hybrid.py",
-             "test_remap.py"]  # fmt: skip
+    files = ["test_ops.py", "test_layers_shift.py", "test_layers_adder.py", "test_layers_binary.py",
+             "test_layers_channelshift.py", "test_hybrid.py", "test_remap.py"]  # fmt: skip
     # What is computed, and its gradients; the rest is Keras's business on every backend.
-    chosen = "loops or every_gradient or ps_ or width or float32 or are_finite or gradients_pass"
+    chosen = "loops or every_gradient or ps_ or width or float32 or are_finite or gradients_pass or moves or at_its_place"
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", chosen,
          *(str(here / file) for file in files)],

@@ -164,7 +164,11 @@ def test_a_candidate_of_every_operator_cut_out_computes_what_it_computed_inside(
 
     with pytest.raises(ValueError, match="`operators` must be one of .*Received: operators='shiftadd'"):
         make_space(1, operators=("shiftadd",))
-    space = make_space(1, operators=OPERATORS, resolutions=(8,), widths=(1.0,), head=8)
+    with pytest.raises(ValueError, match="the operator of the expanding layer must be one that conv layers can have"):
+        make_space(1, operators=("channelshift",))
+    assert make_space(1, operators=("shift/shift/shift",)).operators == ("shift",)
+    known = (*OPERATORS, "adder/shift/adder", "shift/channelshift/shift", "shift5/channelshift/adder")
+    space = make_space(1, operators=known, resolutions=(8,), widths=(1.0,), head=8)
     net = SuperNet(space, seed=1)
     subnet = space.canonical({"stage0_depth": 2, "resolution": 8, "width": 1.0})
     net.adapt_to(subnet)
@@ -174,7 +178,7 @@ def test_a_candidate_of_every_operator_cut_out_computes_what_it_computed_inside(
             variable.assign(rng.normal(name.endswith("gamma"), 0.5, variable.shape))
     images = digits[0][:16].astype("float32") / 255
     targets = space.second_stage(subnet)
-    for operator in OPERATORS:
+    for operator in known:
         genes = {name: 1 if name.endswith("keep") else operator for name in targets.genes}
         values = {"stage": 2, **subnet, **targets.canonical(genes)}
         choice = net._choice(tf.constant(net.encode(values)))

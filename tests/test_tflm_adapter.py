@@ -65,7 +65,7 @@ def test_damaged_models_do_no_harm(show):
     """A small share of `python tests/fuzz_prepare.py --mutants 100000`."""
     status, output = show(fuzz_prepare.model(), mutants=3000)
     assert status == 0, output
-    assert "sound: 7 ran, 0 refused, 0 unreadable" in output
+    assert "sound: 8 ran, 0 refused, 0 unreadable" in output
     assert "silent 0; tensors kept 0; failed in Eval 0" in output
 
 
@@ -129,6 +129,18 @@ def inputs(count):
     return edit
 
 
+def of_moves(**changes):
+    """The output of the channel shift, the last row, or `inputs` of the operator."""
+
+    def edit(rows, ops):
+        if "inputs" in changes:
+            ops[-1] = dataclasses.replace(ops[-1], inputs=ops[-1].inputs + changes["inputs"])
+        else:
+            rows[-1] = dataclasses.replace(rows[-1], **changes)
+
+    return edit
+
+
 @pytest.mark.parametrize("edit, sentence", [
     pytest.param(record(0, 0), "`options` must be a record of this operator", id="magic"),
     pytest.param(record(4, 9), "`options` must be a record of this operator", id="version"),
@@ -150,10 +162,13 @@ def inputs(count):
     pytest.param(shortened(PARAMS, 5), "`params` must have at least N bytes", id="params-short"),
     pytest.param(param(2, 0), "`params` has a value out of its range in output channel N", id="shift"),
     pytest.param(param(0, 2**30), "`params` has a value out of its range in output channel N", id="overflow"),
+    pytest.param(of_moves(inputs=("0/weights", "0/params")), "there must be N inputs and N output", id="moves-with-weights"),
+    pytest.param(of_moves(scales=np.array([0.06], "float32")), "`output` must have the scale of `input`", id="moves-scale"),
+    pytest.param(of_moves(zero_points=(99,)), "`output` must have the zero point of the options", id="moves-zero-point"),
 ])
 def test_prepare_names_what_is_wrong(show, edit, sentence):
     status, output = show(fuzz_prepare.model(edit))
-    assert "sound: 6 ran, 1 refused, 0 unreadable" in output
+    assert "sound: 7 ran, 1 refused, 0 unreadable" in output
     assert f"sound: {sentence}" in output
     assert status != 0
 

@@ -64,7 +64,8 @@ def test_fit_lowers_both_losses_and_logs_them_apart(operator):
 
 @pytest.mark.parametrize(
     "operator, remap",
-    [("conv", False), ("shift", True), ("shift5-ps", True), ("adder", True), ("shiftadd", False), ("binary", True)],
+    [("conv", False), ("shift", True), ("shift5-ps", True), ("adder", True), ("shiftadd", False), ("binary", True),
+     ("shift/channelshift/shift", True)],
 )
 def test_the_exported_target_computes_what_the_model_computes(operator, remap):
     images, labels = some_data()

@@ -108,7 +108,9 @@ def computing(layer, kernel):
     return layer.quantized_kernel() if hasattr(layer, "quantized_kernel") else kernel
 
 
-@pytest.mark.parametrize("operator", ["conv", "shift", "shift5", "shift-ps", "adder", "shiftadd", "binary"])
+@pytest.mark.parametrize("operator", [
+    "conv", "shift", "shift5", "shift-ps", "adder", "shiftadd", "binary", "shift/channelshift/adder",
+])
 def test_weight_files_give_back_what_a_network_computes(operator, tmp_path):
     model, images = small_backbone("mobilenetv2-tiny", operator, blocks=2, shape=(12, 9, 3))
     before = {layer.name: np.array(computing(layer, kernel)) for layer, kernel in weights._kernels(model)}

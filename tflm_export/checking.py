@@ -325,7 +325,7 @@ def _operator(index, row, names, tensors, known):
     what = f"operator {index}, {name},"
     custom = name in records.CUSTOM
     inputs, outputs = (() if value is None else tuple(value.tolist()) for value in (inputs, outputs))
-    count = 3 if custom else _RULES_BY_NAME[name][1]
+    count = (1 if records.CUSTOM[name].terms == "moves" else 3) if custom else _RULES_BY_NAME[name][1]
     if len(inputs) != count or len(outputs) != 1:
         _fail(f"{what} must have {count} inputs and 1 output, it has {len(inputs)} and {len(outputs)}")
     if any(not 0 <= number < len(tensors) for number in (*inputs, *outputs)):
@@ -558,7 +558,11 @@ def _check_custom(step):
     adder, depthwise, dense = own.terms == "adder", own.kind == "depthwise", own.kind == "dense"
     head = (options.magic, options.version, options.length, options.op, options.reserved)
     wanted = (records.MAGIC, records.VERSION, records.RECORD_BYTES, own.number, 0)
-    layouts = (records.LAYOUT_OFFSET,) if adder else (records.LAYOUT_NIBBLE, records.LAYOUT_BYTE, records.LAYOUT_BIT)
+    layouts = {
+        "shift": (records.LAYOUT_NIBBLE, records.LAYOUT_BYTE, records.LAYOUT_BIT),
+        "adder": (records.LAYOUT_OFFSET,),
+        "moves": (records.LAYOUT_NONE,),
+    }[own.terms]
     kernel, strides = (options.kernel_h, options.kernel_w), (options.stride_h, options.stride_w)
     dilation, pads = (options.dilation_h, options.dilation_w), (options.pad_top, options.pad_left)
     sound = head == wanted and options.layout in layouts
@@ -583,6 +587,11 @@ def _check_custom(step):
         most = (size[axis] + pads[axis] - 1) // strides[axis] + 1
         step.require(least <= out_size[axis] <= most, f"from {least} to {most} outputs on dimension {1 + axis}")
     step.require(not depthwise or out_channels == channels * options.depth_multiplier, "output channels by its multiplier")
+    if own.terms == "moves":
+        step.same_grid()
+        plain = (options.requant, options.depth_multiplier, options.act_min, options.act_max)
+        step.require(plain == (records.REQUANT_Q31, 1, -128, 127), "nothing else than moves in its options")
+        return
     taps = math.prod(kernel) * (1 if depthwise else channels)
     row_bytes = -(-taps // 4) * (2 if options.layout == records.LAYOUT_NIBBLE else 4)
     row_bytes = -(-taps // 8) if options.layout == records.LAYOUT_BIT else row_bytes

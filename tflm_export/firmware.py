@@ -19,7 +19,8 @@ from tflm_export.quantize import Network
 
 # As SAAUG_<VERSION> of saaug_internal.h; the portable one works on columns of 4 or 8 words, as the core has registers.
 VERSIONS = ("reference", "portable4", "portable8", "dsp", "helium")
-_LAYOUT_NAMES = ("SAAUG_LAYOUT_NIBBLE", "SAAUG_LAYOUT_BYTE", "SAAUG_LAYOUT_OFFSET", "SAAUG_LAYOUT_BIT")
+_LAYOUT_NAMES = ("SAAUG_LAYOUT_NIBBLE", "SAAUG_LAYOUT_BYTE", "SAAUG_LAYOUT_OFFSET", "SAAUG_LAYOUT_BIT",
+                 "SAAUG_LAYOUT_NONE")  # fmt: skip
 _REQUANT_NAMES = ("SAAUG_REQUANT_Q31", "SAAUG_REQUANT_POWER_OF_TWO")
 
 
@@ -49,10 +50,6 @@ def _shape_of(step):
     return (1, *_image(step.inputs[0], flat), *_image(step.output, flat))
 
 
-def _is_ours(step):
-    return step.constants is not None and bool(step.constants.operator.kernels)
-
-
 def scratch_bytes(network: Network) -> dict[str, list[int]]:
     """Bytes of scratch of every step, by version of the kernels; the kernels themselves are asked.
 
@@ -62,7 +59,7 @@ def scratch_bytes(network: Network) -> dict[str, list[int]]:
     library = native.load()
     sizes = {version: [0] * len(network.steps) for version in VERSIONS}
     for index, step in enumerate(network.steps):
-        if not _is_ours(step):
+        if not flatbuffer.is_ours(step):
             continue
         layer = flatbuffer.custom_layer(step)
         options = _Options(*(getattr(layer.record, name) for name, _ in _Options._fields_))
@@ -160,7 +157,7 @@ class _CWriter:
         inputs = [self.at(tensor) for tensor in step.inputs]
         self.layer = step.op.name
         self.calls.append(f"/* {step.op.name} */")
-        if _is_ours(step):
+        if flatbuffer.is_ours(step):
             self.ours(index, step, inputs[0], out)
         elif step.constants is not None:
             self.convolution(index, step, inputs[0], out)
@@ -176,20 +173,24 @@ class _CWriter:
             (f"SAAUG_{layer.name}", _LAYOUT_NAMES[record.layout], _REQUANT_NAMES[record.requant], *rest),
         )  # fmt: skip
         shape = self.static("saaug_shape", f"{index}_shape", _shape_of(step))
-        weights = self.constant(index, "weights", layer.weights, words=True)
-        params = self.constant(index, "params", layer.params)
+        weights, params, sizes = "NULL", "NULL", "0, NULL, 0"
+        if layer.weights.size:
+            weights = f"(const uint8_t *){self.constant(index, 'weights', layer.weights, words=True)}"
+            params = self.constant(index, "params", layer.params)
+            sizes = (
+                f"sizeof {weights.rpartition(')')[2]}, {params},\n"
+                f"                            sizeof {params} / sizeof {params}[0]"
+            )
         function = f"saaug_{layer.name.lower()}_s8"
         self.calls.append(
-            f"status = {function}(&{options}, &{shape}, {source}, (const uint8_t *){weights}, "
-            f"{params}, {out}, SCRATCH_{index});"
+            f"status = {function}(&{options}, &{shape}, {source}, {weights}, {params}, {out}, SCRATCH_{index});"
         )
         self.calls.append("if (status != SAAUG_OK) {\n    return (int)status;\n}")
         self.check(index, f"saaug_check(&{options}, &{shape}) == SAAUG_OK")
         self.check(index, f"{function}_get_buffer_size(&{options}, &{shape}) <= SCRATCH_BYTES_{index}")
         self.check(
             index,
-            f"saaug_check_constants(&{options}, &{shape}, (const uint8_t *){weights}, sizeof {weights}, {params},\n"
-            f"                            sizeof {params} / sizeof {params}[0], NULL) == SAAUG_OK",
+            f"saaug_check_constants(&{options}, &{shape}, {weights}, {sizes}, NULL) == SAAUG_OK",
         )
 
     def window(self, step):
@@ -434,13 +435,13 @@ def _network_source(writer):
         lines += [f"    {writer.offset(tensor)} = {offset}," for tensor, offset in made.tensors.items()]
         lines += [f"    ARENA_BYTES = {max(made.arena_bytes, plan.ALIGNMENT)}", "};"]
         for index, step in enumerate(writer.network.steps):
-            if _is_ours(step):
+            if flatbuffer.is_ours(step):
                 where = f"(arena + {made.scratch[index]})" if index in made.scratch else "NULL"
                 lines.append(f"#define SCRATCH_{index} {where}")
                 lines.append(f"#define SCRATCH_BYTES_{index} {writer.scratch[version][index]}")
         blocks.append("\n".join(lines))
     plans = "\n".join(blocks) + '\n#else\n#error "no memory plan for this version of the kernels"\n#endif'
-    ours = any(_is_ours(step) for step in writer.network.steps)
+    ours = any(flatbuffer.is_ours(step) for step in writer.network.steps)
     body = textwrap.indent("\n".join(writer.calls), "    ")
     checks = textwrap.indent("\n".join(writer.checks), "    ")
     status = "    saaug_status status;\n" if ours else ""

@@ -21,7 +21,7 @@ from tflm_export.records import OptionRecord
 
 @dataclass(frozen=True, eq=False)
 class CustomLayer:
-    """One of our layers as the kernels take it: name, options, packed weights, int32 params (O, 3)."""
+    """One of our layers as the kernels take it: name, options, packed weights, int32 params (O, 3); empty if it has none."""
 
     name: str
     record: OptionRecord
@@ -29,15 +29,30 @@ class CustomLayer:
     params: np.ndarray
 
 
+def is_ours(step: Step) -> bool:
+    """Whether our kernels compute a step of a network of flavour "custom"."""
+    if step.constants is None:
+        return step.op.kind == "channel_shift"
+    return bool(step.constants.operator.kernels)
+
+
 def custom_layer(step: Step) -> CustomLayer:
     """Packs a step that our kernels compute."""
-    op, constants, source, output = step.op, step.constants, step.inputs[0], step.output
-    operator, weights = constants.operator, constants.weights
-    name, rows = operator.kernels[op.kind], weights.reshape(len(weights), -1)
-    bias = operator.folded(constants.bias.astype("int64"), rows, source.zero_point)
-    layout, packed = operator.pack(rows)
-    params = exact(np.stack([bias, constants.multiplier, constants.shift], axis=1), "int32", op.name)
-    depth_multiplier = len(weights) // source.shape[-1] if op.kind == "depthwise" else 1
+    op, constants, source = step.op, step.constants, step.inputs[0]
+    depth_multiplier, requant = 1, records.REQUANT_Q31
+    if constants is None:
+        name, layout = "CHANNEL_SHIFT", records.LAYOUT_NONE
+        packed, params = np.zeros(0, "uint8"), np.zeros((0, 3), "int32")
+    else:
+        operator, weights = constants.operator, constants.weights
+        name, rows = operator.kernels[op.kind], weights.reshape(len(weights), -1)
+        bias = operator.folded(constants.bias.astype("int64"), rows, source.zero_point)
+        layout, packed = operator.pack(rows)
+        params = exact(np.stack([bias, constants.multiplier, constants.shift], axis=1), "int32", op.name)
+        if op.kind == "depthwise":
+            depth_multiplier = len(weights) // source.shape[-1]
+        if constants.power_of_two:
+            requant = records.REQUANT_POWER_OF_TWO
     for key, value, most in (
         ("kernel_size", max(op.kernel_size), 255), ("strides", max(op.strides), 255),
         ("dilation_rate", max(op.dilation), 255), ("depth_multiplier", depth_multiplier, 65535),
@@ -48,11 +63,10 @@ def custom_layer(step: Step) -> CustomLayer:
             )
     record = OptionRecord(
         magic=records.MAGIC, version=records.VERSION, length=records.RECORD_BYTES, op=records.CUSTOM[name].number,
-        layout=layout,
-        requant=records.REQUANT_POWER_OF_TWO if constants.power_of_two else records.REQUANT_Q31,
+        layout=layout, requant=requant,
         kernel_h=op.kernel_size[0], kernel_w=op.kernel_size[1], stride_h=op.strides[0], stride_w=op.strides[1],
         dilation_h=op.dilation[0], dilation_w=op.dilation[1], reserved=0, pad_top=op.pads[0], pad_left=op.pads[1],
-        depth_multiplier=depth_multiplier, input_zero_point=source.zero_point, output_zero_point=output.zero_point,
+        depth_multiplier=depth_multiplier, input_zero_point=source.zero_point, output_zero_point=step.output.zero_point,
         act_min=step.act_min, act_max=step.act_max,
     )  # fmt: skip
     return CustomLayer(name, record, packed, params)
@@ -159,14 +173,13 @@ def operator_names(network: Network) -> list[str]:
 
 def _write_step(step, flavour, rows, ops):
     op = step.op
-    if step.constants is not None and step.constants.operator.kernels and flavour == "custom":
+    if is_ours(step) and flavour == "custom":
         layer = custom_layer(step)
-        weights = _TensorRow(f"{op.name}/weights", layer.weights.shape, "uint8", layer.weights)
-        params = _TensorRow(f"{op.name}/params", layer.params.shape, "int32", layer.params)
-        rows.extend((weights, params))
-        ops.append(
-            _OpRow(layer.name, (step.inputs[0].name, weights.name, params.name), (op.output,), (), layer.record.pack())
-        )
+        constants = [(f"{op.name}/weights", layer.weights), (f"{op.name}/params", layer.params)]
+        constants = [_TensorRow(name, data.shape, data.dtype.name, data) for name, data in constants if data.size]
+        rows.extend(constants)
+        inputs = (step.inputs[0].name, *(row.name for row in constants))
+        ops.append(_OpRow(layer.name, inputs, (op.output,), (), layer.record.pack()))
         return
     inputs = [tensor.name for tensor in step.inputs]
 

@@ -17,13 +17,14 @@ import numpy as np
 from saaug_keras import _validate
 from saaug_keras import layers as ours
 from saaug_keras import ops as saaug_ops
+from saaug_keras.operators.channelshift import kernel_of
 from tflm_export import operators
 
 WEIGHTED = ("conv", "depthwise", "dense")
 CLAMPS = {None: (-math.inf, math.inf), "relu": (0.0, math.inf), "relu6": (0.0, 6.0), "hard_sigmoid": (0.0, 1.0)}
 
-KINDS = ("add", "average_pool", "conv", "dense", "depthwise", "hard_swish", "max_pool", "mean", "multiply", "pad",
-         "reshape", "resize", "softmax")  # fmt: skip
+KINDS = ("add", "average_pool", "channel_shift", "conv", "dense", "depthwise", "hard_swish", "max_pool", "mean",
+         "multiply", "pad", "reshape", "resize", "softmax")  # fmt: skip
 
 _L = keras.layers
 _WITH_WEIGHTS = {layer: operator for operator in operators.ALL for layer in operator.layers()}
@@ -32,7 +33,8 @@ _DROPPED = (_L.Dropout, _L.SpatialDropout2D, _L.GaussianDropout, _L.GaussianNois
             _L.ActivityRegularization)  # fmt: skip
 _KNOWN = (*_WITH_WEIGHTS, *_HYBRID, *_DROPPED, _L.BatchNormalization, _L.ReLU, _L.Activation, _L.Softmax, _L.Add,
           _L.Multiply, _L.GlobalAveragePooling2D, _L.MaxPooling2D, _L.AveragePooling2D, _L.Flatten, _L.Reshape,
-          _L.Resizing, _L.UpSampling2D, _L.Rescaling, _L.ZeroPadding2D, _L.SeparableConv2D)  # fmt: skip
+          _L.Resizing, _L.UpSampling2D, _L.Rescaling, _L.ZeroPadding2D, _L.SeparableConv2D,
+          ours.ChannelShift2D)  # fmt: skip
 # What a subclass of a known layer may define anew: none of it is run when the layer computes.
 _HARMLESS = {"build", "get_config", "from_config", "get_build_config", "build_from_config", "save_own_variables",
              "load_own_variables"}  # fmt: skip
@@ -67,7 +69,8 @@ class Op:
 
     Args:
         kind: "conv", "depthwise", "dense", "add", "multiply", "mean" (over height and width), "resize" (bilinear,
-            half-pixel centres), "hard_swish", "max_pool", "average_pool", "pad", "reshape" or "softmax".
+            half-pixel centres), "hard_swish", "max_pool", "average_pool", "pad", "reshape", "softmax" or "channel_shift"
+            (see `saaug_keras.layers.ChannelShift2D`).
         name: of the Keras layer that it began with; unique.
         inputs, output: tensor names.
         activation: fused: None, "relu", "relu6" or "hard_sigmoid" (the last is folded into gain and bias, the clamp to
@@ -372,6 +375,8 @@ class _Lowering:
         if known in (_L.MaxPooling2D, _L.AveragePooling2D):
             which = "max_pool" if known is _L.MaxPooling2D else "average_pool"
             return self.emit(which, layer, tensors, shape, **self.window(layer, layer.pool_size, tensors[0]))
+        if known is ours.ChannelShift2D:
+            return self.emit("channel_shift", layer, tensors, shape, **self.window(layer, layer.kernel_size, tensors[0]))
         raise NotImplementedError(f"tflm_export: {known.__name__} is listed as known, and nothing lowers it.")
 
     def window(self, layer, kernel_size, tensor, pads=(0, 0, 0, 0)):
@@ -621,6 +626,10 @@ def _float_op(op, inputs, shape):
         out = K.pad(x, _pad_widths(op.pads))
     elif op.kind in ("max_pool", "average_pool"):
         out = _float_pool(op, x)
+    elif op.kind == "channel_shift":
+        kernel = K.convert_to_tensor(kernel_of(*op.kernel_size, shape[-1]))
+        window = {"strides": op.strides, "padding": "valid", "dilation_rate": op.dilation}
+        out = saaug_ops.depthwise_conv2d(K.pad(x, _pad_widths(op.pads)), kernel, **window)
     elif op.kind == "reshape":
         out = K.reshape(x, (-1, *shape))
     elif op.kind == "hard_swish":

@@ -14,12 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from saaug_keras import ops as saaug_ops
+from saaug_keras.operators.channelshift import kernel_of
 from tflm_export import graph as ir
 from tflm_export.fixed_point import effective_scale, quantize_multiplier
 from tflm_export.operators import CONV, Constants
 
 PIXELS = (np.float32(1 / 255), -128)  # scale and zero point of an image in [0, 1]
-SAME_GRID = ("resize", "max_pool", "average_pool", "reshape", "pad")  # kinds whose output lies on the input's grid
+# Kinds whose output lies on the input's grid.
+SAME_GRID = ("average_pool", "channel_shift", "max_pool", "pad", "reshape", "resize")
 
 
 @dataclass(frozen=True)
@@ -270,6 +272,9 @@ def quantize(graph: ir.Graph, tensors, observation: Observation, *, flavour="bui
             maker = operator.maker()(op, inputs[0], output, observation.channels[op.name], clamp)
             constants = maker.make()
             notes.extend(maker.notes)
+        elif op.kind == "channel_shift" and flavour == "builtin":
+            op = dataclasses.replace(op, kind="depthwise")
+            constants = _picking(kernel_of(*op.kernel_size, output.shape[-1]), inputs[0], output)
         low, high = ir.CLAMPS[op.activation]
         act_min = -128 if low == -math.inf else max(-128, _clamp_point(low, output))
         act_max = 127 if high == math.inf else min(127, _clamp_point(high, output))
@@ -301,14 +306,19 @@ def _narrow(op, source):
 
 def _copy(source, output):
     """A depthwise step that brings a tensor to another grid."""
+    constants = _picking(np.ones((1, 1, source.shape[-1], 1)), source, output)
+    op = ir.Op("depthwise", output.name, (source.name,), output.name)
+    return Step(op, (source,), output, constants, -128, 127)
+
+
+def _picking(kernel, source, output):
+    """The constants of a depthwise step with a kernel (kernel_h, kernel_w, C, 1) of zeros and ones."""
     channels, fine = source.shape[-1], 64  # a weight of 1 in steps of 1/64, which keep what the multiplier rounds off
     multiplier, shift = quantize_multiplier(effective_scale(source.scale, 1 / fine, output.scale))
     full = lambda value: np.full(channels, value, "int32")  # noqa: E731
-    weights = full(fine).reshape(channels, 1, 1, 1)
+    weights = (fine * kernel).astype("int32").transpose(2, 0, 1, 3)
     scales = np.full(channels, 1 / fine, "float32")
-    constants = Constants(CONV, weights, scales, full(0), full(multiplier), full(-shift))
-    op = ir.Op("depthwise", output.name, (source.name,), output.name)
-    return Step(op, (source,), output, constants, -128, 127)
+    return Constants(CONV, weights, scales, full(0), full(multiplier), full(-shift))
 
 
 def _takes_pads(op, input_shape, flavour):

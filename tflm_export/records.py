@@ -13,7 +13,7 @@ class CustomOp:
 
     Args:
         kind: "conv", "depthwise" or "dense".
-        terms: "shift" (signed shifts of the inputs) or "adder" (distances from them).
+        terms: "shift" (signed shifts of the inputs), "adder" (distances from them) or "moves" (none: no weights, no sum).
     """
 
     number: int
@@ -27,10 +27,11 @@ CUSTOM = {  # by the name in a model; the one table of Python and C
     "SHIFT_FULLY_CONNECTED": CustomOp(3, "dense", "shift"),
     "ADDER_CONV_2D": CustomOp(4, "conv", "adder"),
     "ADDER_DEPTHWISE_CONV_2D": CustomOp(5, "depthwise", "adder"),
+    "CHANNEL_SHIFT": CustomOp(6, "depthwise", "moves"),
 }
 ADDER_SCALE_LOG2 = 8  # an add layer's accumulator holds 2**8 times the sum of distances
 BIT_SCALE_LOG2 = 6  # weights of one bit are plus and minus 2**6
-LAYOUT_NIBBLE, LAYOUT_BYTE, LAYOUT_OFFSET, LAYOUT_BIT = 0, 1, 2, 3
+LAYOUT_NIBBLE, LAYOUT_BYTE, LAYOUT_OFFSET, LAYOUT_BIT, LAYOUT_NONE = 0, 1, 2, 3, 4
 REQUANT_Q31, REQUANT_POWER_OF_TWO = 0, 1
 MAGIC = int.from_bytes(b"SAAG", "little")
 VERSION = 1
@@ -119,7 +120,7 @@ def operator_header() -> str:
         " *",
         " * number  in the option record",
         " * KIND    CONV, DEPTHWISE or DENSE (fully connected)",
-        " * TERMS   SHIFT, signed shifts of the inputs, or ADDER, distances from them",
+        " * TERMS   SHIFT, signed shifts of the inputs, ADDER, distances from them, or MOVES, none: no weights, no sum",
         " */",
         "#ifndef SAAUG_OP_LIST_H",
         "#define SAAUG_OP_LIST_H",

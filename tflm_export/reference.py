@@ -11,6 +11,7 @@ import math
 import numpy as np
 
 from saaug_keras import _validate
+from saaug_keras.operators.channelshift import tap_of_channels
 from tflm_export.fixed_point import multiply_high, quantize_multiplier, requantize, rounding_shift
 from tflm_export.quantize import Network, Step
 from tflm_export.windows import windows
@@ -159,6 +160,13 @@ def _pool(step, x):
     return np.where(total > 0, magnitude, -magnitude)
 
 
+def _channel_shift(step, x):
+    op, channels = step.op, np.arange(x.shape[-1])
+    patches = _patches(x, step, step.inputs[0].zero_point)
+    patches = patches.reshape(*patches.shape[:3], -1, len(channels))
+    return patches[..., tap_of_channels(len(channels), op.kernel_size[0] * op.kernel_size[1]), channels]
+
+
 def _pad(step, x):
     top, left, bottom, right = step.op.pads
     return np.pad(
@@ -288,6 +296,7 @@ _RUN = {
     "hard_swish": _hard_swish,
     "max_pool": _pool,
     "average_pool": _pool,
+    "channel_shift": _channel_shift,
     "pad": _pad,
     "reshape": _reshape,
     "softmax": _softmax,

@@ -70,7 +70,7 @@ def add_parser(subparsers):
     group.add_argument("--widths", type=common.numbers, metavar="F,F,...", help="multipliers of all channels")
     group.add_argument("--resolutions", type=common.integers, metavar="N,N,...", help="pixels")
     group.add_argument("--operators", default="shift", metavar="NAME,NAME", help="that blocks may have: conv, shift, "
-                       "shift5, shift-ps, shift5-ps, adder, binary (default: shift)")  # fmt: skip
+                       "shift5, shift-ps, shift5-ps, adder, binary, or mixed as adder/shift/adder (default: shift)")
     group.add_argument("--minimize", default="", metavar="NAME,NAME", help="costs ranked beside accuracy: sram_bytes, "
                        "flash_bytes, operations, energy_mj (default: none, only limits)")  # fmt: skip
     group.add_argument("--strategy", choices=("evolution", "random"), default="evolution", help="default: evolution")

@@ -18,7 +18,7 @@ from keras import ops as K
 
 from saaug_keras import _validate, operators, ops, remap
 from saaug_keras._compiled import subgraph
-from saaug_keras.operators.layer import QuantizedLayer, channels_of
+from saaug_keras.operators.layer import QuantizedLayer, channels_of, set_window, window_of
 from saaug_keras.operators.shift_layers import assign_kernel
 
 # The Laplacian of the standard deviation that add kernels have.
@@ -27,7 +27,10 @@ LAPLACE_SCALE = float(operators.Adder().start_scale() / np.sqrt(2))
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """How a target sees its slice of a latent kernel; hashable, so that layers alike share what is traced of it."""
+    """How a target sees its slice of a latent kernel; hashable, so that layers alike share what is traced of it.
+
+    Its methods take the latent kernel and the tensors of `parts`, in that order.
+    """
 
     operator: operators.Operator
     block: tuple  # the target's channels per axis of the kernel, None for all
@@ -36,41 +39,53 @@ class View:
     laplace_scale: float
     channel_axes: tuple  # of an output channel
 
+    @property
+    def parts(self):
+        """Names of the layer's weights that it takes beside the latent kernel."""
+        remap = ("fc_kernel", "fc_bias") if self.remap else ()
+        return remap + ("remap_values",) * (self.remap == "learned") + ("gate",) * self.mutable
+
+    def _named(self, parts):
+        return dict(zip(self.parts, parts, strict=True))
+
     def slices(self):
         return tuple(slice(channels) for channels in self.block)
 
-    def remapped(self, latent, *frozen, block=None):
+    def remapped(self, latent, *parts, block=None):
         """The target's kernel before any rounding; of other leading channels with `block`."""
         kernel = latent[self.slices() if block is None else block]
         if not self.remap:
             return kernel
+        parts = self._named(parts)
         return remap.remap_kernel(
-            kernel, *frozen[:2], moments=remap.moments(latent), operator=self.operator.remap_as,
-            laplace_scale=self.laplace_scale, values=frozen[2] if self.remap == "learned" else None,
+            kernel, parts["fc_kernel"], parts["fc_bias"], moments=remap.moments(latent), operator=self.operator.remap_as,
+            laplace_scale=self.laplace_scale, values=parts.get("remap_values"),
         )  # fmt: skip
 
-    def divergence(self, latent, *frozen):
+    def divergence(self, latent, *parts):
         """How far the learned remap's weights are from Laplacian ones, in nats."""
-        mapped = dataclasses.replace(self, operator=operators.Adder(), laplace_scale=1.0).remapped(latent, *frozen)
+        mapped = dataclasses.replace(self, operator=operators.Adder(), laplace_scale=1.0).remapped(latent, *parts)
         return remap.laplace_divergence(mapped)
 
     def rounded(self, kernel):
         """Of products: the kernel's deployed values."""
         return self.operator.round_shared(kernel, self.channel_axes)
 
-    def target(self, latent, *frozen):
+    def target(self, latent, *parts):
         """The kernel of a target of products."""
-        kernel = self.rounded(self.remapped(latent, *frozen))
-        return K.where(frozen[-1] > 0.5, kernel, latent[self.slices()]) if self.mutable else kernel
+        kernel = self.rounded(self.remapped(latent, *parts))
+        if not self.mutable:
+            return kernel
+        return K.where(self._named(parts)["gate"] > 0.5, kernel, latent[self.slices()])
 
-    def merged(self, latent, *frozen):
+    def merged(self, latent, *parts):
         """The latent kernel with the target's in its place; of a distance, what still multiplies there."""
         if not self.operator.free:
             return latent
         if not self.operator.distance:
-            block = self.target(latent, *frozen)
+            block = self.target(latent, *parts)
         else:
-            block = latent[self.slices()] * ((1 - frozen[-1]) if self.mutable else 0.0)
+            block = latent[self.slices()] * ((1 - self._named(parts)["gate"]) if self.mutable else 0.0)
         for axis in reversed(range(len(self.block))):
             if self.block[axis] is not None:
                 rest = [slice(channels) for channels in self.block[:axis]]
@@ -79,21 +94,21 @@ class View:
 
 
 @subgraph
-def target_kernel(latent, *frozen, view):
+def target_kernel(latent, *parts, view):
     """`View.target`, traced once for layers alike."""
-    return view.target(latent, *frozen)
+    return view.target(latent, *parts)
 
 
 @subgraph
-def divergence(latent, *frozen, view):
+def divergence(latent, *parts, view):
     """`View.divergence`, traced once for layers alike."""
-    return view.divergence(latent, *frozen)
+    return view.divergence(latent, *parts)
 
 
 @subgraph
-def merged_kernel(latent, *frozen, view):
+def merged_kernel(latent, *parts, view):
     """`View.merged`, traced once for layers alike."""
-    return view.merged(latent, *frozen)
+    return view.merged(latent, *parts)
 
 
 class Hybrid(QuantizedLayer, keras.layers.Layer):
@@ -121,28 +136,16 @@ class Hybrid(QuantizedLayer, keras.layers.Layer):
         self.use_bias = _validate.one_of(owner, "use_bias", use_bias, (True, False))
         self.input_activation = _validate.one_of(owner, "input_activation", input_activation, (None, *ops.CLIPS))
         self.activation_bits = operator.inputs_bits
+        if operator.moves and use_bias:
+            raise ValueError(
+                f"{owner}: `use_bias` must be False for operator '{operator}', which computes nothing. Received: "
+                f"use_bias={use_bias}."
+            )
         if operator.distance and extra == "same" and keras.backend.backend() == "jax":
             raise ValueError(
                 f"{owner}: `extra` must be 'multiplicative' for operator '{operator}' on the JAX backend, where absent "
                 "channels are zeros and zeros have a distance. Received: extra='same'. Use the TensorFlow backend."
             )
-
-    def _window_options(self, kernel_size, strides, padding, dilation_rate, data_format):
-        owner = type(self).__name__
-        data_format = keras.config.image_data_format() if data_format is None else data_format
-        self.data_format = _validate.one_of(owner, "data_format", data_format, ("channels_last",))
-        self.kernel_size = _validate.pair_of(owner, "kernel_size", kernel_size)
-        self.strides = _validate.pair_of(owner, "strides", strides)
-        self.dilation_rate = _validate.pair_of(owner, "dilation_rate", dilation_rate)
-        self.padding = _validate.one_of(owner, "padding", padding, ("same", "valid"))
-        if max(self.strides) > 1 and max(self.dilation_rate) > 1:
-            raise ValueError(
-                f"{owner}: `strides` must be 1 where `dilation_rate` is not. "
-                f"Received: strides={strides}, dilation_rate={dilation_rate}."
-            )
-
-    def _window(self):
-        return {"strides": self.strides, "padding": self.padding, "dilation_rate": self.dilation_rate}
 
     def _check_channels(self, input_shape):
         """The channel count of the latent kernel, from the shape at build time."""
@@ -166,10 +169,11 @@ class Hybrid(QuantizedLayer, keras.layers.Layer):
     def _add_latent(self, shape, target_axes, fan_shape):
         """The latent kernel of `shape`, whose target is the leading block of `target_axes` {axis: size}."""
         operator, std = self.operator, self.operator.start_scale()
+        remaps = operator.free and not operator.moves
         base = keras.initializers.HeNormal() if operator.distance else keras.initializers.GlorotNormal()
         self._view = View(
             operator=operator, block=tuple(target_axes.get(axis) for axis in range(len(shape))),
-            remap=operator.free and self.remap, mutable=self.mutable and operator.free,
+            remap=remaps and self.remap, mutable=self.mutable and operator.free,
             laplace_scale=self.laplace_scale, channel_axes=self._channel_axes,
         )  # fmt: skip
         # What a distance reads as it is, is compared with activations and starts at their size.
@@ -189,7 +193,7 @@ class Hybrid(QuantizedLayer, keras.layers.Layer):
         block = tuple(target_axes.items()) if self.extra == "multiplicative" else None
         self.gradient_rule = operator.gradient_rule(stored, block)
         self.fc_kernel = self.fc_bias = self.remap_values = self.gate = None
-        if operator.free and self.remap:
+        if remaps and self.remap:
             taps = int(np.prod(shape[:2])) if len(shape) == 4 else 1
             self.fc_kernel = self.add_weight(
                 name="fc_kernel", shape=(taps, taps), initializer="identity", trainable=False
@@ -223,33 +227,32 @@ class Hybrid(QuantizedLayer, keras.layers.Layer):
         self.fc_kernel.assign(fc_kernel)
         self.fc_bias.assign(fc_bias)
 
-    def _frozen(self):
-        """What a view takes besides the latent kernel."""
-        tensors = (self.fc_kernel, self.fc_bias, self.remap_values, self.gate)
-        return [variable.value for variable in tensors if variable is not None]
+    def _parts(self):
+        """What the view takes beside the latent kernel."""
+        return [getattr(self, name).value for name in self._view.parts]
 
     def remapped_kernel(self, block=None):
         """The target's float kernel, a view of the latent one: FC, then the remap; before any rounding."""
-        return self._view.remapped(self.kernel.value, *self._frozen(), block=block)
+        return self._view.remapped(self.kernel.value, *self._parts(), block=block)
 
     def _merged_kernel(self, count, filters=None):
         """The augmented layer's multiplicative kernel for the leading `count` inputs and `filters` outputs.
 
         Its leading block is the target's; of a distance it is zero, or what still multiplies.
         """
-        merged = merged_kernel(self.kernel.value, *self._frozen(), view=self._view)
+        merged = merged_kernel(self.kernel.value, *self._parts(), view=self._view)
         if len(merged.shape) == 2:
             return merged[:count]
         return merged[:, :, :count] if filters is None else merged[:, :, :count, :filters]
 
     def _target_kernel(self):
         """The kernel of a target of products; where the gate is closed, of what still multiplies."""
-        return target_kernel(self.kernel.value, *self._frozen(), view=self._view)
+        return target_kernel(self.kernel.value, *self._parts(), view=self._view)
 
     def _distance(self, inputs, step):
         """The target of a distance; 0 where the gate is closed."""
         kernel = self.operator.round_on(self.remapped_kernel(), step)
-        out = self.operator.apply(self._kind, inputs, kernel, **self._window())
+        out = self.operator.apply(self._kind, inputs, kernel, **window_of(self))
         return out if self.gate is None else out * K.cast(self.gate.value, out.dtype)
 
     def _all_free(self, inputs, block, step):
@@ -257,7 +260,7 @@ class Hybrid(QuantizedLayer, keras.layers.Layer):
         kernel = self.remapped_kernel(block)
         if not self.operator.distance:
             return self._multiply(inputs, self._view.rounded(kernel))
-        return self.operator.apply(self._kind, inputs, self.operator.round_on(kernel, step), **self._window())
+        return self.operator.apply(self._kind, inputs, self.operator.round_on(kernel, step), **window_of(self))
 
     def quantized_kernel(self):
         """The target's kernel as it is deployed."""
@@ -307,7 +310,8 @@ class Hybrid(QuantizedLayer, keras.layers.Layer):
                     f"{type(self).__name__}: `layer` must have {option}={mine!r}, as '{self.name}' was trained with. "
                     f"Received: {type(layer).__name__} '{layer.name}' with {option}={its.get(option)!r}."
                 )
-        assign_kernel(layer, self.baked_kernel())
+        if not self.operator.moves:
+            assign_kernel(layer, self.baked_kernel())
         if self.use_bias:
             layer.bias.assign(K.convert_to_numpy(self.bias)[: layer.bias.shape[0]])
         if self.activation_bits is not None:
@@ -316,7 +320,7 @@ class Hybrid(QuantizedLayer, keras.layers.Layer):
     def _quantize_target(self, inputs, augmented, training):
         """The activated inputs with the target's channels on their grid, those channels alone, and the grid's step."""
         if training and not augmented and self.remap_values is not None:
-            self.add_loss(self.kl_weight * divergence(self.kernel.value, *self._frozen(), view=self._view))
+            self.add_loss(self.kl_weight * divergence(self.kernel.value, *self._parts(), view=self._view))
         activation, count = self.input_activation, self.target_channels
         if self.activation_bits is None:
             inputs = inputs if activation is None else ops.CLIPS[activation](inputs)
@@ -339,7 +343,7 @@ class Hybrid(QuantizedLayer, keras.layers.Layer):
             "input_activation": self.input_activation,
         }  # fmt: skip
         if hasattr(self, "kernel_size"):
-            config |= {"kernel_size": self.kernel_size, **self._window()}
+            config |= {"kernel_size": self.kernel_size, **window_of(self)}
         return config
 
 
@@ -388,10 +392,10 @@ class HybridConv2D(Hybrid):
         input_activation: "relu" or "relu6", applied to the inputs before they are quantized, in the same loop over
             memory; None for none.
     Call:
-        inputs (N, H, W, c). filters None: the target alone, c = target_channels -> (N, H', W', target_filters).
-        filters an int or int tensor in [target_filters, filters]: so many outputs of the augmented layer, from c
-        leading channels. With a tensor, TensorFlow slices; JAX, whose shapes are static, computes all outputs and
-        zeroes those from `filters` on.
+        inputs (N, H, W, c). augmented False: the target alone, c = target_channels -> (N, H', W', target_filters). True:
+        the augmented layer, from c leading channels; `filters`, an int or int tensor in [target_filters, filters], says
+        how many outputs, None all. With a tensor, TensorFlow slices; JAX, whose shapes are static, computes all outputs
+        and zeroes those from `filters` on.
     Raises:
         ValueError: an option out of its range, channels first, too few or too many channels, or an operator
             that is a distance with extra "same" on JAX.
@@ -406,7 +410,7 @@ class HybridConv2D(Hybrid):
         super().__init__(**layer_options)
         self.filters = _validate.int_in("HybridConv2D", "filters", filters, 1, 1 << 20)
         self.target_filters = _validate.int_in("HybridConv2D", "target_filters", target_filters, 1, filters)
-        self._window_options(kernel_size, strides, padding, dilation_rate, data_format)
+        set_window(self, kernel_size, strides, padding, dilation_rate, data_format)
         self._set_options(target_channels=target_channels, **mine)
 
     def build(self, input_shape):
@@ -415,19 +419,25 @@ class HybridConv2D(Hybrid):
         self.bias = self.add_weight(name="bias", shape=(self.filters,), initializer="zeros") if self.use_bias else None
         self.built = True
 
-    def call(self, inputs, filters=None, training=None):
-        self._check_inputs(inputs, filters is not None)
-        if filters is None:
+    def call(self, inputs, augmented=False, filters=None, training=None):
+        self._check_inputs(inputs, augmented)
+        if not augmented:
+            if filters is not None:
+                raise ValueError(
+                    f"HybridConv2D: `filters` must be None where `augmented` is False: the target has {self.target_filters}. "
+                    f"Received: filters={filters}."
+                )
             out = self._target(inputs, training)
             bias = self.bias.value[: self.target_filters] if self.use_bias else None
         else:
+            filters = self.filters if filters is None else filters
             if isinstance(filters, (int, np.integer)):
                 filters = _validate.int_in("HybridConv2D", "filters", filters, self.target_filters, self.filters)
             out, bias = self._augmented(inputs, filters, training)
         return out if bias is None else out + K.cast(bias, out.dtype)
 
     def _multiply(self, inputs, kernel):
-        return ops.conv2d(inputs, K.cast(kernel, inputs.dtype), **self._window())
+        return ops.conv2d(inputs, K.cast(kernel, inputs.dtype), **window_of(self))
 
     def _target(self, inputs, training):
         n, m = self.target_channels, self.target_filters
@@ -487,7 +497,7 @@ class HybridDepthwise(Hybrid):
     ):
         mine, layer_options = _sorted_out(type(self).__name__, options)
         super().__init__(**layer_options)
-        self._window_options(kernel_size, strides, padding, dilation_rate, data_format)
+        set_window(self, kernel_size, strides, padding, dilation_rate, data_format)
         self._set_options(target_channels=target_channels, **mine)
 
     def build(self, input_shape):
@@ -516,7 +526,7 @@ class HybridDepthwise(Hybrid):
         return out + K.cast(self.bias.value[:c], out.dtype) if self.use_bias else out
 
     def _multiply(self, inputs, kernel):
-        return ops.depthwise_conv2d(inputs, K.cast(kernel, inputs.dtype), **self._window())
+        return ops.depthwise_conv2d(inputs, K.cast(kernel, inputs.dtype), **window_of(self))
 
 
 @keras.saving.register_keras_serializable(package="saaug_keras")

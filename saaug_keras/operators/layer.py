@@ -73,8 +73,7 @@ class QuantizedLayer(PersistAllWeights):
         """The layer of the deployed kernel: `convolution` is `ops.conv2d` or `ops.depthwise_conv2d`."""
         inputs, _ = self._quantize(inputs, training)
         kernel = K.cast(self.quantized_kernel(), inputs.dtype)
-        window = {"strides": self.strides, "padding": self.padding, "dilation_rate": self.dilation_rate}
-        return self._finish(convolution(inputs, kernel, **window))
+        return self._finish(convolution(inputs, kernel, **window_of(self)))
 
     def _finish(self, outputs):
         """Bias and activation."""
@@ -92,6 +91,27 @@ def check_layout(layer):
             f"{owner}: `groups` must be 1; use the depthwise layer for one group per channel. "
             f"Received: groups={layer.groups}."
         )
+
+
+def set_window(layer, kernel_size, strides, padding, dilation_rate, data_format):
+    """Checks a window as Keras's convolutions have it, and makes it the layer's."""
+    owner = type(layer).__name__
+    data_format = keras.config.image_data_format() if data_format is None else data_format
+    layer.data_format = _validate.one_of(owner, "data_format", data_format, ("channels_last",))
+    layer.kernel_size = _validate.pair_of(owner, "kernel_size", kernel_size)
+    layer.strides = _validate.pair_of(owner, "strides", strides)
+    layer.dilation_rate = _validate.pair_of(owner, "dilation_rate", dilation_rate)
+    layer.padding = _validate.one_of(owner, "padding", padding, ("same", "valid"))
+    if max(layer.strides) > 1 and max(layer.dilation_rate) > 1:
+        raise ValueError(
+            f"{owner}: `strides` must be 1 where `dilation_rate` is not. "
+            f"Received: strides={strides}, dilation_rate={dilation_rate}."
+        )
+
+
+def window_of(layer):
+    """The window of a layer as arguments of a convolution, beside its kernel's size."""
+    return {"strides": layer.strides, "padding": layer.padding, "dilation_rate": layer.dilation_rate}
 
 
 def channels_of(tensor):

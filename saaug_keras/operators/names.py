@@ -7,6 +7,7 @@ import dataclasses
 from saaug_keras.operators.adder import Adder
 from saaug_keras.operators.binary import Binary
 from saaug_keras.operators.cascade import ShiftAdd
+from saaug_keras.operators.channelshift import ChannelShift
 from saaug_keras.operators.conv import Conv
 from saaug_keras.operators.operator import Operator, literal_options
 from saaug_keras.operators.shift import Shift
@@ -20,7 +21,11 @@ _CATALOGUE: dict[str, Operator] = {
     "adder": Adder(),
     "shiftadd": ShiftAdd(),
     "binary": Binary(),
+    "channelshift": ChannelShift(),
 }
+
+
+_BLOCK_KINDS = ("conv", "depthwise", "conv")  # of a block's expanding, depthwise and projecting layer
 
 
 def names() -> tuple[str, ...]:
@@ -87,7 +92,7 @@ def parse_block(
         text: one operator for all three, or three as "adder/shift/adder"; or three values.
         owner: who asks, for the message.
     Raises:
-        ValueError: an unknown name, or neither one nor three.
+        ValueError: an unknown name, neither one nor three, or an operator that such a layer cannot have.
     """
     parts = text if isinstance(text, tuple) else text.split("/") if isinstance(text, str) else (text,)
     found = tuple(parse(part, owner) for part in parts)
@@ -96,7 +101,16 @@ def parse_block(
             f"{owner}: `operator` must be one operator, or three as 'adder/shift/adder', of the expanding, the depthwise "
             f"and the projecting layer. Received: operator={text!r}."
         )
-    return found * 3 if len(found) == 1 else found
+    three = found * 3 if len(found) == 1 else found
+    for operator, kind, place in zip(three, _BLOCK_KINDS, ("expanding", "depthwise", "projecting"), strict=True):
+        for _, part in operator.cascade():
+            if kind not in part.kinds:
+                raise ValueError(
+                    f"{owner}: the operator of the {place} layer must be one that {kind} layers can have. Received: "
+                    f"operator={to_text(found if len(found) > 1 else found[0])!r}, of which '{part}' can be: "
+                    f"{', '.join(part.kinds)}. Give three, as 'shift/{part}/shift'."
+                )
+    return three
 
 
 def to_text(operator: Operator | tuple | None) -> str:

@@ -25,10 +25,12 @@ class Operator:
         free: whether it is free of multiplication: its layers see a shared kernel through the remap and may be mutable.
         distance: False where a layer is a sum of products with rounded weights, x * round(w). True where it is a sum
             of another function of input and weight, `apply`.
+        moves: True where a layer has no weights and sums nothing: its outputs are inputs, each moved. What `round` gives is
+            then fixed, no batch norm or activation follows, and the remap has nothing to do.
         deployed_as: the arithmetic of the exporter that computes it: "conv", int8 products, whose weights are multiples of
             127ths of an output channel's largest: they hold a channel of 0 and plus and minus one number exactly, and
             the exporter refuses weights that they do not; "shift", signed powers of two; "binary", weights of one size in
-            an output channel; "adder", distances.
+            an output channel; "adder", distances; "channelshift", nothing but moves.
         tap: what one application of a weight is, beside the addition to the sum: "multiplies", "shifts", "adds" or
             None for nothing.
         remap_as: "shift" where a kernel's large weights matter and the remap adds to them, "adder" where it replaces
@@ -40,6 +42,7 @@ class Operator:
     kinds: ClassVar[tuple[str, ...]] = KINDS
     free: ClassVar[bool] = True
     distance: ClassVar[bool] = False
+    moves: ClassVar[bool] = False
     deployed_as: ClassVar[str] = "conv"
     tap: ClassVar[str | None] = "multiplies"
     remap_as: ClassVar[str] = "shift"

@@ -9,10 +9,13 @@ import numpy as np
 
 from saaug_keras import _validate
 from saaug_keras.backbones import BlockSpec, HeadSpec, NetSpec, StemSpec, count_macs, make_divisible
+from saaug_keras.operators import parse_block, to_text
 from saaug_keras.search.genes import Gene, GeneSpace
 
 # Operators whose layers can take over a multiplicative layer's weights. "shiftadd" cannot: its second layer has none.
+# Their order is data: a SuperNet's candidates are numbers in it.
 OPERATORS = ("conv", "shift", "shift5", "shift-ps", "shift5-ps", "adder", "binary")
+DEPTHWISE_OPERATORS = (*OPERATORS, "channelshift")  # whose layers need no weights
 COST_NAMES = ("sram_bytes", "flash_bytes", "operations", "energy_mj")
 
 
@@ -68,7 +71,8 @@ class SearchSpace(GeneSpace):
         stem: filters of the stem at width 1; `stem_strides`, `stem_kernel_size`: its shape.
         first: filters of the block without expansion behind the stem; 0 for none.
         head: filters of a 1x1 layer before the pooling; 0 for none.
-        operators: of the blocks of the second stage; the first one also prices the first stage. From `OPERATORS`.
+        operators: of the blocks of the second stage; the first one also prices the first stage. From `OPERATORS`, or three
+            as "adder/shift/adder"; the depthwise layer's may be "channelshift".
         activation: of all layers that have one.
         divisor: of channel counts.
         measure: NetSpec -> costs, by `COST_NAMES`.
@@ -105,9 +109,7 @@ class SearchSpace(GeneSpace):
             _ascending(owner, "expand_ratios", stage.expand_ratios, 2, 32)
             for size in _ascending(owner, "kernel_sizes", stage.kernel_sizes, 1, 15):
                 _validate.one_of(owner, "kernel_sizes", size, range(1, 16, 2))
-        self.operators = tuple(operators)
-        for operator in self.operators:
-            _validate.one_of(owner, "operators", operator, OPERATORS)
+        self.operators = tuple(_block_text(owner, operator) for operator in operators)
         if not self.operators or not self.stages:
             raise ValueError(f"{owner}: `stages` and `operators` must not be empty.")
         self.options = {
@@ -272,6 +274,14 @@ class TargetSpace(GeneSpace):
             for operator in self.operators
             for keep in (1, 0)
         )
+
+
+def _block_text(owner, operator):
+    """The text of a block's operators, "shift" for "shift/shift/shift"; refuses those that take over no weights."""
+    three = parse_block(operator, owner)
+    for part, known in zip(three, (OPERATORS, DEPTHWISE_OPERATORS, OPERATORS), strict=True):
+        _validate.one_of(owner, "operators", to_text(part), known)
+    return to_text(three[0] if len(set(three)) == 1 else three)
 
 
 def _ascending(owner, name, values, low, high):

@@ -83,6 +83,9 @@ class SuperNet(keras.Model):
         self.traces = 0  # how often a graph was built
         self._static = None
         self._functions = {}
+        # Operators by their numbers in `encode`: those of one name, then the mixed ones of this space.
+        self._texts = tuple(dict.fromkeys((*OPERATORS, *space.operators)))
+        self._block_operators = {text: operators.parse_block(text) for text in space.operators}
         self._initializer = keras.initializers.HeNormal(seed=keras.random.SeedGenerator(seed))
         self._parameters, self._statistics = {}, {}
         options, width = space.options, space.widths[-1]
@@ -123,7 +126,7 @@ class SuperNet(keras.Model):
         weight = self.add_weight(name=name + "_kernel", shape=shape, initializer="zeros")
         weight.assign(keras.ops.reshape(self._initializer(fan), shape))
         self._parameters[name + "_kernel"] = weight
-        if any(operators.parse(name).distance for name in self.space.operators):
+        if any(part.distance for parts in self._block_operators.values() for part in parts):
             own = self.add_weight(name=name + "_adder_kernel", shape=shape, initializer="zeros")
             own.trainable = False  # until `adapt_to`; a variable that is made untrainable is never watched by a tape
             self._parameters[name + "_adder_kernel"] = own
@@ -143,7 +146,7 @@ class SuperNet(keras.Model):
         multiplicative = values.get("stage", 1) == 1
 
         def code(operator):
-            return 0 if multiplicative else OPERATORS.index(operators.to_text(operator))
+            return 0 if multiplicative else self._texts.index(operators.to_text(operator))
 
         head = spec.head[0] if spec.head else None
         vector = [
@@ -200,11 +203,14 @@ class SuperNet(keras.Model):
         x = tf.image.resize(images, size, method="bilinear", antialias=True)
         norm = _Normalizer(self._parameters, self._statistics, mode, weight)
         options = self.space.options
-        around = {"conv", "shift", *self.space.operators}  # what the policy gives the layers around the blocks
+        # What the policy gives the layers around the blocks.
+        found = {"conv", "shift", *(str(part) for parts in self._block_operators.values() for part in parts)}
+        around = {text: operators.parse(text) for text in self._texts if text in found}
+        convs = {text: operator for text, operator in around.items() if "conv" in operator.kinds}
+        dense = {text: operator for text, operator in around.items() if "dense" in operator.kinds}
         x = self._conv(
-            "stem", x, choice.stem, choice.stem_operator, norm, names=around, strides=options["stem_strides"],
-            activate=True,
-        )  # fmt: skip
+            "stem", x, choice.stem, choice.stem_operator, norm, convs, strides=options["stem_strides"], activate=True
+        )
         inputs = choice.stem
         for slot, place in zip(self.slots, choice.places, strict=True):
             if place.active is False:
@@ -212,10 +218,13 @@ class SuperNet(keras.Model):
 
             def block(x=x, slot=slot, place=place, inputs=inputs):
                 y = x
+                expand, depthwise, project = (
+                    {text: parts[index] for text, parts in self._block_operators.items()} for index in range(3)
+                )
                 if slot.has_expansion:
-                    y = self._conv(slot.name + "_expand", y, place.expanded, place.operator, norm, activate=True)
-                y = self._depthwise(slot, y, place, norm)
-                y = self._conv(slot.name + "_project", y, place.filters, place.operator, norm)
+                    y = self._conv(slot.name + "_expand", y, place.expanded, place.operator, norm, expand, activate=True)
+                y = self._depthwise(slot, y, place, norm, depthwise)
+                y = self._conv(slot.name + "_project", y, place.filters, place.operator, norm, project)
                 return x + y if slot.residual else y
 
             if slot.optional and self._static is not None:
@@ -230,58 +239,63 @@ class SuperNet(keras.Model):
                 x = block()
             inputs = place.filters
         if options["head"]:
-            x = self._conv("head0", x, choice.head, choice.head_operator, norm, names=around, activate=True)
+            x = self._conv("head0", x, choice.head, choice.head_operator, norm, convs, activate=True)
         x = tf.reduce_mean(x, axis=[1, 2])
         kernels = self._kernels("classifier", np.s_[: tf.shape(x)[1]])
-        dense = {name for name in around if "dense" in operators.parse(name).kinds}
         logits = self._operate(x, kernels, choice.classifier_operator, dense, (-1,), tf.matmul, None)
         return logits + self._parameters["classifier_bias"].value
 
-    def _conv(self, name, x, filters, operator, norm, *, names=(), strides=1, activate=False):
+    def _conv(self, name, x, filters, operator, norm, by_text, *, strides=1, activate=False):
         import tensorflow as tf
 
         inputs = tf.shape(x)[-1] if x.shape[-1] is None else x.shape[-1]
         y = self._operate(
-            x, self._kernels(name, np.s_[:, :, :inputs, :filters]), operator, names or self.space.operators, (-1,),
+            x, self._kernels(name, np.s_[:, :, :inputs, :filters]), operator, by_text, (-1,),
             multiply=lambda x, k: ops.conv2d(x, k, strides=(strides, strides)),
             apply=lambda distance, x, k: distance.apply("conv", x, k, strides=strides),
         )  # fmt: skip
         return norm(name, y, filters, self.space.options["activation"] if activate else None)
 
-    def _depthwise(self, slot, x, place, norm):
+    def _depthwise(self, slot, x, place, norm, by_text):
+        import tensorflow as tf
+
         border = (slot.max_kernel - place.kernel) // 2
         inside = slice(border, slot.max_kernel - border)
         kernels = self._kernels(slot.name + "_depthwise", np.s_[inside, inside, : place.expanded])
         y = self._operate(
-            x, kernels, place.operator, self.space.operators, (-2, -1),
+            x, kernels, place.operator, by_text, (-2, -1),
             multiply=lambda x, k: ops.depthwise_conv2d(x, k, strides=(slot.strides,) * 2),
             apply=lambda distance, x, k: distance.apply("depthwise", x, k, strides=slot.strides),
         )  # fmt: skip
-        return norm(slot.name + "_depthwise", y, place.expanded, self.space.options["activation"])
+        normalised = norm(slot.name + "_depthwise", y, place.expanded, self.space.options["activation"])
+        moving = [text in by_text and by_text[text].moves for text in self._texts]
+        if self._static is None or not any(moving):
+            return normalised
+        return tf.where(tf.gather(tf.constant(moving), place.operator), y, normalised)  # nothing follows a move
 
     def _kernels(self, name, part):
         """A part of a layer's kernel, and of that of its own as an add layer where the space has any."""
         keys = (name + "_kernel", name + "_adder_kernel")
         return tuple(self._parameters[key].value[part] for key in keys if key in self._parameters)
 
-    def _operate(self, x, kernels, operator, names, channel_axes, multiply, apply):
-        """A layer under one of the operators `names`; in the first stage all multiply, and the graph has no other."""
+    def _operate(self, x, kernels, number, by_text, channel_axes, multiply, apply):
+        """A layer under one of the operators of `by_text` {text of a block's operators: the layer's}, chosen by the text's
+        number; in the first stage all multiply, and the graph has no other."""
         import tensorflow as tf
 
         if self._static is None:
             return multiply(x, kernels[0])
 
-        def layer(name):
-            operator = operators.parse(name)
+        def layer(operator):
             if operator.distance:
                 return lambda x, _, own: apply(operator, x, _adaptive(own))
             return lambda x, shared, *_: multiply(x, operator.round(shared, channel_axes))
 
-        names = [name for name in OPERATORS if name in names]
-        if len(names) == 1:
-            return layer(names[0])(x, *kernels)
-        place = tf.reduce_sum(tf.cast(np.array([OPERATORS.index(n) for n in names]) < operator, tf.int32))
-        return _switch(place, [layer(name) for name in names], x, *kernels)
+        known = list(dict.fromkeys(by_text[text] for text in self._texts if text in by_text))
+        if len(known) == 1:
+            return layer(known[0])(x, *kernels)
+        places = [known.index(by_text[text]) if text in by_text else 0 for text in self._texts]
+        return _switch(tf.gather(tf.constant(places), number), list(map(layer, known)), x, *kernels)
 
     def call(self, inputs, training=None):
         """Logits of the selected candidate: by the batch's statistics in training, else by those recalibrated."""
@@ -413,6 +427,8 @@ class SuperNet(keras.Model):
         return model
 
     def _copy(self, source, layer, size, model):
+        if layer.operator.moves:
+            return
         own = "_adder" if layer.operator.distance else ""
         kernel = keras.ops.convert_to_numpy(self._parameters[f"{source}{own}_kernel"])
         inputs, outputs = layer.input_shape[2], layer.output_shape[2]

@@ -5,12 +5,8 @@
 
 #include "saaug_nn.h"
 
-typedef int32_t layer_size(const saaug_options *, const saaug_shape *);
-
-static layer_size *const sizes[] = {
-    saaug_shift_conv_2d_s8_get_buffer_size, saaug_shift_depthwise_conv_2d_s8_get_buffer_size,
-    saaug_shift_fully_connected_s8_get_buffer_size, saaug_adder_conv_2d_s8_get_buffer_size,
-    saaug_adder_depthwise_conv_2d_s8_get_buffer_size};
+#define SIZE(NAME, name, number, KIND, TERMS) [number] = saaug_##name##_s8_get_buffer_size,
+static saaug_layer_size *const sizes[] = {SAAUG_FOR_EACH_OP(SIZE)};
 
 int main(int argc, char **argv)
 {
@@ -25,7 +21,7 @@ int main(int argc, char **argv)
         saaug_shape shape;
         memcpy(&options, header, sizeof options);
         memcpy(&shape, header + 16, sizeof shape);
-        printf("%ld\n", (long)sizes[options.op - 1](&options, &shape));
+        printf("%ld\n", (long)sizes[options.op](&options, &shape));
         fseek(file, (long)shape.batches * shape.in_h * shape.in_w * shape.in_c + header[23] + 4L * header[24] +
                         (long)shape.batches * shape.out_h * shape.out_w * shape.out_c, SEEK_CUR);
     }

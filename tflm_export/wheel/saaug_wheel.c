@@ -39,7 +39,7 @@ typedef struct {
     const char *custom_name;
 } registration;
 
-enum { INPUTS = 3, RESOLVER_SIZE = 200, STATE_MAGIC = 0x53414147 };
+enum { RESOLVER_SIZE = 200, STATE_MAGIC = 0x53414147 };
 enum { BUILTIN_CUSTOM = 32, TYPE_INT32 = 2, TYPE_UINT8 = 3, TYPE_INT8 = 9 }; /* of the file and of the runtime */
 
 typedef struct {
@@ -124,12 +124,14 @@ typedef struct {
     const char *name;
     saaug_layer *run;
     saaug_layer_size *scratch_bytes;
-    int flat; /* reads what it is given as rows of values */
+    int flat;   /* reads what it is given as rows of values */
+    int inputs; /* 3 with weights and params, 1 without */
 } operator_row;
 
 enum { KIND_CONV = 0, KIND_DEPTHWISE = 0, KIND_DENSE = 1 };
+enum { TERMS_SHIFT = 3, TERMS_ADDER = 3, TERMS_MOVES = 1 };
 #define ROW(NAME, name, number, KIND, TERMS)                                                                           \
-    {number, #NAME, saaug_##name##_s8, saaug_##name##_s8_get_buffer_size, KIND_##KIND},
+    {number, #NAME, saaug_##name##_s8, saaug_##name##_s8_get_buffer_size, KIND_##KIND, TERMS_##TERMS},
 static const operator_row operators[] = {SAAUG_FOR_EACH_OP(ROW)};
 #define OPERATORS (sizeof operators / sizeof operators[0])
 
@@ -153,7 +155,7 @@ static int invoke(void *context, node_prefix *node)
     saaug_status status;
     void *scratch;
     int32_t bytes, out_batches;
-    int flat;
+    int flat, has_weights;
 
     if (own == NULL || own->magic != STATE_MAGIC) {
         return complain("this wheel's node struct is not the one that was expected", SAAUG_OK);
@@ -162,23 +164,28 @@ static int invoke(void *context, node_prefix *node)
     if (status != SAAUG_OK) {
         return complain("bad option record", status);
     }
-    x = input_of(context, node, 0);
-    weights = input_of(context, node, 1);
-    params = input_of(context, node, 2);
-    y = output_of(context, node, 0);
-    if (x == NULL || weights == NULL || params == NULL || y == NULL || x->type != TYPE_INT8 || y->type != TYPE_INT8 ||
-        weights->type != TYPE_UINT8 || params->type != TYPE_INT32) {
-        return complain("tensors must be int8, uint8 weights, int32 params, int8 output", SAAUG_OK);
-    }
     own_operator = operator_of(options.op);
     flat = own_operator->flat;
+    has_weights = own_operator->inputs > 1;
+    if (node->inputs->size != own_operator->inputs) {
+        return complain("the inputs must be as many as the operator has", SAAUG_OK);
+    }
+    x = input_of(context, node, 0);
+    weights = has_weights ? input_of(context, node, 1) : NULL;
+    params = has_weights ? input_of(context, node, 2) : NULL;
+    y = output_of(context, node, 0);
+    if (x == NULL || y == NULL || x->type != TYPE_INT8 || y->type != TYPE_INT8 ||
+        (has_weights &&
+         (weights == NULL || params == NULL || weights->type != TYPE_UINT8 || params->type != TYPE_INT32))) {
+        return complain("tensors must be int8, uint8 weights, int32 params, int8 output", SAAUG_OK);
+    }
     if (!sizes(x, flat, &shape.batches, &shape.in_h, &shape.in_w, &shape.in_c) ||
         !sizes(y, flat, &out_batches, &shape.out_h, &shape.out_w, &shape.out_c) || out_batches != shape.batches) {
         return complain("the shapes of input and output must be sound, and of as many batches", SAAUG_BAD_INPUT);
     }
     if (!own->checked) {
         status = saaug_check(&options, &shape);
-        if (status == SAAUG_OK) {
+        if (status == SAAUG_OK && has_weights) {
             status = saaug_check_constants(&options, &shape, weights->data, (size_t)elements(weights), params->data,
                                            (size_t)elements(params), NULL);
         }
@@ -195,7 +202,8 @@ static int invoke(void *context, node_prefix *node)
     if (scratch == NULL) {
         return complain("out of memory", SAAUG_BAD_SCRATCH);
     }
-    status = own_operator->run(&options, &shape, x->data, weights->data, params->data, y->data, scratch);
+    status = own_operator->run(&options, &shape, x->data, has_weights ? weights->data : NULL,
+                               has_weights ? params->data : NULL, y->data, scratch);
     free(scratch);
     return status == SAAUG_OK ? 0 : complain("the layer failed", status);
 }
@@ -208,8 +216,8 @@ static int prepare(void *context, node_prefix *node)
     if (own == NULL || own->magic != STATE_MAGIC) {
         return complain("this wheel's node struct is not known", SAAUG_OK);
     }
-    if (node->inputs == NULL || node->inputs->size != INPUTS || node->outputs == NULL || node->outputs->size != 1) {
-        return complain("there must be 3 inputs and 1 output", SAAUG_OK);
+    if (node->inputs == NULL || node->inputs->size < 1 || node->outputs == NULL || node->outputs->size != 1) {
+        return complain("there must be inputs and 1 output", SAAUG_OK);
     }
     return 0;
 }

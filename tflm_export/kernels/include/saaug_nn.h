@@ -20,6 +20,7 @@
  *   SAAUG_LAYOUT_OFFSET   add layers, one uint8 a code: w' + 128, where w' = w + input zero point clipped to [-128, 127].
  *                         |x - w| over real values is |x - w'| + |w' - clip(w')| for every int8 x; the constant goes into
  *                         the bias.
+ *   SAAUG_LAYOUT_NONE     a channel shift, which has neither weights nor params: 0 bytes, NULL.
  *
  * Params       int32 [O, 3] = (bias, multiplier, shift) of each output channel.
  *
@@ -32,6 +33,10 @@
  *              y = clamp(((v + 2^(shift-1) + (v >> 31)) >> shift) + output_zero_point, act_min, act_max)
  *              shift in [1, 30]. Q31 is exactly TFLite Micro's SaturatingRoundingDoublingHighMul followed by
  *              RoundingDivideByPOT, for shift >= 1.
+ *
+ * Moves        A channel shift reads channel c at tap floor((2 g + 1) * taps / (2 * groups)) of its window, where
+ *              g = floor(c / 4) and groups = ceil(C / 4); taps are counted row by row. The output has the input's zero point
+ *              and scale, requant is Q31, and act_min and act_max are -128 and 127.
  *
  * Overflow     @pre of every kernel, tested at the bound: for each output channel
  *              shift:  |bias| + 128 * sum of |weights| <= 2^30 - 1
@@ -77,11 +82,15 @@ typedef enum {
     SAAUG_LAYOUT_NIBBLE = 0,
     SAAUG_LAYOUT_BYTE = 1,
     SAAUG_LAYOUT_OFFSET = 2,
-    SAAUG_LAYOUT_BIT = 3
+    SAAUG_LAYOUT_BIT = 3,
+    SAAUG_LAYOUT_NONE = 4
 } saaug_layout;
 
 /** The weights of a row of bits are plus and minus 2 to this. */
 #define SAAUG_BIT_SCALE_LOG2 6
+
+/** Channels that a channel shift moves together. */
+#define SAAUG_MOVED_TOGETHER 4
 
 /** An add layer's accumulator holds 2^this times the sum of distances. */
 #define SAAUG_ADDER_SCALE_LOG2 8
@@ -91,7 +100,7 @@ typedef enum { SAAUG_REQUANT_Q31 = 0, SAAUG_REQUANT_POWER_OF_TWO = 1 } saaug_req
 /** What is constant in a layer. A fully connected layer has kernel, strides, dilations and depth multiplier 1, pads 0. */
 typedef struct {
     int32_t op;      /* saaug_op */
-    int32_t layout;  /* saaug_layout: OFFSET for add layers, the others for shift layers */
+    int32_t layout;  /* saaug_layout: OFFSET for add layers, NONE for channel shifts, the others for shift layers */
     int32_t requant; /* saaug_requant */
     int32_t kernel_h, kernel_w;     /* taps, [1, 255] */
     int32_t stride_h, stride_w;     /* pixels, [1, 255] */
@@ -146,8 +155,8 @@ typedef int32_t saaug_layer_size(const saaug_options *options, const saaug_shape
  * The layers: saaug_shift_conv_2d_s8(), saaug_adder_conv_2d_s8(), ... and saaug_shift_conv_2d_s8_get_buffer_size(), ... of
  * every operator in saaug_op_list.h. All share these arguments:
  * @param[in]  input    int8 [batches, in_h, in_w, in_c]
- * @param[in]  weights  saaug_weights_bytes() bytes, see above; aligned to 4 bytes
- * @param[in]  params   int32 [out_c, 3]
+ * @param[in]  weights  saaug_weights_bytes() bytes, see above; aligned to 4 bytes; NULL where that is 0
+ * @param[in]  params   int32 [out_c, 3]; NULL for a channel shift
  * @param[out] output   int8 [batches, out_h, out_w, out_c]; must not overlap the input
  * @param      scratch  ..._get_buffer_size() bytes; may be NULL where that is 0
  * @return SAAUG_OK, or what saaug_check() says, or SAAUG_BAD_SCRATCH; then the output is untouched.

@@ -16,14 +16,17 @@ static int is_adder(const saaug_options *options)
     return saaug_terms_of(options->op) == SAAUG_TERMS_ADDER;
 }
 
+static int moves(const saaug_options *options) { return saaug_terms_of(options->op) == SAAUG_TERMS_MOVES; }
+
 static int is_dense(const saaug_options *options) { return saaug_kind_of(options->op) == SAAUG_KIND_DENSE; }
 
 saaug_status saaug_check_options(const saaug_options *options)
 {
     if (!saaug_is_op(options->op) ||
         !in_range(options->requant, SAAUG_REQUANT_Q31, SAAUG_REQUANT_POWER_OF_TWO) ||
-        !in_range(options->layout, SAAUG_LAYOUT_NIBBLE, SAAUG_LAYOUT_BIT) ||
-        is_adder(options) != (options->layout == SAAUG_LAYOUT_OFFSET)) {
+        !in_range(options->layout, SAAUG_LAYOUT_NIBBLE, SAAUG_LAYOUT_NONE) ||
+        is_adder(options) != (options->layout == SAAUG_LAYOUT_OFFSET) ||
+        moves(options) != (options->layout == SAAUG_LAYOUT_NONE)) {
         return SAAUG_BAD_OPTIONS;
     }
     if (!in_range(options->kernel_h, 1, 255) || !in_range(options->kernel_w, 1, 255) ||
@@ -43,6 +46,11 @@ saaug_status saaug_check_options(const saaug_options *options)
     }
     if (!in_range(options->input_zero_point, -128, 127) || !in_range(options->output_zero_point, -128, 127) ||
         !in_range(options->act_min, -128, 127) || !in_range(options->act_max, options->act_min, 127)) {
+        return SAAUG_BAD_OPTIONS;
+    }
+    if (moves(options) && (options->requant != SAAUG_REQUANT_Q31 || options->depth_multiplier != 1 ||
+                           options->input_zero_point != options->output_zero_point || options->act_min != -128 ||
+                           options->act_max != 127)) {
         return SAAUG_BAD_OPTIONS;
     }
     return SAAUG_OK;
@@ -75,6 +83,9 @@ static int64_t taps_of(const saaug_options *options, const saaug_shape *shape)
 static int64_t row_bytes_of(const saaug_options *options, const saaug_shape *shape)
 {
     const int64_t taps = taps_of(options, shape);
+    if (options->layout == SAAUG_LAYOUT_NONE) {
+        return 0;
+    }
     return options->layout == SAAUG_LAYOUT_BIT ? (taps + 7) / 8
                                                : (taps + 3) / 4 * (options->layout == SAAUG_LAYOUT_NIBBLE ? 2 : 4);
 }
@@ -155,6 +166,9 @@ saaug_status saaug_check_constants(const saaug_options *options, const saaug_sha
     int32_t ignored, o;
     int32_t *const fault = channel != NULL ? channel : &ignored;
     *fault = -1;
+    if (moves(options)) {
+        return SAAUG_OK;
+    }
     if (weights_bytes < (size_t)saaug_weights_bytes(options, shape)) {
         return SAAUG_BAD_WEIGHTS;
     }

@@ -58,7 +58,7 @@ SAAUG_FOR_EACH_OP(SAAUG_DECLARE_VERSIONS)
 
 /** What the table says of an operator: its kind and its terms. */
 typedef enum { SAAUG_KIND_CONV, SAAUG_KIND_DEPTHWISE, SAAUG_KIND_DENSE } saaug_kind;
-typedef enum { SAAUG_TERMS_SHIFT, SAAUG_TERMS_ADDER } saaug_terms;
+typedef enum { SAAUG_TERMS_SHIFT, SAAUG_TERMS_ADDER, SAAUG_TERMS_MOVES } saaug_terms;
 
 /** Is there such an operator? */
 static inline int saaug_is_op(int32_t op)

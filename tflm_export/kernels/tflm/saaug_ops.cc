@@ -13,7 +13,7 @@ namespace saaug {
 namespace tflm {
 namespace {
 
-constexpr int kInput = 0, kWeights = 1, kParams = 2, kInputs = 3, kOutput = 0;
+constexpr int kInput = 0, kWeights = 1, kParams = 2, kOutput = 0;
 
 /** What an operator remembers between its calls. */
 struct Layer {
@@ -31,11 +31,13 @@ struct Op;
   struct Op<number> {                                                                              \
     static constexpr int32_t kOp = number;                                                         \
     static constexpr bool kDense = Kind::KIND == Kind::DENSE;                                      \
+    static constexpr int kInputs = Terms::TERMS == Terms::MOVES ? 1 : 3;                           \
     static constexpr const char* Name() { return #NAME; }                                          \
     static constexpr saaug_layer* Run() { return saaug_##name##_s8; }                              \
     static constexpr saaug_layer_size* ScratchBytes() { return saaug_##name##_s8_get_buffer_size; } \
   };
 enum class Kind { CONV, DEPTHWISE, DENSE };
+enum class Terms { SHIFT, ADDER, MOVES };
 SAAUG_FOR_EACH_OP(SAAUG_DEFINE_OP)
 #undef SAAUG_DEFINE_OP
 
@@ -49,14 +51,14 @@ void* Init(TfLiteContext* context, const char* buffer, size_t length) {
   return memory;
 }
 
-/** The tensors of a node, given back when this goes out of scope. */
+/** The tensors of a node, given back when this goes out of scope; weights and params are nullptr where it has none. */
 class Tensors {
  public:
   Tensors(MicroContext* context, const TfLiteNode* node)
       : context_(context),
         input(context->AllocateTempInputTensor(node, kInput)),
-        weights(context->AllocateTempInputTensor(node, kWeights)),
-        params(context->AllocateTempInputTensor(node, kParams)),
+        weights(node->inputs->size > kWeights ? context->AllocateTempInputTensor(node, kWeights) : nullptr),
+        params(node->inputs->size > kParams ? context->AllocateTempInputTensor(node, kParams) : nullptr),
         output(context->AllocateTempOutputTensor(node, kOutput)) {}
   ~Tensors() {
     for (TfLiteTensor* tensor : {output, params, weights, input}) {
@@ -164,8 +166,9 @@ template <class TheOp>
 bool Check(const Tensors& tensors, Layer* layer) {
   const char* const op = TheOp::Name();
   const saaug_options& options = layer->options;
-  if (tensors.input == nullptr || tensors.weights == nullptr || tensors.params == nullptr ||
-      tensors.output == nullptr) {
+  const bool has_weights = TheOp::kInputs > 1;
+  if (tensors.input == nullptr || tensors.output == nullptr ||
+      (has_weights && (tensors.weights == nullptr || tensors.params == nullptr))) {
     MicroPrintf("%s: a tensor is missing.", op);
     return false;
   }
@@ -188,6 +191,13 @@ bool Check(const Tensors& tensors, Layer* layer) {
                 static_cast<int>(out[2]), static_cast<int>(out[3]), static_cast<int>(options.kernel_h),
                 static_cast<int>(options.kernel_w));
     return false;
+  }
+  if (!has_weights) {
+    if (tensors.input->params.scale != tensors.output->params.scale) {
+      MicroPrintf("%s: `output` must have the scale of `input`.", op);
+      return false;
+    }
+    return true;
   }
   if (!IsReadable(op, "weights", tensors.weights, kTfLiteUInt8, "uint8") ||
       !IsReadable(op, "params", tensors.params, kTfLiteInt32, "int32")) {
@@ -224,9 +234,9 @@ TfLiteStatus Prepare(TfLiteContext* context, TfLiteNode* node) {
     MicroPrintf("%s: `options` must be a record of this operator, version 1.", TheOp::Name());
     return kTfLiteError;
   }
-  if (node->inputs == nullptr || node->inputs->size != kInputs || node->outputs == nullptr ||
+  if (node->inputs == nullptr || node->inputs->size != TheOp::kInputs || node->outputs == nullptr ||
       node->outputs->size != 1) {
-    MicroPrintf("%s: there must be 3 inputs and 1 output.", TheOp::Name());
+    MicroPrintf("%s: there must be %d inputs and 1 output.", TheOp::Name(), TheOp::kInputs);
     return kTfLiteError;
   }
   {
@@ -246,6 +256,14 @@ TfLiteStatus Prepare(TfLiteContext* context, TfLiteNode* node) {
   return kTfLiteOk;
 }
 
+/** The data of a constant, nullptr where the operator has none. */
+template <class TheOp, class T>
+const T* ConstantOf(TfLiteContext* context, TfLiteNode* node, int index) {
+  return TheOp::kInputs > index
+             ? static_cast<const T*>(::tflite::micro::GetEvalInput(context, node, index)->data.data)
+             : nullptr;
+}
+
 template <class TheOp>
 TfLiteStatus Eval(TfLiteContext* context, TfLiteNode* node) {
   const Layer* const layer = static_cast<const Layer*>(node->user_data);
@@ -253,8 +271,7 @@ TfLiteStatus Eval(TfLiteContext* context, TfLiteNode* node) {
   const saaug_status status =
       TheOp::Run()(&layer->options, &layer->shape,
                 static_cast<const int8_t*>(::tflite::micro::GetEvalInput(context, node, kInput)->data.data),
-                static_cast<const uint8_t*>(::tflite::micro::GetEvalInput(context, node, kWeights)->data.data),
-                static_cast<const int32_t*>(::tflite::micro::GetEvalInput(context, node, kParams)->data.data),
+                ConstantOf<TheOp, uint8_t>(context, node, kWeights), ConstantOf<TheOp, int32_t>(context, node, kParams),
                 static_cast<int8_t*>(::tflite::micro::GetEvalOutput(context, node, kOutput)->data.data), scratch);
   return status == SAAUG_OK ? kTfLiteOk : kTfLiteError;
 }
