@@ -137,11 +137,17 @@ def test_layout_follows_the_exponents_in_use(least, layout):
     [
         pytest.param(lambda x: L.Conv2DTranspose(2, 3, name="up")(x), r"layer 'up' \(Conv2DTranspose\) is of a kind",
                      id="unknown-kind"),
-        pytest.param(lambda x: L.LeakyReLU(name="leaky")(x), r"layer 'leaky' \(LeakyReLU\) is of a kind", id="leaky"),
+        pytest.param(lambda x: L.PReLU(name="learned")(x), r"layer 'learned' \(PReLU\) is of a kind", id="prelu"),
+        pytest.param(lambda x: L.LeakyReLU(1e-5, name="flat")(x), "layer 'flat' .* slope from 1/1024 to 1024. Received: neg",
+                     id="leaky"),
+        pytest.param(lambda x: L.ReLU(6.0, 0.1, name="both")(x), "layer 'both' .*Received: max_value=6.0, negative_slope=0.1",
+                     id="leaky-relu6"),
+        pytest.param(lambda x: L.Concatenate(name="eleven")([x] * 11), "layer 'eleven' .* at most 10 inputs.* two steps",
+                     id="joined"),
         pytest.param(lambda x: L.Conv2D(4, 1, groups=2, name="g")(x), "layer 'g' .* must have one group", id="groups"),
         pytest.param(lambda x: L.Conv2D(4, 1, activation="gelu", name="act")(x),
                      "layer 'act' .*Received: activation='gelu'", id="activation"),
-        pytest.param(lambda x: L.ReLU(max_value=3.0, name="clip")(x), "layer 'clip' .* ReLU or ReLU6", id="relu3"),
+        pytest.param(lambda x: L.ReLU(max_value=3.0, name="clip")(x), "layer 'clip' .* ReLU6 or leaky", id="relu3"),
         pytest.param(lambda x: L.BatchNormalization(axis=1, name="bn")(x), "layer 'bn' .* last axis", id="axis"),
         pytest.param(lambda x: L.Add(name="three")([x, x, x]), "layer 'three' .* two tensors", id="add-of-three"),
         pytest.param(lambda x: L.Resizing(9, 9, interpolation="nearest", name="near")(x), "layer 'near' .* bilinear",
@@ -150,7 +156,9 @@ def test_layout_follows_the_exponents_in_use(least, layout):
                      "layer 'narrow' .* must have seen inputs in training", id="activation-bits"),
         pytest.param(lambda x: ours.HybridConv2D(4, 1, target_filters=2, target_channels=4, name="aug")(x),
                      r"layer 'aug' .* export_target\(\)", id="hybrid"),
-        pytest.param(lambda x: x + 1.0, "must have two tensors", id="constant-operand"),
+        pytest.param(lambda x: x * 0.0, r"\(Multiply\) must add, .* by a finite number. Received: 0.0 as", id="times-nothing"),
+        pytest.param(lambda x: 2.0 / x, "must add, subtract, multiply by or divide by", id="reciprocal"),
+        pytest.param(lambda x: x**2.0, r"\(Power\) is of a kind that export does not know", id="power"),
     ],
 )  # fmt: skip
 def test_layer_that_export_does_not_know_is_named(build, message, tmp_path):
@@ -603,3 +611,74 @@ def test_a_separable_layer_that_is_not_finite_is_named():
     model.get_layer("first").depthwise_kernel.assign(np.full((3, 2, 3, 2), np.nan))
     with pytest.raises(ValueError, match="layer 'first' .* must have finite weights"):
         graph.lower(model)
+
+
+def test_numbers_join_the_layer_before_or_become_a_step(tmp_path):
+    image = keras.Input((6, 5, 3))
+    x = (L.Conv2D(4, 1)(image) + 3.0) * 2.0 - 1.5
+    x = L.ReLU(6.0)(x + 3.0) * (1.0 / 6.0)  # hard sigmoid in the words of keras.applications
+    x = L.BatchNormalization()(1.0 - L.Conv2D(4, 1)(x)) / 4.0
+    x = L.MaxPooling2D(2)(x) * 0.5
+    model, images = keras.Model(image, x), images_like((6, 5, 3), 6)
+    settle(model, images)
+    network, tensors = compile_and_compare(model, images)
+    assert [step.op.kind for step in network.steps] == ["conv", "conv", "max_pool", "depthwise"]
+    found = network.output.dequantize(tensors[network.output.name])
+    assert np.abs(found - model.predict(images[: len(found)], verbose=0)).max() < 4 * network.output.scale
+
+
+def test_what_is_joined_lies_on_one_grid_or_is_brought_there():
+    """Tensors that only the concatenation reads share its grid; those that another reads, or a layer of ours, do not."""
+    image = keras.Input((6, 5, 3))
+    a = L.Conv2D(4, 1, name="a")(image)
+    b = L.Conv2D(3, 1, name="b")(image) * 7.0
+    c = L.Conv2D(2, 1, activation="hard_sigmoid", name="c")(a)
+    x = ours.ShiftConv2D(5, 3, name="shift")(L.Concatenate(name="join")([b, a, c]))
+    x = L.Concatenate(axis=1, name="rows")([x, L.AveragePooling2D((1, 1))(x)])
+    model, images = keras.Model(image, x), images_like((6, 5, 3), 6)
+    settle(model, images)
+    for flavour in ("builtin", "custom"):
+        network, _ = compile_and_compare(model, images, flavour=flavour)
+        join = next(step for step in network.steps if step.op.name == "join")
+        assert [tensor.name for tensor in join.inputs] == ["b", "join/part1", "join/part2"]
+        assert len({(tensor.scale, tensor.zero_point) for tensor in (*join.inputs, join.output)}) == 1
+        trained = np.array(model.get_layer("shift").input_range)
+        assert join.output.scale == saaug_ops.nudged_range(*map(float, trained), 8)[2]
+
+
+def test_mobilenet_v3_of_keras_is_exported(tmp_path):
+    keras.utils.set_random_seed(1)
+    model = keras.applications.MobileNetV3Small(input_shape=(40, 33, 3), weights=None, classes=5, alpha=0.75)
+    images = 255 * images_like((40, 33, 3), 6)
+    settle(model, images)
+    network, _ = compile_and_compare(model, images, input_range=(0, 255))
+    assert {step.op.kind for step in network.steps} == {
+        "conv", "depthwise", "add", "multiply", "mean", "hard_swish", "reshape", "softmax",
+    }  # fmt: skip
+    report = tflm_export.export(
+        model, images, tmp_path / "out", input_range=(0, 255), evaluation_data=(images, np.arange(6) % 5)
+    )
+    assert report.agreement > 0.6
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "silu", "swish", "leaky_relu"])
+def test_activations_of_one_value_are_exported_with_any_layer(activation):
+    image = keras.Input((6, 5, 3))
+    x = ours.ShiftConv2D(4, 3, activation=activation)(image)
+    x = L.Activation(activation)(L.BatchNormalization()(ours.AdderConv2D(4, 1)(x)))
+    x = L.Dense(3, activation=activation)(L.GlobalAveragePooling2D()(x))
+    model, images = keras.Model(image, x), images_like((6, 5, 3), 6)
+    settle(model, images)
+    network, tensors = compile_and_compare(model, images, flavour="custom")
+    found = network.output.dequantize(tensors[network.output.name])
+    assert np.abs(found - model.predict(images[: len(found)], verbose=0)).max() < 4 * network.output.scale
+
+
+def test_h_swish_of_almost_nothing_reads_steps_that_tflite_micro_can():
+    image = keras.Input((4, 4, 2))
+    model = keras.Model(image, L.Activation("hard_swish")(L.Conv2D(3, 1, name="tiny")(image)))
+    images = images_like((4, 4, 2), 4)
+    for size in (1e-5, 1e-7):
+        model.get_layer("tiny").kernel.assign(size * np.random.default_rng(0).normal(size=(1, 1, 2, 3)))
+        network, _ = compile_and_compare(model, images)
+        assert network.steps[-1].inputs[0].scale >= 2.0**-22

@@ -98,7 +98,7 @@ def test_c_project_of_every_builtin_op_equals_the_reference(tmp_path, run_on_hos
     write(tmp_path / "net", model, images)
     source = (tmp_path / "net" / "net.c").read_text()
     calls = "conv_2d depthwise_conv_2d add_tensors multiply_tensors mean_over_image resize_bilinear max_pool "
-    for call in (calls + "average_pool pad_image hard_swish_tensor softmax_rows").split():
+    for call in (calls + "average_pool pad_image hard_swish_tensor softmax_rows look_up copy_rows").split():
         assert f"saaug_plain_{call}(" in source, call
     compiler = "clang" if shutil.which("clang") else "gcc"
     assert "NOT" not in run_on_host(tmp_path / "net", "REFERENCE", compiler)

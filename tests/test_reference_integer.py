@@ -69,6 +69,9 @@ def every_builtin_op():
     x = L.MaxPooling2D(2, strides=1, padding="same", name="max")(L.ZeroPadding2D(1)(x))
     x = L.Reshape((4, 6, 12), name="reshape")(L.Resizing(8, 3, interpolation="bilinear")(x))
     x = L.Dropout(0.5)(L.Dense(6, activation="relu6", name="per_pixel")(x))
+    y = L.LeakyReLU(0.3, name="leaky")(L.Conv2D(4, 1)(x))
+    y = L.Concatenate(name="columns", axis=2)([L.Conv2D(4, 1, activation="silu", name="silu")(x), y])
+    x = L.Concatenate(name="channels")([x, L.MaxPooling2D((1, 2))(y)])
     x = L.Dense(7, name="dense")(L.Flatten()(x))
     return keras.Model(image, L.Softmax(name="softmax")(x))
 
@@ -82,7 +85,7 @@ def test_every_op_equals_tflite_micro_bit_for_bit():
     kinds = {step.op.kind for step in network.steps}
     assert kinds == {
         "conv", "depthwise", "dense", "add", "multiply", "mean", "hard_swish", "resize", "max_pool", "average_pool",
-        "pad", "reshape", "softmax",
+        "pad", "reshape", "softmax", "leaky_relu", "sigmoid", "concatenate",
     }  # fmt: skip
     tensors = assert_every_tensor_equal(network, images, count=4)
     floats = graph.run_float(graph.lower(model), images[:4])
@@ -122,6 +125,39 @@ def test_hard_swish_equals_tflite_micro_over_scales(scales):
     real = tensor.dequantize(stored).astype("float64")
     exact = output.quantize(real * np.clip(real + 3, 0, 6) / 6)
     assert np.abs(reference.run(network, stored)["out"].astype(int) - exact).max() <= 1
+
+
+@pytest.mark.parametrize("scale", [2.0**-25, 1e-4, 0.002, 0.03, 0.125, 0.7, 14.0, 15.0, 17.0, 100.0])
+def test_sigmoid_equals_tflite_micro_over_scales(scale):
+    stored = np.arange(-128, 128, dtype="int8").reshape(1, 16, 16, 1)
+    for zero_point in (-128, -3, 127):
+        network = one_op("sigmoid", (scale, zero_point), (1 / 256, -128))
+        assert_every_tensor_equal_stored(network, stored)
+        if scale < 10:
+            exact = 1 / (1 + np.exp(-network.input.dequantize(stored).astype("float64")))
+            assert np.abs((reference.run(network, stored)["out"] + 128.0) / 256 - exact).max() <= 1.01 / 256
+
+
+def test_leaky_relu_equals_tflite_micro_over_scales_and_slopes():
+    rng = np.random.default_rng(2)
+    stored = np.arange(-128, 128, dtype="int8").reshape(1, 16, 16, 1)
+    # Among them one whose factor is a half but for the digits that float32 would lose.
+    cases = [((0.011063698501850783, 23), (0.042351360273475566, -86), 149.0802859943922)]
+    for _ in range(40):
+        grids = [(2 ** rng.uniform(-8, 3), int(rng.integers(-128, 128))) for _ in range(2)]
+        cases.append((*grids, 2 ** rng.uniform(-9, 9)))
+    for source, output, slope in cases:
+        assert_every_tensor_equal_stored(one_op("leaky_relu", source, output, slope=slope), stored)
+
+
+def one_op(kind, source, output, **options):
+    """A network of one op on images (16, 16, 1), of (scale, zero point) of its ends."""
+    tensors = [
+        quantize.Tensor(name, (16, 16, 1), np.float32(scale), zero_point)
+        for name, (scale, zero_point) in (("input", source), ("out", output))
+    ]
+    step = quantize.Step(graph.Op(kind, "out", ("input",), "out", **options), tuple(tensors[:1]), tensors[1], None, -128, 127)
+    return quantize.Network("n", (step,), {tensor.name: tensor for tensor in tensors}, *tensors, "builtin")
 
 
 def assert_every_tensor_equal_stored(network, stored):

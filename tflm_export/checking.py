@@ -20,6 +20,7 @@ from tflm_export.fixed_point import ACCUMULATOR_LIMIT
 
 MOST_ACTIVATION_BYTES = 1 << 28  # of a model, together: no microcontroller comes near
 MOST_DIMENSIONS = 6
+MOST_JOINED = 10  # inputs of a concatenation, which TFLite Micro has room for
 _BYTE_LEVELS = 16  # of saaug_nn.h
 _MOST_BYTES = 2**31 - 1  # of a file and of a tensor
 _CUSTOM = 32
@@ -47,12 +48,14 @@ _TABLES = {
     5: ("b", "i", "i", "i", "i", "b"),  # pool: padding, stride w, h, filter w, h, activation
     8: ("b", "b", "?", "?"),  # fully connected: activation, format of weights, keep dimensions, asymmetric inputs
     9: ("f",),  # softmax: beta
+    10: ("i", "b"),  # concatenation: axis, activation
     11: ("b", "?"),  # add: activation
     15: (None, None, "?", "?"),  # resize: align corners, half-pixel centres
     17: (["i"],),  # reshape: shape
     21: ("b",),  # multiply: activation
     22: (),  # pad
     27: ("?",),  # mean: keep dimensions
+    75: ("f",),  # leaky ReLU: slope
     91: (),  # h-swish
 }
 _DEFAULTS = {(1, 4): 1, (1, 5): 1, (2, 5): 1, (2, 6): 1}  # of absent numbers that are not 0: dilations
@@ -326,8 +329,10 @@ def _operator(index, row, names, tensors, known):
     custom = name in records.CUSTOM
     inputs, outputs = (() if value is None else tuple(value.tolist()) for value in (inputs, outputs))
     count = (1 if records.CUSTOM[name].terms == "moves" else 3) if custom else _RULES_BY_NAME[name][1]
-    if len(inputs) != count or len(outputs) != 1:
-        _fail(f"{what} must have {count} inputs and 1 output, it has {len(inputs)} and {len(outputs)}")
+    counts = range(2, MOST_JOINED + 1) if count is None else (count,)
+    if len(inputs) not in counts or len(outputs) != 1:
+        wanted = f"{counts[0]} to {counts[-1]}" if count is None else count
+        _fail(f"{what} must have {wanted} inputs and 1 output, it has {len(inputs)} and {len(outputs)}")
     if any(not 0 <= number < len(tensors) for number in (*inputs, *outputs)):
         _fail(f"the tensors of {what} must be among {len(tensors)}, they are numbers {inputs} and {outputs}")
     if not known.issuperset(inputs) or outputs[0] in known:
@@ -522,19 +527,50 @@ def _check_softmax(step):
     step.require(step.input.scale > 2.0**-26, "an input whose scale is above 2**-26, finer than which TFLite Micro cannot read")
 
 
+def _check_concatenation(step):
+    axis, activation = step.options
+    rank = len(step.output.shape)
+    step.require(activation == 0 and 1 <= axis < rank, "an axis behind the batch, and no activation")
+    for index, part in enumerate(step.inputs):
+        _check_activation(part, f"input {index} of {step.what}")
+        grids = {(tensor.scale, tensor.zero_point) for tensor in (part, step.output)}
+        step.require(len(grids) == 1, "inputs on the grid of its output")
+        sizes = zip(part.shape, step.output.shape, strict=False)
+        same = len(part.shape) == rank and all(a == b for at, (a, b) in enumerate(sizes) if at != axis)
+        step.require(same, "inputs of its output's sizes, but on its axis")
+    joined = sum(part.shape[axis] for part in step.inputs)
+    step.require(joined == step.output.shape[axis], f"an output of {joined} on dimension {axis}")
+
+
+def _check_leaky_relu(step):
+    (slope,) = step.options
+    step.require(step.input.shape == step.output.shape, "an output of its input's shape")
+    step.require(2.0**-10 <= slope <= 2.0**10, "a slope from 1/1024 to 1024")
+    step.gain(max(1.0, slope) * step.input.scale / step.output.scale, 2.0**21)
+
+
+def _check_sigmoid(step):
+    step.require(step.input.shape == step.output.shape, "an output of its input's shape")
+    step.require(step.output.zero_point == -128 and step.output.scale == 1 / 256, "an output in steps of 1/256 from -128")
+    step.require(2.0**-26 < step.input.scale < 2.0**20, "an input whose scale is above 2**-26 and below 2**20")
+
+
 def _check_hard_swish(step):
     step.require(step.input.shape == step.output.shape, "an output of its input's shape")
     fine = float(np.float32(step.input.scale) * np.float32(1 / 128) / np.float32(step.output.scale))
     step.require(fine < _ONE, "an output not finer than a 128th of its input")
+    step.require(step.input.scale >= 2.0**-22, "an input whose scale is 2**-22 or more: TFLite Micro reads no finer one")
     step.gain(step.input.scale / 128 / (3 / 32768), 2.0**15)
 
 
 _RULES = {  # number of a built-in operator -> name, inputs, number of its options, check
     0: ("ADD", 2, 11, _check_add),
     1: ("AVERAGE_POOL_2D", 1, 5, _check_pool),
+    2: ("CONCATENATION", None, 10, _check_concatenation),
     3: ("CONV_2D", 3, 1, _check_convolution),
     4: ("DEPTHWISE_CONV_2D", 3, 2, _check_depthwise),
     9: ("FULLY_CONNECTED", 3, 8, _check_dense),
+    14: ("LOGISTIC", 1, 0, _check_sigmoid),
     17: ("MAX_POOL_2D", 1, 5, _check_pool),
     18: ("MUL", 2, 21, _check_multiply),
     22: ("RESHAPE", 2, 17, _check_reshape),
@@ -542,6 +578,7 @@ _RULES = {  # number of a built-in operator -> name, inputs, number of its optio
     25: ("SOFTMAX", 1, 9, _check_softmax),
     34: ("PAD", 2, 22, _check_pad),
     40: ("MEAN", 2, 27, _check_mean),
+    98: ("LEAKY_RELU", 1, 75, _check_leaky_relu),
     117: ("HARD_SWISH", 1, 91, _check_hard_swish),
 }
 _RULES_BY_NAME = {rule[0]: rule for rule in _RULES.values()}

@@ -279,6 +279,23 @@ class _CWriter:
         layer = self.static("saaug_plain_hard_swish", index, numbers)
         self.call("saaug_plain_hard_swish_tensor", f"&{layer}", *inputs, out)
 
+    def look_up(self, index, step, inputs, out):
+        """A function of one value: a table of what the reference gives for each."""
+        values = np.arange(-128, 128, dtype="int8").reshape(1, 1, 1, 256)
+        table = self.constant(index, "table", reference.run_step(step, [values]).ravel(), words=True)
+        self.call("saaug_plain_look_up", str(_count(step)), f"(const int8_t *){table}", *inputs, out)
+        self.check(index, f"sizeof {table} == 256u")
+
+    leaky_relu = sigmoid = look_up
+
+    def concatenate(self, index, step, inputs, out):
+        inner = [int(np.prod(tensor.shape[step.op.axis :])) for tensor in (*step.inputs, step.output)]
+        rows, start = _count(step) // inner[-1], 0
+        for part, (source, size) in enumerate(zip(inputs, inner, strict=False)):
+            layer = self.static("saaug_plain_rows", f"{index}_{part}", (rows, size, inner[-1], start))
+            self.call("saaug_plain_copy_rows", f"&{layer}", source, out)
+            start += size
+
     def softmax(self, index, step, inputs, out):
         multiplier, left, least = reference.softmax_constants(step.inputs[0].scale)
         depth = step.output.shape[-1]

@@ -108,9 +108,12 @@ _CUSTOM = 32
 _BUILTIN = {  # name -> (builtin code, version, options type)
     "ADD": (0, 2, 11),
     "AVERAGE_POOL_2D": (1, 2, 5),
+    "CONCATENATION": (2, 2, 10),
     "CONV_2D": (3, 3, 1),
     "DEPTHWISE_CONV_2D": (4, 3, 2),
     "FULLY_CONNECTED": (9, 4, 8),
+    "LEAKY_RELU": (98, 2, 75),
+    "LOGISTIC": (14, 2, 0),
     "MAX_POOL_2D": (17, 2, 5),
     "MUL": (18, 2, 21),
     "RESHAPE": (22, 1, 17),
@@ -232,6 +235,12 @@ def _write_step(step, flavour, rows, ops):
         inputs.append(constant("shape", shape))
     elif op.kind == "hard_swish":
         name = "HARD_SWISH"
+    elif op.kind == "sigmoid":
+        name = "LOGISTIC"
+    elif op.kind == "leaky_relu":
+        name, options = "LEAKY_RELU", ((0, "f32", op.slope),)
+    elif op.kind == "concatenate":
+        name, options = "CONCATENATION", ((0, "i32", 1 + op.axis),)
     else:
         assert op.kind == "softmax", op.kind
         name, options = "SOFTMAX", ((0, "f32", 1.0),)
@@ -373,7 +382,7 @@ class _Writer:
         fields = [(0, "u32", codes.index(op.name)), (1, "offset", inputs), (2, "offset", outputs)]
         if op.custom is not None:
             fields.append((5, "offset", self.aligned_bytes(op.custom)))
-        else:
+        elif _BUILTIN[op.name][2]:
             made = [
                 (slot, "offset", self.vector(value)) if kind == "vector" else (slot, kind, value)
                 for slot, kind, value in op.options

@@ -19,12 +19,13 @@ from saaug_keras import layers as ours
 from saaug_keras import ops as saaug_ops
 from saaug_keras.operators.channelshift import kernel_of
 from tflm_export import operators
+from tflm_export.checking import MOST_JOINED
 
 WEIGHTED = ("conv", "depthwise", "dense")
 CLAMPS = {None: (-math.inf, math.inf), "relu": (0.0, math.inf), "relu6": (0.0, 6.0), "hard_sigmoid": (0.0, 1.0)}
 
-KINDS = ("add", "average_pool", "channel_shift", "conv", "dense", "depthwise", "hard_swish", "max_pool", "mean",
-         "multiply", "pad", "reshape", "resize", "softmax")  # fmt: skip
+KINDS = ("add", "average_pool", "channel_shift", "concatenate", "conv", "dense", "depthwise", "hard_swish", "leaky_relu",
+         "max_pool", "mean", "multiply", "pad", "reshape", "resize", "sigmoid", "softmax")  # fmt: skip
 
 _L = keras.layers
 _WITH_WEIGHTS = {layer: operator for operator in operators.ALL for layer in operator.layers()}
@@ -34,7 +35,9 @@ _DROPPED = (_L.Dropout, _L.SpatialDropout2D, _L.GaussianDropout, _L.GaussianNois
 _KNOWN = (*_WITH_WEIGHTS, *_HYBRID, *_DROPPED, _L.BatchNormalization, _L.ReLU, _L.Activation, _L.Softmax, _L.Add,
           _L.Multiply, _L.GlobalAveragePooling2D, _L.MaxPooling2D, _L.AveragePooling2D, _L.Flatten, _L.Reshape,
           _L.Resizing, _L.UpSampling2D, _L.Rescaling, _L.ZeroPadding2D, _L.SeparableConv2D,
-          ours.ChannelShift2D)  # fmt: skip
+          _L.Concatenate, _L.LeakyReLU, ours.ChannelShift2D)  # fmt: skip
+_WITH_A_NUMBER = ("Add", "Divide", "Multiply", "Subtract", "TrueDivide")  # operations on tensors
+LEAKY_SLOPE = 0.2  # of keras.activations.leaky_relu
 # What a subclass of a known layer may define anew: none of it is run when the layer computes.
 _HARMLESS = {"build", "get_config", "from_config", "get_build_config", "build_from_config", "save_own_variables",
              "load_own_variables"}  # fmt: skip
@@ -69,14 +72,16 @@ class Op:
 
     Args:
         kind: "conv", "depthwise", "dense", "add", "multiply", "mean" (over height and width), "resize" (bilinear,
-            half-pixel centres), "hard_swish", "max_pool", "average_pool", "pad", "reshape", "softmax" or "channel_shift"
-            (see `saaug_keras.layers.ChannelShift2D`).
+            half-pixel centres), "hard_swish", "max_pool", "average_pool", "pad", "reshape", "softmax", "sigmoid",
+            "leaky_relu", "concatenate" or "channel_shift" (see `saaug_keras.layers.ChannelShift2D`).
         name: of the Keras layer that it began with; unique.
         inputs, output: tensor names.
         activation: fused: None, "relu", "relu6" or "hard_sigmoid" (the last is folded into gain and bias, the clamp to
             [0, 1] remains).
         kernel_size, strides, dilation: (h, w).
         pads: zeros at (top, left, bottom, right).
+        slope: of a leaky ReLU, below 0.
+        axis: of a concatenation, without the batch: 0 is the first of the shape.
         layers: names of the Keras layers that it stands for, in order.
     """
 
@@ -90,6 +95,8 @@ class Op:
     strides: tuple[int, int] = (1, 1)
     dilation: tuple[int, int] = (1, 1)
     pads: tuple[int, int, int, int] = (0, 0, 0, 0)
+    slope: float = 0.0
+    axis: int = 0
     layers: tuple[str, ...] = ()
 
 
@@ -200,7 +207,8 @@ def _known_class(layer):
 
 
 def _flatten(model, env, calls):
-    """Appends (operation, input keys, output key, output shape) of a model and of those nested in it, in order.
+    """Appends (operation, input keys, output key, output shape, numbers) of a model and of those nested in it, in order.
+    Numbers are arguments beside the tensors, as (place, number): 3 in `3 * x` is (0, 3.0).
 
     `env` maps id(KerasTensor) to the key of the value; keys are ids of the tensors of the outermost place.
     """
@@ -223,8 +231,19 @@ def _flatten(model, env, calls):
             # A layer in a nested model that is called twice has one node but two values.
             key = len(calls) + 1
             env[id(node.output_tensors[0])] = key
-            calls.append((operation, inputs, key, tuple(node.output_tensors[0].shape[1:])))
+            calls.append((operation, inputs, key, tuple(node.output_tensors[0].shape[1:]), _numbers(node)))
     return env
+
+
+def _numbers(node):
+    """[(place, number)] of the arguments of an operation on tensors that are numbers."""
+    if isinstance(node.operation, keras.layers.Layer):
+        return []
+    found = []
+    for place, value in enumerate(node.arguments.args):
+        if isinstance(value, (int, float, np.number)) and not isinstance(value, bool):
+            found.append((place, float(value)))
+    return found
 
 
 def _tuple2(value):
@@ -246,7 +265,7 @@ class _Lowering:
         env = _flatten(model, {id(source): 0}, self.calls)
         self.result = env[id(model.outputs[0])]
         self.uses = {self.result: 1}
-        for _, inputs, _, _ in self.calls:
+        for _, inputs, *_ in self.calls:
             for key in inputs:
                 self.uses[key] = self.uses.get(key, 0) + 1
         self.values = {0: "input"}  # key -> tensor name
@@ -256,8 +275,8 @@ class _Lowering:
         self.names = set()
 
     def graph(self):
-        for operation, inputs, key, shape in self.calls:
-            self.values[key] = self.lower(operation, [self.values[k] for k in inputs], inputs, shape)
+        for operation, inputs, key, shape, numbers in self.calls:
+            self.values[key] = self.lower(operation, [self.values[k] for k in inputs], inputs, shape, numbers)
         output = self.values[self.result]
         if output in self.pending:
             output = self.emit_pad(output)
@@ -303,13 +322,16 @@ class _Lowering:
 
     # ---- one call
 
-    def lower(self, layer, tensors, keys, shape):
+    def lower(self, layer, tensors, keys, shape, numbers=()):
         kind = type(layer).__name__
         if isinstance(layer, _HYBRID):
             _fail(layer, "belongs to an augmented model; export the model that export_target() gives", kind)
         known = _known_class(layer)
         if known is None and not isinstance(layer, keras.layers.Layer) and type(layer).__module__.startswith("keras."):
-            known = {"Add": _L.Add, "Multiply": _L.Multiply}.get(kind)  # `a + b` and `a * b` of tensors
+            if len(tensors) == 1 and len(numbers) == 1 and kind in _WITH_A_NUMBER:
+                return self.lower_number(layer, tensors[0], keys[0], *numbers[0])
+            # `a + b`, `a * b` and keras.ops.concatenate of tensors
+            known = {"Add": _L.Add, "Multiply": _L.Multiply, "Concatenate": _L.Concatenate}.get(kind)
         if known is None:
             names = ", ".join(cls.__name__ for cls in _KNOWN if cls not in _HYBRID)
             _fail(layer, f"is of a kind that export does not know; it knows {names}", kind)
@@ -337,9 +359,18 @@ class _Lowering:
             return self.lower_batch_norm(layer, tensors[0], keys[0])
         if isinstance(layer, keras.layers.ReLU):
             negative = float(np.max(layer.negative_slope or 0))
-            if negative or float(layer.threshold or 0) or layer.max_value not in (None, 6):
-                _fail(layer, "must be a plain ReLU or ReLU6", f"max_value={layer.max_value}, negative_slope={negative}")
+            if float(layer.threshold or 0) or layer.max_value not in (None, 6) or (negative and layer.max_value):
+                _fail(
+                    layer, "must be a plain ReLU, ReLU6 or leaky ReLU",
+                    f"max_value={layer.max_value}, negative_slope={negative}, threshold={layer.threshold}",
+                )  # fmt: skip
+            if negative:
+                return self.emit_leaky_relu(layer, tensors[0], negative)
             return self.lower_activation(layer, "relu" if layer.max_value is None else "relu6", tensors[0], keys[0])
+        if known is _L.LeakyReLU:
+            return self.emit_leaky_relu(layer, tensors[0], float(layer.negative_slope))
+        if known is _L.Concatenate:
+            return self.lower_concatenation(layer, tensors, shape)
         if isinstance(layer, keras.layers.Softmax):
             if layer.axis not in (-1, len(shape)):
                 _fail(layer, "must have the last axis", f"axis={layer.axis}")
@@ -450,8 +481,12 @@ class _Lowering:
     def activate(self, layer, name, tensor, op, own=False):
         """Applies an activation to a tensor whose op, if not None, may be changed."""
         shape = self.shapes[tensor]
-        if name in ("hard_swish", "softmax"):
+        if name in ("hard_swish", "softmax", "sigmoid"):
             return self.emit(name, layer, [tensor], shape)
+        if name == "silu":
+            return self.emit("multiply", layer, [tensor, self.emit("sigmoid", layer, [tensor], shape)], shape)
+        if name == "leaky_relu":
+            return self.emit_leaky_relu(layer, tensor, LEAKY_SLOPE)
         if name == "hard_sigmoid":
             if op is not None and op.kind in WEIGHTED:
                 weights = dataclasses.replace(op.weights, gain=op.weights.gain / 6, bias=op.weights.bias / 6 + 0.5)
@@ -468,6 +503,43 @@ class _Lowering:
             self.ops[tensor] = dataclasses.replace(op, activation=name)
             return tensor
         return self.extend(tensor, layer, activation=name)
+
+    def emit_leaky_relu(self, layer, tensor, slope):
+        if not 2.0**-10 <= slope <= 2.0**10:
+            _fail(layer, "must have a negative slope from 1/1024 to 1024", f"negative_slope={slope:g}")
+        return self.emit("leaky_relu", layer, [tensor], self.shapes[tensor], slope=slope)
+
+    def lower_concatenation(self, layer, tensors, shape):
+        axis = layer.axis if layer.axis >= 0 else layer.axis + len(shape) + 1
+        if axis == 0:
+            _fail(layer, "must join along an axis behind the batch", f"axis={layer.axis}")
+        if len(tensors) > MOST_JOINED:
+            _fail(layer, f"must have at most {MOST_JOINED} inputs, as TFLite Micro takes; join in two steps",
+                  f"{len(tensors)} inputs")  # fmt: skip
+        return tensors[0] if len(tensors) == 1 else self.emit("concatenate", layer, tensors, shape, axis=axis - 1)
+
+    def lower_number(self, layer, tensor, key, place, number):
+        """A tensor and a number: gain * x + bias, which the op before takes over where it can."""
+        kind = type(layer).__name__
+        wrong = kind in ("Divide", "TrueDivide") and (place == 0 or number == 0)
+        if wrong or not math.isfinite(number) or (kind == "Multiply" and number == 0):
+            _fail(layer, "must add, subtract, multiply by or divide by a finite number", f"{number} as argument {place}")
+        tensor = self.emit_pad(tensor) if tensor in self.pending else tensor
+        gain = {"Multiply": number, "Divide": 1 / (number or 1), "TrueDivide": 1 / (number or 1)}.get(kind, 1.0)
+        bias = {"Add": number, "Subtract": -number}.get(kind, 0.0)
+        if kind == "Subtract" and place == 0:
+            gain, bias = -1.0, number
+        op = self.ops.get(tensor)
+        sixth = op is not None and op.activation == "relu6" and abs(6 * gain - 1) < 1e-6 and bias == 0
+        if sixth and op.kind in WEIGHTED and self.uses[key] == 1:  # relu6(z) / 6 = min(max(z / 6, 0), 1)
+            weights = dataclasses.replace(op.weights, gain=op.weights.gain / 6, bias=op.weights.bias / 6)
+            return self.extend(tensor, layer, weights=weights, activation="hard_sigmoid")
+        size = self.shapes[tensor][-1]
+        op = self.open_op(tensor, key, WEIGHTED)
+        if op is None:
+            return self.lower_affine(layer, np.full(size, gain), np.full(size, bias), tensor)
+        weights = dataclasses.replace(op.weights, gain=op.weights.gain * gain, bias=op.weights.bias * gain + bias)
+        return self.extend(tensor, layer, weights=weights)
 
     def lower_affine(self, layer, gain, bias, tensor, activation=None):
         """gain * x + bias per channel that nothing before can take over: a 1x1 depthwise convolution."""
@@ -519,12 +591,13 @@ class _Lowering:
 
 def _activation_functions():
     """[(function, name)] of the activations that export knows; a function of the user's of that name is another one."""
-    names = ("linear", "relu", "relu6", "hard_sigmoid", "hard_silu", "hard_swish", "softmax")
+    names = ("linear", "relu", "relu6", "hard_sigmoid", "hard_silu", "hard_swish", "softmax", "sigmoid", "silu", "swish",
+             "leaky_relu")  # fmt: skip
     places = [keras.activations, keras.ops]
     if "tensorflow" in sys.modules:
         places.append(sys.modules["tensorflow"].nn)
     found = [(getattr(place, name, None), name) for place in places for name in names]
-    aliases = {"linear": None, "hard_silu": "hard_swish"}
+    aliases = {"linear": None, "hard_silu": "hard_swish", "swish": "silu"}
     return [(function, aliases.get(name, name)) for function, name in found if function is not None]
 
 
@@ -535,7 +608,7 @@ def _activation_name(layer):
     for function, name in _activation_functions():
         if activation is function:
             return name
-    known = "Keras's own relu, relu6, hard_sigmoid, hard_swish, softmax or none"
+    known = "Keras's own relu, relu6, leaky_relu, hard_sigmoid, hard_swish, sigmoid, silu, softmax or none"
     _fail(layer, f"must have activation {known}", f"activation={getattr(activation, '__name__', activation)!r}")
 
 
@@ -636,6 +709,12 @@ def _float_op(op, inputs, shape):
         out = K.hard_silu(x)
     elif op.kind == "softmax":
         out = K.softmax(x)
+    elif op.kind == "sigmoid":
+        out = K.sigmoid(x)
+    elif op.kind == "leaky_relu":
+        out = K.leaky_relu(x, op.slope)
+    elif op.kind == "concatenate":
+        out = K.concatenate(inputs, axis=1 + op.axis)
     else:
         _validate.one_of("tflm_export.run_float", "kind", op.kind, KINDS)
         raise NotImplementedError(f"tflm_export.run_float: kind {op.kind!r} without weights.")

@@ -11,7 +11,8 @@ from tflm_export.quantize import Network
 
 ALIGNMENT = 8
 _TRIES = 300  # orders of the buffers
-_IN_PLACE = ("add", "hard_swish", "multiply", "reshape", "softmax")  # may write over an input that ends with them
+# Kinds that may write over an input that ends with them.
+_IN_PLACE = ("add", "hard_swish", "leaky_relu", "multiply", "reshape", "sigmoid", "softmax")
 
 
 @dataclass(frozen=True, eq=False)

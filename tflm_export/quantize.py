@@ -20,8 +20,13 @@ from tflm_export.fixed_point import effective_scale, quantize_multiplier
 from tflm_export.operators import CONV, Constants
 
 PIXELS = (np.float32(1 / 255), -128)  # scale and zero point of an image in [0, 1]
+FIXED_OUTPUT = ("sigmoid", "softmax")  # kinds whose output is in steps of 1/256 from 0
 # Kinds whose output lies on the input's grid.
 SAME_GRID = ("average_pool", "channel_shift", "max_pool", "pad", "reshape", "resize")
+
+
+# The finest steps that TFLite Micro's h-swish reads: below 2**-22.4, a shift leaves 15 bits.
+HARD_SWISH_STEP = np.float32(2.0**-22)
 
 
 @dataclass(frozen=True)
@@ -140,6 +145,12 @@ def choose_tensors(
     for op in graph.ops:
         if op.kind in SAME_GRID:
             group[root(op.output)] = root(op.inputs[0])
+    # What is read to be joined and for nothing else lies on the grid of the whole; the rest is brought there.
+    bound = {root(name) for name in _bound_tensors(graph)}
+    for op in graph.ops:
+        for name in op.inputs if op.kind == "concatenate" else ():
+            if graph.consumers(name) == [op] and root(name) not in bound:
+                group[root(name)] = root(op.output)
     members = {}
     for name in graph.shapes:
         members.setdefault(root(name), []).append(name)
@@ -152,6 +163,16 @@ def choose_tensors(
             tensors[name] = Tensor(name, graph.shapes[name], np.float32(scale), int(zero_point))
     _coarsen(graph, tensors, lambda name: members[root(name)], power_of_two)
     return tensors
+
+
+def _bound_tensors(graph):
+    """Names of tensors whose grid is not free: the image, probabilities, and what a layer of ours was trained to read."""
+    for op in graph.ops:
+        if op.kind in FIXED_OUTPUT or op.activation == "hard_sigmoid":
+            yield op.output
+        if op.weights is not None and op.weights.input_range is not None:
+            yield op.inputs[0]
+    yield graph.input
 
 
 def _coarsen(graph, tensors, group_of, power_of_two):
@@ -179,15 +200,19 @@ def _finest_step(op, tensors):
     """(tensor, least scale of it): below, a fixed-point constant of TFLite Micro's or a shifted sum leaves 32 bits."""
     scales = [tensors[name].scale for name in op.inputs]
     clamp = np.float32(6 * 2.0**-29 if op.activation in ("relu", "relu6") else 0)  # 6 is an int32 of steps
-    if op.kind == "softmax":
-        return op.inputs[0], np.float32(2.0**-25)  # of differences in 26 fraction bits
+    if op.kind in FIXED_OUTPUT:
+        return op.inputs[0], np.float32(2.0**-25)  # of differences in 26 fraction bits, or values in 27
+    if op.kind == "hard_swish" and scales[0] < HARD_SWISH_STEP:
+        return op.inputs[0], HARD_SWISH_STEP
     if op.kind == "hard_swish":  # a 128th of the input's, and a little to spare
         return op.output, np.float32(scales[0] / np.float32(127))
     if op.kind == "add":
         return op.output, max(clamp, np.float32(float(max(scales)) * 2.0**-18))  # of sums in 20 fraction bits
     if op.kind == "multiply":
         return op.output, max(clamp, np.float32(float(scales[0]) * float(scales[1]) * 2.0**-14))  # products: 16 bits
-    if op.kind == "mean":
+    if op.kind == "concatenate":
+        return op.output, np.float32(float(max(scales)) * 2.0**-12)
+    if op.kind in ("mean", "leaky_relu"):
         return op.output, np.float32(float(scales[0]) * 2.0**-20)
     return op.output, clamp
 
@@ -204,7 +229,7 @@ def _choose_grid(graph, names, ranges, input_range):
     if graph.input in names:
         return PIXELS if input_range is None else saaug_ops.nudged_range(*input_range, 8)[2:]
     for op in graph.ops:
-        if op.kind == "softmax" and op.output in names:
+        if op.kind in FIXED_OUTPUT and op.output in names:
             return np.float32(1 / 256), -128
     for op in graph.ops:  # the first reader decides; others of the same tensor saw the same values
         if op.weights is not None and op.inputs[0] in names and op.weights.input_range is not None:
@@ -255,6 +280,11 @@ def quantize(graph: ir.Graph, tensors, observation: Observation, *, flavour="bui
     for op in graph.ops:
         inputs, output = tuple(tensors[name] for name in op.inputs), tensors[op.output]
         constants = None
+        if op.kind == "concatenate":
+            op, bringing = _join(op, inputs, output)
+            steps.extend(bringing)
+            tensors.update({step.output.name: step.output for step in bringing})
+            inputs = tuple(tensors[name] for name in op.inputs)
         if op.weights is not None and op.weights.input_bits < 8:
             op, narrowing = _narrow(op, inputs[0])
             steps.extend(narrowing)
@@ -296,12 +326,36 @@ def _narrow(op, source):
     steps = []
     if len(source.shape) == 1:
         image = dataclasses.replace(source, name=f"{op.name}/image", shape=(1, 1, *source.shape))
-        steps.append(Step(ir.Op("reshape", image.name, (source.name,), image.name), (source,), image, None, -128, 127))
+        steps.append(_reshaped(source, image))
         source = image
     codes = Tensor(f"{op.name}/codes", source.shape, np.float32(scale), code + 127 - top)
     narrow = Tensor(f"{op.name}/narrow", source.shape, *_grid_of_reader(op.weights))
     steps += [_copy(source, codes), _copy(codes, narrow)]
     return dataclasses.replace(op, inputs=(narrow.name,)), steps
+
+
+def _join(op, inputs, output):
+    """The concatenation of tensors that lie on its output's grid, and the steps that bring those that do not there."""
+    steps, names = [], []
+    for index, source in enumerate(inputs):
+        if (source.scale, source.zero_point) == (output.scale, output.zero_point):
+            names.append(source.name)
+            continue
+        part = dataclasses.replace(output, name=f"{op.name}/part{index}", shape=source.shape)
+        if len(source.shape) == 1:  # a vector as an image of one pixel, and back
+            pixel, moved = (
+                dataclasses.replace(tensor, name=f"{tensor.name}/{end}", shape=(1, 1, *source.shape))
+                for tensor, end in ((dataclasses.replace(source, name=part.name), "from"), (part, "to"))
+            )
+            steps += [_reshaped(source, pixel), _copy(pixel, moved), _reshaped(moved, part)]
+        else:
+            steps.append(_copy(source, part))
+        names.append(part.name)
+    return dataclasses.replace(op, inputs=tuple(names)), steps
+
+
+def _reshaped(source, output):
+    return Step(ir.Op("reshape", output.name, (source.name,), output.name), (source,), output, None, -128, 127)
 
 
 def _copy(source, output):

@@ -219,6 +219,44 @@ def _truncate(value, bits):
     return np.where(value < 0, -(-value >> bits), value >> bits)
 
 
+def _concatenate(step, *parts):
+    return np.concatenate(parts, axis=1 + step.op.axis)
+
+
+def leaky_relu_scales(step):
+    """(multiplier, right shift) of values from 0 on, and of those below."""
+    (source,), output = _scales(step)
+    factors = source / output, source * float(np.float32(step.op.slope)) / output
+    return [(multiplier, -shift) for multiplier, shift in map(quantize_multiplier, factors)]
+
+
+def _leaky_relu(step, x):
+    centred = x - step.inputs[0].zero_point
+    (gain, shift), (slope, slope_shift) = leaky_relu_scales(step)
+    out = np.where(centred >= 0, requantize(centred, gain, shift), requantize(centred, slope, slope_shift))
+    return out + step.output.zero_point
+
+
+def _sigmoid(step, x):
+    return sigmoid(x - step.inputs[0].zero_point, step.inputs[0].scale)
+
+
+def sigmoid(x, input_scale):
+    """int8 logistic function of centred int8 values, in TFLite Micro's fixed point: Q4.27 in, Q0.31 exponentials.
+
+    The output's scale is 1/256, its zero point -128. Values beyond 15 are 0 or 255 steps.
+    """
+    multiplier, left = quantize_multiplier(float(np.float32(input_scale)) * 2**27)
+    radius = math.floor(15 * 2.0**27 / 2.0**left)
+    near = np.abs(x) < radius
+    scaled = multiply_high(np.where(near, np.abs(x), 0) << min(left, 31), multiplier)
+    positive = _one_over_one_plus(_exp_of_negative(-scaled, 4))
+    value = np.where(x > 0, positive, 2**31 - 1 - positive)
+    value = np.where(scaled == 0, 1 << 30, value)
+    out = np.clip(rounding_shift(value, 23) - 128, -128, 127)
+    return np.where(near, out, np.where(x <= -radius, -128, 127))
+
+
 def _softmax(step, x):
     return softmax(x, step.inputs[0].scale)
 
@@ -247,15 +285,16 @@ def softmax(x, input_scale):
     return np.where(near, np.clip(out - 128, -128, 127), -128)
 
 
-def _exp_of_negative(a):
-    """exp of Q5.26 in [-32, 0] as Q0.31."""
-    quarter = 1 << 24
+def _exp_of_negative(a, integer_bits=5):
+    """exp of a value of so many integer bits, Q5.26 in [-32, 0] or Q4.27 in [-16, 0], as Q0.31."""
+    fraction_bits = 31 - integer_bits
+    quarter = 1 << (fraction_bits - 2)
     mask = quarter - 1
     fraction = (a & mask) - quarter
-    result = _exp_of_quarter(fraction << 5)
+    result = _exp_of_quarter(fraction << integer_bits)
     remainder = fraction - a
-    for exponent, multiplier in zip(range(-2, 5), _EXP_TABLE, strict=True):
-        bit = (remainder >> (26 + exponent)) & 1
+    for exponent, multiplier in zip(range(-2, integer_bits), _EXP_TABLE, strict=False):
+        bit = (remainder >> (fraction_bits + exponent)) & 1
         result = np.where(bit == 1, multiply_high(result, multiplier), result)
     return np.where(a == 0, 2**31 - 1, result)
 
@@ -297,6 +336,9 @@ _RUN = {
     "max_pool": _pool,
     "average_pool": _pool,
     "channel_shift": _channel_shift,
+    "concatenate": _concatenate,
+    "leaky_relu": _leaky_relu,
+    "sigmoid": _sigmoid,
     "pad": _pad,
     "reshape": _reshape,
     "softmax": _softmax,

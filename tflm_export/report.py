@@ -14,7 +14,7 @@ from saaug_keras import _validate
 from tflm_export import reference
 from tflm_export.quantize import Network
 
-_NOT_COUNTED = ("channel_shift", "max_pool", "pad", "reshape", "softmax")  # kinds of ops
+_NOT_COUNTED = ("channel_shift", "concatenate", "max_pool", "pad", "reshape", "sigmoid", "softmax")  # kinds of ops
 _HALF = 1 << 30  # the Q31 multiplier of a power of two
 
 
@@ -158,6 +158,8 @@ def count_operations(network: Network) -> dict[str, int]:
         elif kind == "resize":
             counts["multiplications"] += 8 * size
             counts["additions"] += 3 * size
+        elif kind == "leaky_relu":
+            counts["requantizations"] += size
         elif kind == "hard_swish":
             counts["multiplications"] += size
             counts["requantizations"] += 2 * size

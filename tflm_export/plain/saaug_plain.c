@@ -294,6 +294,23 @@ void saaug_plain_hard_swish_tensor(const saaug_plain_hard_swish *layer, const in
     }
 }
 
+void saaug_plain_look_up(int32_t count, const int8_t *table, const int8_t *input, int8_t *output)
+{
+    int32_t i;
+    for (i = 0; i < count; ++i) {
+        output[i] = table[input[i] + 128];
+    }
+}
+
+void saaug_plain_copy_rows(const saaug_plain_rows *layer, const int8_t *input, int8_t *output)
+{
+    int32_t row;
+    output += layer->start;
+    for (row = 0; row < layer->rows; ++row, input += layer->bytes, output += layer->whole) {
+        memcpy(output, input, (size_t)layer->bytes);
+    }
+}
+
 /** exp(value) as Q0.31 of a Q5.26 value in [-32, 0]. */
 static int32_t exp_of_negative(int32_t value)
 {

@@ -104,6 +104,16 @@ typedef struct {
 
 void saaug_plain_hard_swish_tensor(const saaug_plain_hard_swish *layer, const int8_t *input, int8_t *output);
 
+/** Any function of one value: `table` has its 256 results, for inputs from -128 on. The output may be the input. */
+void saaug_plain_look_up(int32_t count, const int8_t *table, const int8_t *input, int8_t *output);
+
+/** Copies rows of `bytes` into longer ones of `whole`, from byte `start` of each. */
+typedef struct {
+    int32_t rows, bytes, whole, start;
+} saaug_plain_rows;
+
+void saaug_plain_copy_rows(const saaug_plain_rows *layer, const int8_t *input, int8_t *output);
+
 /** Softmax over the last axis; scale 1/256, zero point -128. The output may be the input. */
 typedef struct {
     int32_t rows, depth;

@@ -243,7 +243,8 @@ static int are_tensors(const file *f, const vector *indices, uint32_t tensors, u
 
 enum {
     ADD = 0, AVERAGE_POOL_2D = 1, CONV_2D = 3, DEPTHWISE_CONV_2D = 4, FULLY_CONNECTED = 9, MAX_POOL_2D = 17, MUL = 18,
-    RESHAPE = 22, RESIZE_BILINEAR = 23, SOFTMAX = 25, CUSTOM = 32, PAD = 34, MEAN = 40, HARD_SWISH = 117
+    RESHAPE = 22, RESIZE_BILINEAR = 23, SOFTMAX = 25, CUSTOM = 32, PAD = 34, MEAN = 40, HARD_SWISH = 117,
+    CONCATENATION = 2, LOGISTIC = 14, LEAKY_RELU = 98
 };
 
 /* The number of an operator's kind of options in the file. */
@@ -252,6 +253,7 @@ static uint32_t options_of(int32_t code)
     static const uint8_t kinds[][2] = {
         {ADD, 11}, {AVERAGE_POOL_2D, 5}, {CONV_2D, 1}, {DEPTHWISE_CONV_2D, 2}, {FULLY_CONNECTED, 8}, {MAX_POOL_2D, 5},
         {MUL, 21}, {RESHAPE, 17}, {RESIZE_BILINEAR, 15}, {SOFTMAX, 9}, {PAD, 22}, {MEAN, 27}, {HARD_SWISH, 91},
+        {CONCATENATION, 10}, {LEAKY_RELU, 75}, /* LOGISTIC has none */
     };
     uint32_t i;
     for (i = 0; i < sizeof kinds / sizeof kinds[0]; ++i) {
@@ -262,11 +264,13 @@ static uint32_t options_of(int32_t code)
     return 0;
 }
 
+enum { MOST_INPUTS = 10 }; /* of a concatenation; others have up to 3 */
+
 /* An operator with its tensors; `in[i]` is there for i < inputs. */
 typedef struct {
     uint32_t options; /* its table, or 0 */
     uint32_t inputs;
-    tensor in[3], out;
+    tensor in[MOST_INPUTS], out;
 } operation;
 
 /* A field of the options, of one byte or of four; `absent` where it is not there. A wide one that cannot be read is -1. */
@@ -487,7 +491,48 @@ static int hard_swish_fits(const file *f, const operation *op)
 {
     const double fine = scale_of(f, &op->in[0], 0) / 128.0;
     return same_shape(f, &op->in[0], &op->out) && fine / scale_of(f, &op->out, 0) < ALMOST_ONE &&
-           fine / (3.0 / 32768.0) < 32768.0;
+           fine / (3.0 / 32768.0) < 32768.0 && fine * 536870912.0 >= 1.0; /* 2^29: input steps of 2^-22 */
+}
+
+static int concatenation_fits(const file *f, const operation *op)
+{
+    const tensor *const y = &op->out;
+    const int32_t axis = option(f, op, 0, 4, 0);
+    int64_t joined = 0;
+    uint32_t i, at;
+    if (axis < 1 || (uint32_t)axis >= y->shape.count || option(f, op, 1, 1, 0) != 0) {
+        return 0;
+    }
+    for (i = 0; i < op->inputs; ++i) {
+        const tensor *const x = &op->in[i];
+        if (!is_activation(x) || x->shape.count != y->shape.count || scale_of(f, x, 0) != scale_of(f, y, 0) ||
+            x->zero_point != y->zero_point) {
+            return 0;
+        }
+        for (at = 0; at < y->shape.count; ++at) {
+            if (at != (uint32_t)axis && size_of(f, x, at) != size_of(f, y, at)) {
+                return 0;
+            }
+        }
+        joined += size_of(f, x, (uint32_t)axis);
+    }
+    return joined == size_of(f, y, (uint32_t)axis);
+}
+
+static int leaky_relu_fits(const file *f, const operation *op)
+{
+    const uint32_t place = op->options != 0 ? field(f, op->options, 0) : 0;
+    const float slope = place != 0 && has(f, place, 4) ? real_at(f, place) : 0.0f;
+    const double gain = scale_of(f, &op->in[0], 0) / scale_of(f, &op->out, 0);
+    return same_shape(f, &op->in[0], &op->out) && slope >= 0.0009765625f && slope <= 1024.0f &&
+           gain * (slope > 1.0f ? (double)slope : 1.0) < 2097152.0; /* 2^21 */
+}
+
+static int logistic_fits(const file *f, const operation *op)
+{
+    const double scale = scale_of(f, &op->in[0], 0);
+    return same_shape(f, &op->in[0], &op->out) && scale_of(f, &op->out, 0) == 1.0 / 256.0 && op->out.zero_point == -128 &&
+           scale * 67108864.0 > 1.0 && scale < 1048576.0; /* 2^-26, 2^20 */
 }
 
 /* Are the operator's inputs, options and output as the interpreter takes them for granted? */
@@ -523,6 +568,12 @@ static int operator_fits(const file *f, const operation *op, int32_t code)
         return mean_fits(f, op);
     case HARD_SWISH:
         return hard_swish_fits(f, op);
+    case CONCATENATION:
+        return concatenation_fits(f, op);
+    case LEAKY_RELU:
+        return leaky_relu_fits(f, op);
+    case LOGISTIC:
+        return logistic_fits(f, op);
     default:
         return 0;
     }
@@ -553,10 +604,11 @@ static const char *check_operator(const file *f, uint32_t table, const vector *c
         return "an operator's code does not exist";
     }
     code = builtin_code(f, table_of(f, codes, (uint32_t)code));
-    if (inputs.count == 0 || inputs.count > 3 || outputs.count != 1 || intermediates.count != 0) {
-        return "an operator must have 1 to 3 inputs and 1 output";
+    if (inputs.count == 0 || inputs.count > (code == CONCATENATION ? MOST_INPUTS : 3) || outputs.count != 1 ||
+        intermediates.count != 0) {
+        return "an operator must have 1 output, and 1 to 3 inputs or of a concatenation 10";
     }
-    if (!are_tensors(f, &inputs, tensors->count, code == CUSTOM ? 3 : 2) || !are_tensors(f, &outputs, tensors->count, 1)) {
+    if (!are_tensors(f, &inputs, tensors->count, code == CUSTOM || code == CONCATENATION ? MOST_INPUTS : 2) || !are_tensors(f, &outputs, tensors->count, 1)) {
         return "an operator's tensor does not exist";
     }
     op.options = field(f, table, 4) != 0 ? follow(f, field(f, table, 4)) : 0;
