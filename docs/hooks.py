@@ -1,9 +1,10 @@
-"""Hooks of the site: pages of files that stand outside of this folder, and links as a code-hosting site reads them.
+"""Hooks of the site: pages of files that stand outside of this folder or are no Markdown, and the links to them.
 
 Links name files of the repository, as `[zoo](../zoo/README.md)`, so that they work wherever the Markdown is read. On the
-site they lead to the pages of these files; a link to a file that has no page leaves its text.
+site they lead to the pages of these files; of a link to a file that has no page, the text is left.
 """
 
+import json
 import pathlib
 import posixpath
 import re
@@ -16,19 +17,30 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGES = {
     "CHANGELOG.md": "changes.md",
     "CONTRIBUTING.md": "contributing.md",
-    "README.md": "index.md",
+    "docs/tutorial.ipynb": "tutorial.md",
     "studies/README.md": "studies.md",
     "tflm_export/kernels/README.md": "kernels.md",
     "zoo/README.md": "zoo.md",
 }
-SOURCES = {page: file for file, page in PAGES.items()} | {"index.md": "docs/index.md"}
+SOURCES = {page: file for file, page in PAGES.items()}
 LINK = re.compile(r"(!?)\[([^\]]*)\]\((?!https?:|#)([^)#\s]+)(#[^)]*)?\)")
+
+
+def markdown_of(notebook):
+    """The cells of a notebook as Markdown."""
+    parts = []
+    for cell in json.loads(notebook.read_text())["cells"]:
+        text = "".join(cell["source"])
+        parts.append(text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```")
+    parts.append(f'<a href="{notebook.name}">This page as a notebook</a>')
+    return "\n\n".join(parts)
 
 
 def on_files(files, config):
     for file, page in PAGES.items():
-        if page != "index.md":
-            files.append(File.generated(config, page, abs_src_path=str(ROOT / file)))
+        path = ROOT / file
+        content = markdown_of(path) if path.suffix == ".ipynb" else path.read_text()
+        files.append(File.generated(config, page, content=content))
     return files
 
 

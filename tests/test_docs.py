@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import json
 import os
 import pathlib
 import re
@@ -67,6 +68,16 @@ def test_the_api_pages_have_the_exported_names(site):
 def test_no_page_of_the_site_fetches_anything_from_elsewhere(site):
     for page in site.rglob("*.html"):
         assert re.findall(r'<(?:link|script|img)[^>]*(?:href|src)="?(?:https?:)?//[^">]*', page.read_text()) == [], page.name
+
+
+def test_the_tutorial_runs_and_is_stored_without_outputs(tmp_path):
+    notebook = json.loads((ROOT / "docs" / "tutorial.ipynb").read_text())
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert notebook["nbformat"] == 4 and not any(cell["outputs"] or cell["execution_count"] for cell in code)
+    (tmp_path / "tutorial.py").write_text("\n\n".join("".join(cell["source"]) for cell in code))
+    done = subprocess.run([sys.executable, "tutorial.py"], cwd=tmp_path, capture_output=True, text=True, timeout=550)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "tensors are equal byte for byte" in done.stdout
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.name)
