@@ -40,9 +40,9 @@ test: tools lint
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 
-# Its theme tells of its successor on every build, which is no warning about the pages.
+# What is switched off is a notice of the theme about its successor. (With --quiet, --strict would pass over warnings.)
 site: $(VENV)/.docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # Debian's clang leaves the runtime of its sanitizers to a package that bears its version.
 tools:
