@@ -6,7 +6,7 @@ import re
 import griffe
 
 TITLES = {"Args": "Arguments"}
-HOOKS = ("build", "call", "compute_loss", "compute_metrics", "train_step")  # methods that Keras calls
+HOOKS = ("build", "call", "compute_loss", "compute_metrics", "test_step", "train_step")  # methods that Keras calls
 SECTION = re.compile(r"(Args|Attributes|Call|Raises|Returns|Shapes|Source|Yields):(.*)")
 NAMES = re.compile(r"([\w*.]+(?:, [\w*.]+)*): (.*)")
 
