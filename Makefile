@@ -18,12 +18,13 @@ TOOLS := arm-none-eabi-gcc:gcc-arm-none-eabi riscv64-unknown-elf-gcc:gcc-riscv64
 	qemu-system-arm:qemu-system-arm qemu-system-riscv32:qemu-system-misc clang:clang
 LIBRARIES := libnewlib-arm-none-eabi picolibc-riscv64-unknown-elf
 
-.PHONY: help demo demo-train test lint tools clean
+.PHONY: help demo demo-train test lint site tools clean
 
 help:
 	@echo 'make demo        a pretrained shift network classifies images on TFLite Micro; writes build/demo/sheet.png'
 	@echo 'make demo-train  train a small shift network, export it, run it; writes build/demo-train/report.json'
 	@echo 'make test        lint, then every test against the installed wheel'
+	@echo 'make site        the documentation as a site; writes build/site/index.html'
 	@echo 'make clean       remove .venv and build'
 
 demo: $(VENV)/.demo
@@ -38,6 +39,10 @@ test: tools lint
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
+
+# What is switched off is a notice of the theme about its successor. (With --quiet, --strict would pass over warnings.)
+site: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # Debian's clang leaves the runtime of its sanitizers to a package that bears its version.
 tools:
@@ -64,11 +69,12 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 .demo-extras := run,plot
+.docs-extras := docs
 .test-extras := test
 
 # A built wheel, not an editable install: what is tested is what a user gets. It is built from a fresh copy, so that no
 # module deleted since lives on in it.
-$(VENV)/.demo $(VENV)/.test: $(VENV)/bin/python $(SOURCES)
+$(VENV)/.demo $(VENV)/.docs $(VENV)/.test: $(VENV)/bin/python $(SOURCES)
 	@rm -rf build/source && mkdir -p build/source && cp -R $(PARTS) build/source
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		'./build/source[$($(@F)-extras)]'

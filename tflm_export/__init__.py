@@ -1,8 +1,6 @@
 """Export of Keras models to TensorFlow Lite for Microcontrollers.
 
     report = tflm_export.export(model, images, "out", flavour="custom")
-
-`KERNELS` is the folder of the C kernels.
 """
 
 from __future__ import annotations
@@ -11,6 +9,7 @@ import importlib
 import pathlib
 
 KERNELS = pathlib.Path(__file__).resolve().parent / "kernels"
+"""The folder of the C kernels."""
 
 _HOMES = {
     "compile_network": "exporting", "export": "exporting", "observe": "exporting",
