@@ -160,16 +160,16 @@ def write_for_cores(folder):
     y = L.BatchNormalization()(ours.ShiftConv2D(8, 1, weight_bits=5)(y))
     x = L.Add()([x, y])
     y = L.BatchNormalization()(ours.AdderDepthwiseConv2D(3, padding="same")(x))
-    y = L.Activation("hard_swish")(L.BatchNormalization()(ours.AdderConv2D(6, 1)(y)))
+    y = L.Activation("hard_swish")(L.BatchNormalization()(ours.AdderConv2D(6, 1)(ours.ChannelShift2D(3)(y))))
     gate = L.Conv2D(6, 1, activation="hard_sigmoid")(L.GlobalAveragePooling2D(keepdims=True)(y))
     y = L.Resizing(6, 5, interpolation="bilinear")(L.Multiply()([y, gate]))
+    y = L.Concatenate()([y, L.LeakyReLU(0.2)(y)])
     y = L.DepthwiseConv2D(3, padding="same", activation="relu")(y)
     model = keras.Model(image, ours.ShiftDense(5)(L.Flatten()(y)))
     images = images_like((9, 7, 3), 8, seed=7)
     settle(model, images, seed=7)
     network = tflm_export.compile_network(model, images, flavour="custom")
-    names = {flatbuffer.custom_layer(step).name for step in network.steps
-             if step.constants is not None and step.constants.operator.kernels}  # fmt: skip
+    names = {flatbuffer.custom_layer(step).name for step in network.steps if flatbuffer.is_ours(step)}
     assert names == set(records.CUSTOM)
     write(folder, model, images, samples=3)
 
@@ -233,6 +233,22 @@ def test_tflm_project_has_model_resolver_kernels_and_arena(tmp_path):
     assert arena >= report.arena_bytes + report.arena_tail_host_bytes + max(report.scratch_bytes.values())
     for path in ("include/saaug_nn.h", "src/saaug_options.c", "tflm/saaug_ops.h", "tflm/saaug_ops.cc"):
         assert (folder / "kernels" / path).exists()
+
+
+def test_the_arena_has_room_for_what_the_adapter_keeps_of_each_operator(tmp_path):
+    """Of forty equal layers, some 4 kB: more than the margin."""
+    arenas = {}
+    for count in (8, 48):
+        image = x = keras.Input((4, 4, 8))
+        for _ in range(count):
+            x = ours.ShiftConv2D(8, 1, use_bias=False)(x)
+        model, images = keras.Model(image, x), images_like((4, 4, 8), 2)
+        settle(model, images)
+        report = tflm_export.export(model, images, tmp_path / str(count), target="tflm", name="net")
+        main = (tmp_path / str(count) / "main.cc").read_text()
+        counted = report.arena_bytes + report.arena_tail_host_bytes + max(report.scratch_bytes.values())
+        arenas[count] = int(re.search(r"kArenaBytes = (\d+)", main).group(1)) - counted
+    assert 40 * 112 <= arenas[48] - arenas[8] + 1024 <= 40 * 128 + 2 * 1024
 
 
 def test_builtin_tflm_project_needs_no_kernel_of_ours(tmp_path):

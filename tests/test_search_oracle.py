@@ -118,8 +118,8 @@ def test_infeasible_candidates_cost_no_trial_and_are_counted_by_reason(tmp_path)
     rows = oracle.history()
     assert all(row["feasible"] for row in rows)
     assert all(row["costs"]["flash_bytes"] <= 150 and row["costs"]["sram_bytes"] <= 4 for row in rows)
-    assert oracle.rejects["1"]["flash_bytes"] > 10 and oracle.rejects["1"]["sram_bytes"] > 10
-    assert len(oracle.rejected["1"]) > 10
+    assert oracle.evolution.rejects["1"]["flash_bytes"] > 10 and oracle.evolution.rejects["1"]["sram_bytes"] > 10
+    assert len(oracle.evolution.rejected["1"]) > 10
 
 
 def test_infeasible_trials_rank_behind_feasible_ones_when_they_are_let_in(tmp_path):

@@ -228,7 +228,8 @@ def export(
                 plans = firmware.write_c(network, name, shown, folder)
             else:
                 model_file = f"{firmware.identifier(name)}.tflite"
-                firmware.write_tflm(network, name, data, _arena_for_device(arena, scratch), shown, folder)
+                size = _arena_for_device(network, arena, scratch)
+                firmware.write_tflm(network, name, data, size, shown, folder)
         report = Report(
             name=name, flavour=flavour, target=target, requantization=requantization, model_file=model_file,
             model_sha256=hashlib.sha256((folder / model_file).read_bytes()).hexdigest(),
@@ -296,14 +297,21 @@ def _check_sram(network, limit, arena, scratch):
     _check_limit("sram_bytes", limit, size, f"activations and scratch, {how}, the most at layer '{layer}', take")
 
 
-def _arena_for_device(arena, scratch):
-    """Bytes of a firmware project's tensor arena: measured on this host, the hungriest version's scratch added."""
+# What the adapter keeps in the arena for each of our operators, and TFLite Micro for its scratch: saaug_ops.cc asserts the
+# first, 112 bytes with alignment; the second is a handle of one pointer.
+ADAPTER_BYTES = 128
+
+
+def _arena_for_device(network, arena, scratch):
+    """Bytes of a firmware project's tensor arena: measured on this host, where the kernels keep their own memory outside of
+    it; so the hungriest version's scratch is added, and what the adapter allocates for each of our operators."""
     if arena is None:
         raise ImportError(
             f"{_OWNER}: target 'tflm' measures the arena in TFLite Micro itself: pip install 'saaug-keras[run]'."
         )
     most = max((max(sizes) for sizes in scratch.values()), default=0) if scratch else 0
-    return -(-(arena.head + arena.tail + most + 512) // 1024) * 1024
+    kept = ADAPTER_BYTES * sum(network.flavour == "custom" and flatbuffer.is_ours(step) for step in network.steps)
+    return -(-(arena.head + arena.tail + most + kept + 512) // 1024) * 1024
 
 
 def _wheel_is_there():

@@ -1,4 +1,4 @@
-"""The oracle of the two-stage search: what to try next, under limits, and a state that survives anything.
+"""The oracle of the two-stage search: trials, workers and a state that survives anything. What to try is `evolution`'s.
 
 It speaks KerasTuner's protocol (create_trial, update_trial, end_trial, get_space, ...), so its chief and workers serve
 it unchanged. It does not use the base class's implementation of those calls: that one keeps its lock after an
@@ -20,11 +20,10 @@ from keras_tuner.engine import trial as trial_module
 
 from saaug_keras import _files, _validate
 from saaug_keras._version import __version__
-from saaug_keras.search import pareto
+from saaug_keras.search.evolution import Evolution
 
 Status = trial_module.TrialStatus
 HEARTBEAT = "heartbeat"
-_REJECTS_SHOWN = 400  # per stage, kept for the page
 
 
 def _locked(method):
@@ -45,7 +44,7 @@ class TwoStageOracle(keras_tuner.Oracle):
     between generations: a slow or lost worker holds nobody up.
 
     "Best" is NSGA-II's order on the objective and the costs in `minimize`, feasible trials before infeasible ones. A
-    candidate beyond a limit is rejected before it becomes a trial, and counted by reason in `rejects`.
+    candidate beyond a limit is rejected before it becomes a trial, and counted by reason in `evolution.rejects`.
 
     Every draw depends on `seed` and the number of proposals so far, and on finished trials, on nothing else: so a
     killed search goes on with the same proposals.
@@ -97,19 +96,12 @@ class TwoStageOracle(keras_tuner.Oracle):
         for number in stages:
             _validate.int_in(owner, "stage_trials", number, 1, 1_000_000, " trials")
         self.stage_trials = stages
-        _validate.one_of(owner, "strategy", strategy, ("evolution", "random"))
-        self.population_size = _validate.int_in(owner, "population_size", population_size, 2, 100_000, " trials")
-        self.top = _validate.int_in(owner, "top", top, 1, population_size, " trials")
-        self.mutation_probability = _validate.number_in(owner, "mutation_probability", mutation_probability, 0, 1)
-        self.attempts = _validate.int_in(owner, "attempts", attempts, 1, 1_000_000, " draws")
+        self.evolution = Evolution(
+            owner, space.cost_names, len(stages), limits=limits, slack=slack, minimize=minimize, strategy=strategy,
+            population_size=population_size, top=top, mutation_probability=mutation_probability,
+            reject_infeasible=reject_infeasible, attempts=attempts,
+        )  # fmt: skip
         self.lease_seconds = _validate.number_in(owner, "lease_seconds", lease_seconds, 0.1, 86400, " s")
-        self.limits = dict(limits or {})
-        self.minimize = tuple(minimize)
-        self.slack = dict(slack or {})
-        for name in (*self.limits, *self.minimize, *self.slack):
-            _validate.one_of(owner, "limits, minimize or slack", name, space.cost_names)
-        for name, factor in self.slack.items():
-            _validate.number_in(owner, f"slack of {name}", factor, 1, 1000)
         super().__init__(
             objective=keras_tuner.Objective(objective, "max"),
             max_trials=sum(stages),
@@ -118,13 +110,9 @@ class TwoStageOracle(keras_tuner.Oracle):
         )
         self.seed = _validate.int_in(owner, "seed", seed, 0, 2**63 - 1)  # after super, which turns 0 into a random one
         self.space = space
-        self.strategy = strategy
-        self.reject_infeasible = reject_infeasible
         self.lost_leases = lost_leases
         self.stage = 1
         self.subnet = None  # values of the first stage's winner
-        self.rejects = {}  # stage (as text) -> reason -> count
-        self.rejected = {}  # stage -> costs of the last rejected candidates
         self.failure = None  # why the search cannot go on; the tuner raises it
         self.clock = time.monotonic
         self._spaces = {1: space}
@@ -132,12 +120,11 @@ class TwoStageOracle(keras_tuner.Oracle):
         self._exhausted = False  # the last stage has no candidate left
         self._proposals = 0
         self._facts = {}  # trial id -> {"values", "stage", "costs"}
-        self._tried = set()
         self._leases = {}  # trial id -> (tuner id, end of the lease)
         self._seen = {}  # tuner id -> when it last spoke
         self._losses = {}  # trial id -> expired leases
         self._display = TrialLines(self)
-        self._check_limits(space, self._limits(1))
+        self.evolution.check_limits(space, 1)
 
     # Space and limits
 
@@ -148,9 +135,9 @@ class TwoStageOracle(keras_tuner.Oracle):
             "version": __version__,
             "space": self.space.identity,
             "stages": len(self.stage_trials),
-            "limits": self.limits,
-            "slack": self.slack,
-            "minimize": list(self.minimize),
+            "limits": self.evolution.limits,
+            "slack": self.evolution.slack,
+            "minimize": list(self.evolution.minimize),
             "objective": self.objective.name,
         }
 
@@ -159,28 +146,6 @@ class TwoStageOracle(keras_tuner.Oracle):
         if stage not in self._spaces:
             self._spaces[stage] = self.space.second_stage(self.subnet)
         return self._spaces[stage]
-
-    def _limits(self, stage):
-        if stage == len(self.stage_trials):
-            return self.limits
-        return {name: limit * self.slack.get(name, 1) for name, limit in self.limits.items()}
-
-    def _check_limits(self, space, limits):
-        candidates = [space.costs(values) for values in space.smallest()]
-        unmet = []
-        for name, limit in limits.items():
-            least = min(costs[name] for costs in candidates)
-            if least > limit:
-                unmet.append(f"{name}={limit:g} (the smallest network needs {least:g})")
-        if unmet:
-            raise ValueError(f"TwoStageOracle: `limits` that no candidate meets: {', '.join(unmet)}.")
-
-    def violation(self, stage: int, costs: dict) -> float:
-        """How far costs are beyond a stage's limits, as a sum of fractions of them; 0 is feasible."""
-        return sum(
-            max(0.0, costs[name] / limit - 1) if limit else float(costs[name])
-            for name, limit in self._limits(stage).items()
-        )
 
     # Proposals
 
@@ -193,7 +158,10 @@ class TwoStageOracle(keras_tuner.Oracle):
                 return {"status": Status.IDLE}
             if self.stage == len(self.stage_trials) or not self._begin_next_stage():
                 return {"status": Status.STOPPED}
-        values = self._propose(np.random.default_rng([self.seed, self._proposals]))
+        ended = [i for i in self.end_order if self._facts[i]["stage"] == self.stage and self._is_scored(self.trials[i])]
+        parents = self.evolution.parents(self._candidates(ended), self.stage_trials[self.stage - 1])
+        rng = np.random.default_rng([self.seed, self._proposals])
+        values = self.evolution.propose(self.stage_space(self.stage), self.stage, parents, rng)
         if values is None:
             # Exhausted: every candidate that fits was tried. What is ongoing still counts.
             if self.ongoing_trials or self._retry_queue:
@@ -217,60 +185,11 @@ class TwoStageOracle(keras_tuner.Oracle):
             return False
         self.stage += 1
         try:
-            self._check_limits(self.stage_space(self.stage), self._limits(self.stage))
+            self.evolution.check_limits(self.stage_space(self.stage), self.stage)
         except ValueError as error:
             self.failure = f"{error} The first stage's winner is too large even without its optional layers."
             return False
         return True
-
-    def _propose(self, rng):
-        space = self.stage_space(self.stage)
-        limits = self._limits(self.stage)
-        parents = self._parents() if self.strategy == "evolution" else []
-        seeds = [s for s in map(space.canonical, space.seeds()) if self._key(s) not in self._tried]
-        last = None
-        for attempt in range(self.attempts):
-            if attempt < len(seeds):
-                values = seeds[attempt]
-            elif not parents:
-                values = space.sample(rng)
-            elif rng.random() < 0.5 or len(parents) < 2:
-                parent = parents[rng.integers(len(parents))]
-                values = space.mutate(parent, rng, self.mutation_probability)
-            else:
-                first, second = rng.choice(len(parents), 2, replace=False)
-                values = space.crossover(parents[first], parents[second], rng)
-            if self._accept(space, values, limits):
-                return values
-            last = values
-        for start in [last] + [space.sample(rng) for _ in range(20)]:
-            for values in space.shrink(start, rng):
-                if self._accept(space, values, limits):
-                    return values
-        return None
-
-    def _accept(self, space, values, limits):
-        counts = self.rejects.setdefault(str(self.stage), {})
-        if self._key(values) in self._tried:
-            counts["duplicate"] = counts.get("duplicate", 0) + 1
-            return False
-        costs = space.costs(values)
-        beyond = [name for name, limit in limits.items() if costs[name] > limit]
-        if beyond and self.reject_infeasible:
-            for name in beyond:
-                counts[name] = counts.get(name, 0) + 1
-            sample = self.rejected.setdefault(str(self.stage), [])
-            sample.append({name: float(costs[name]) for name in space.cost_names})
-            del sample[:-_REJECTS_SHOWN]
-            return False
-        return True
-
-    def _parents(self):
-        """Values of the `top` best of the living; none until the first population is complete."""
-        ended = [i for i in self.end_order if self._facts[i]["stage"] == self.stage and self._is_scored(self.trials[i])]
-        if len(ended) < min(self.population_size, self.stage_trials[self.stage - 1] // 2 or 1):
-            return []
-        return [self._facts[t.trial_id]["values"] for t in self._rank(ended[-self.population_size :])[: self.top]]
 
     # Ranking
 
@@ -280,15 +199,11 @@ class TwoStageOracle(keras_tuner.Oracle):
 
     def _violation_of(self, trial):
         facts = self._facts[trial.trial_id]
-        return self.violation(facts["stage"], facts["costs"])
+        return self.evolution.violation(facts["stage"], facts["costs"])
 
-    def _objectives(self, trials, minimize):
-        return np.array([[-t.score, *(self._facts[t.trial_id]["costs"][m] for m in minimize)] for t in trials])
-
-    def _rank(self, trial_ids):
-        trials = [self.trials[i] for i in trial_ids]
-        order = pareto.best_first(self._objectives(trials, self.minimize), [self._violation_of(t) for t in trials])
-        return [trials[i] for i in order]
+    def _candidates(self, trial_ids):
+        """Scored trials as `Evolution` ranks them."""
+        return [{**self._facts[i], "score": self.trials[i].score} for i in trial_ids]
 
     def _scored(self, stage):
         stage = stage or self.stage
@@ -307,14 +222,9 @@ class TwoStageOracle(keras_tuner.Oracle):
             minimize: costs beside the objective. Default: the oracle's, or all of the space's if it has none.
             stage: 1 or 2. Default: the stage reached.
         """
-        minimize = tuple(minimize or self.minimize or self.space.cost_names)
-        for name in minimize:
-            _validate.one_of("pareto_front", "minimize", name, self.space.cost_names)
-        trials = [t for t in self._scored(stage) if self._violation_of(t) == 0]
-        if not trials:
-            return []
-        ranks = pareto.fronts(self._objectives(trials, minimize), np.zeros(len(trials)))
-        return sorted((t for t, rank in zip(trials, ranks, strict=True) if rank == 0), key=lambda t: -t.score)
+        trials = self._scored(stage)
+        candidates = self._candidates([trial.trial_id for trial in trials])
+        return [trials[index] for index in self.evolution.front(candidates, minimize)]
 
     @_locked
     def get_best_trials(self, num_trials=1):
@@ -325,7 +235,7 @@ class TwoStageOracle(keras_tuner.Oracle):
     def candidate(self, trial_id) -> dict:
         """{"stage", "values", "costs", "feasible"} of a trial."""
         facts = self._facts[trial_id]
-        return {**facts, "feasible": self.violation(facts["stage"], facts["costs"]) == 0}
+        return {**facts, "feasible": self._violation_of(self.trials[trial_id]) == 0}
 
     @_locked
     def history(self) -> list[dict]:
@@ -400,11 +310,7 @@ class TwoStageOracle(keras_tuner.Oracle):
         self._facts[trial.trial_id] = {
             "stage": stage, "values": values, "costs": {n: float(c) for n, c in space.costs(values).items()},
         }  # fmt: skip
-        self._tried.add(self._key(values))
-
-    @staticmethod
-    def _key(values):
-        return tuple(values.items())
+        self.evolution.tried.add(self.evolution.key(values))
 
     @_locked
     def update_trial(self, trial_id, metrics, step=0):
@@ -533,8 +439,8 @@ class TwoStageOracle(keras_tuner.Oracle):
             "end_order": self.end_order,
             "ongoing": {i: self.trials[i].hyperparameters.values for i in self.start_order if i not in ended},
             "losses": self._losses,
-            "rejects": self.rejects,
-            "rejected": self.rejected,
+            "rejects": self.evolution.rejects,
+            "rejected": self.evolution.rejected,
             "failure": self.failure,
             "display": self._display.get_state(),
         }
@@ -547,8 +453,8 @@ class TwoStageOracle(keras_tuner.Oracle):
         self._proposals = state["proposals"]
         self.stage = state["stage"]
         self.subnet = state["subnet"]
-        self.rejects = state["rejects"]
-        self.rejected = state["rejected"]
+        self.evolution.rejects = state["rejects"]
+        self.evolution.rejected = state["rejected"]
         self._losses = state["losses"]
         self._display.set_state(state["display"])
         for trial_id, values in state["ongoing"].items():
@@ -561,7 +467,8 @@ class TwoStageOracle(keras_tuner.Oracle):
         self.trials = {i: self.trials[i] for i in start_order if i in self.trials}
         self.start_order = list(self.trials)
         self.end_order = [i for i in end_order if i in self.trials]
-        self._facts, self._tried, self._spaces = {}, set(), {1: self.space}
+        self._facts, self._spaces = {}, {1: self.space}
+        self.evolution.tried.clear()
         self.ongoing_trials, self._leases, self._retry_queue, self.failure = {}, {}, [], None
         for trial in self.trials.values():
             self._remember(trial)

@@ -427,8 +427,8 @@ def make_report(search, oracle, best, spec, trained, subspaces) -> dict:
         "history": oracle.history(),
         "pareto_front": [t.trial_id for t in oracle.pareto_front()],
         "front_costs": list(dict.fromkeys((*limits, *plan.minimize, "operations"))),
-        "rejects": oracle.rejects,
-        "rejected": oracle.rejected,
+        "rejects": oracle.evolution.rejects,
+        "rejected": oracle.evolution.rejected,
         "architecture": _architecture(spec),
         "tables": [
             costs, layers,

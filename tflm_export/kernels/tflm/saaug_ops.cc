@@ -22,6 +22,8 @@ struct Layer {
   bool options_read;
   int scratch;  // handle, or -1
 };
+// Exported projects make room for so much of each operator, with the arena's alignment: ADAPTER_BYTES of the exporter.
+static_assert(sizeof(Layer) <= 112, "an exported project's arena would be too small");
 
 /** The operators as types, so that each has its own functions. */
 template <int32_t>
