@@ -1,7 +1,7 @@
 """Tensor maths of multiplication-free layers with its gradients, for the TensorFlow and the JAX backend.
 
 Arrays in, arrays out; all images are channels-last. Sums of absolute differences run in islands that XLA compiles,
-`saaug_keras._adder`.
+`saaug_keras._sums`.
 """
 
 import functools
@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops as K
 
-from saaug_keras import _adder, _validate
+from saaug_keras import _sums, _validate
 from saaug_keras._compiled import island, subgraph
 
 # Exponents that are looked for: float32's end at -126 and 127.
@@ -372,7 +372,7 @@ def conv2d(x, kernel, *, strides=(1, 1), padding="same", dilation_rate=(1, 1)):
         if tuple(kernel.shape[:2]) == (1, 1):
             return K.matmul(x[:, :: strides[0], :: strides[1]], kernel[0, 0])
         if np.prod(kernel.shape[:3]) <= _MOST_PATCHED:
-            x = _adder.patches(x, kernel.shape[:2], strides, padding, dilation_rate)
+            x = _sums.patches(x, kernel.shape[:2], strides, padding, dilation_rate)
             return K.matmul(x, K.reshape(kernel, (-1, kernel.shape[3])))
         return K.conv(
             x, kernel, strides=strides, padding=padding, data_format="channels_last", dilation_rate=dilation_rate
@@ -402,7 +402,7 @@ def depthwise_conv2d(x, kernel, *, strides=(1, 1), padding="same", dilation_rate
         x: (N, H, W, C); kernel: (kh, kw, C, depth multiplier).
     """
     if keras.backend.backend() != "tensorflow":
-        return _adder.depthwise_conv2d(x, kernel, strides, padding, dilation_rate, product=True)
+        return _sums.depthwise_conv2d(x, kernel, strides, padding, dilation_rate, product=True)
     import tensorflow as tf
 
     if strides[0] == strides[1]:
@@ -410,7 +410,7 @@ def depthwise_conv2d(x, kernel, *, strides=(1, 1), padding="same", dilation_rate
     # TensorFlow's kernel wants equal strides. Take every position, then those that remain.
     window = [(size - 1) * rate + 1 for size, rate in zip(kernel.shape[:2], dilation_rate, strict=True)]
     if padding == "same":
-        pads = [_adder.same_padding(x, axis, window[axis], strides[axis]) for axis in (0, 1)]
+        pads = [_sums.same_padding(x, axis, window[axis], strides[axis]) for axis in (0, 1)]
         x = tf.pad(x, [(0, 0), *pads, (0, 0)])
     out = tf.nn.depthwise_conv2d(x, kernel, (1, 1, 1, 1), "VALID", dilations=dilation_rate)
     return out[:, :: strides[0], :: strides[1]]
@@ -437,7 +437,7 @@ def adder_conv2d(x, kernel, strides=1, padding="same", dilation_rate=1):
     Source: AdderNet, Chen et al. 2019, arXiv:1912.13200.
     """
     strides, dilation_rate = _window("adder_conv2d", strides, padding, dilation_rate)
-    return _adder.conv2d(x, kernel, strides, padding, dilation_rate)
+    return _sums.conv2d(x, kernel, strides, padding, dilation_rate)
 
 
 def adder_depthwise_conv2d(x, kernel, strides=1, padding="same", dilation_rate=1):
@@ -452,7 +452,7 @@ def adder_depthwise_conv2d(x, kernel, strides=1, padding="same", dilation_rate=1
         (N, H', W', C * M), dtype of `x`.
     """
     strides, dilation_rate = _window("adder_depthwise_conv2d", strides, padding, dilation_rate)
-    return _adder.depthwise_conv2d(x, kernel, strides, padding, dilation_rate)
+    return _sums.depthwise_conv2d(x, kernel, strides, padding, dilation_rate)
 
 
 def _window(owner, strides, padding, dilation_rate):

@@ -59,7 +59,7 @@ def write_models(folder):
     x = layers.Multiply()([x, gate])
     x = layers.UpSampling2D(2, interpolation="bilinear")(x)
     x = layers.AveragePooling2D(2)(layers.MaxPooling2D(3, strides=1, padding="same")(x))
-    x = layers.Concatenate()([layers.LeakyReLU(0.2)(x), layers.Conv2D(2, 1, activation="silu")(x), x])
+    x = layers.Concatenate()([layers.LeakyReLU(0.2)(x), layers.Conv2D(4, 1, activation="silu")(x), x])
     x = layers.Reshape((2, -1, 4))(x)
     x = layers.Softmax()(layers.Dense(3)(layers.Flatten()(x)))
     model, images = keras.Model(image, x), images_like((7, 6, 3), 4)

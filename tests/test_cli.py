@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from saaug_keras import cli, datasets, demo_train
-from saaug_keras.cli import common
 
 TRAIN = ["train", "--backbone", "mobilenetv2-tiny", "--dataset", "digits"]
 
@@ -115,11 +114,6 @@ def test_strange_words_are_argparse_errors(capsys):
             cli.main([*TRAIN, "--out", "out", *words])
         assert caught.value.code == 2
     assert "whole numbers separated by commas, not '1,x'" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("seconds, text", [(0.4, "0s"), (59.4, "59s"), (185, "3m05s"), (2 * 3600 + 7 * 60, "2h07m")])
-def test_times_are_read_at_a_glance(seconds, text):
-    assert common.format_seconds(seconds) == text
 
 
 SMALL = ["--blocks", "2", "--width-multiplier", "0.25", "--batch-size", "256", "--learning-rate", "0.05"]

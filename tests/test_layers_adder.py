@@ -6,7 +6,7 @@ import pytest
 import reference
 from contract import array, assert_layer_contract, gradients, random_inputs
 
-from saaug_keras import AdderConv2D, AdderDepthwiseConv2D, _adder, ops
+from saaug_keras import AdderConv2D, AdderDepthwiseConv2D, _sums, ops
 from saaug_keras.operators import gradients as gradients_of
 
 SHAPE = (2, 7, 6, 3)
@@ -66,7 +66,7 @@ def test_forward_and_gradients_are_those_of_loops(cls, kwargs):
 @pytest.mark.parametrize("fused", [False, True], ids=["islands", "fused"])
 @pytest.mark.parametrize("channels, filters", [(1, 1), (13, 50), (49, 3), (97, 100)])
 def test_any_number_of_channels_is_summed_whole_as_by_loops(channels, filters, fused, monkeypatch):
-    monkeypatch.setattr(_adder, "_fuses_sums", lambda: fused)
+    monkeypatch.setattr(_sums, "_fuses_sums", lambda: fused)
     x, f = random_inputs((3, 2, 1, channels)), random_inputs((1, 1, channels, filters), 2)
     output, (dx, df), upstream = gradients(ops.adder_conv2d, x, f)
     want, want_dx, want_df = reference.convolution(x, f, upstream=upstream, adder=True)
@@ -80,7 +80,7 @@ def test_any_number_of_channels_is_summed_whole_as_by_loops(channels, filters, f
 ])  # fmt: skip
 @pytest.mark.parametrize("fused", [False, True], ids=["islands", "fused"])
 def test_large_kernels_are_summed_tap_by_tap_as_by_loops(strides, padding, dilation, fused, monkeypatch):
-    monkeypatch.setattr(_adder, "_fuses_sums", lambda: fused)
+    monkeypatch.setattr(_sums, "_fuses_sums", lambda: fused)
     x, f = random_inputs((2, 8, 7, 51)), random_inputs((3, 2, 51, 4), 2)
     output, (dx, df), upstream = gradients(lambda *args: ops.adder_conv2d(*args, strides, padding, dilation), x, f)
     want, want_dx, want_df = reference.convolution(x, f, strides, padding, dilation, upstream, adder=True)

@@ -392,3 +392,20 @@ def test_a_tuner_resumes_and_answers_like_any_keras_tuner(tmp_path, capsys):
     assert len(files) == 50 + 2 and sum(p.stat().st_size for p in files) < 200_000
     assert json.loads((tmp_path / "plain" / "oracle.json").read_text())["stage"] == 2
     assert os.path.exists(tmp_path / "plain" / "tuner0.json")
+
+
+@pytest.mark.parametrize("options", [
+    {"executions_per_trial": 3}, {"optimizer": "adam"}, {"loss": "mse"}, {"metrics": ["accuracy"]}, {"max_model_size": 10**6},
+    {"hypermodel": lambda hp: None}, {"distribution_strategy": object()},
+], ids=lambda options: next(iter(options)))  # fmt: skip
+def test_arguments_of_keras_tuner_without_effect_are_refused_by_name(tmp_path, options):
+    (name,) = options
+    oracle = make_oracle(tmp_path)
+    with pytest.raises(ValueError, match=f"TwoStageTuner: `{name}` must be left out"):
+        TwoStageTuner(oracle, toy_accuracy, directory=str(tmp_path), project_name="refused", **options)
+
+
+@pytest.mark.parametrize("name", ["max_trials", "hyperparameters", "allow_new_entries", "max_retries_per_trial"])
+def test_arguments_of_keras_tuners_oracle_that_the_search_decides_are_refused_by_name(tmp_path, name):
+    with pytest.raises(TypeError, match=name):
+        make_oracle(tmp_path, **{name: 1})

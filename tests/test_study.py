@@ -19,8 +19,9 @@ import scipy.stats
 import study_toys
 
 from saaug_keras import cli, datasets, recipes
+from saaug_keras._page import duration
 from saaug_keras.study import Book, Cell, Study, charts, report, results, run
-from saaug_keras.study.runner import clock, plan
+from saaug_keras.study.runner import tasks_left
 
 STUDIES = pathlib.Path(__file__).resolve().parents[1] / "studies"
 GRID = {
@@ -356,7 +357,7 @@ def test_arms_with_one_recipe_share_their_runs(tmp_path):
     assert [(line.cell.operator, line.cell.arm) for line in findings.lines] == [
         (operator, arm) for operator in ("shift", "adder") for arm in ("augmented", "twin")
     ]
-    assert findings.missing == 0 and plan(book, study.cells()) == ([], [])
+    assert findings.missing == 0 and tasks_left(book, study.cells()) == ([], [])
 
 
 def test_a_tuning_run_of_full_length_becomes_a_final_run(tmp_path):
@@ -461,9 +462,11 @@ def test_ticks_are_few_round_and_inside(low, high):
     assert len(steps) == 1 and f"{steps.pop():e}"[0] in "125"
 
 
-@pytest.mark.parametrize("seconds, text", [(38.4, "38 s"), (250, "4 min 10 s"), (11_100, "3 h 05 min")])
+@pytest.mark.parametrize("seconds, text", [
+    (0.4, "0 s"), (38.4, "38 s"), (59.6, "1 min 00 s"), (250, "4 min 10 s"), (11_100, "3 h 05 min"),
+])  # fmt: skip
 def test_a_time_reads_well(seconds, text):
-    assert clock(seconds) == text
+    assert duration(seconds) == text
 
 
 # The command

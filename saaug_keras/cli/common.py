@@ -143,16 +143,6 @@ def say(args, text: str):
     print(text, file=sys.stderr, flush=True)
 
 
-def format_seconds(seconds: float) -> str:
-    """45s, 3m05s, 2h07m."""
-    seconds = int(round(seconds))
-    if seconds < 60:
-        return f"{seconds}s"
-    if seconds < 3600:
-        return f"{seconds // 60}m{seconds % 60:02d}s"
-    return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
-
-
 def add_budget_options(parser):
     """`--jobs`, `--hours`, `--until`."""
     parser.add_argument("--jobs", type=int, help="processes that train at a time (default: one a core, with one thread "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 import time
 
+from saaug_keras._page import duration
 from saaug_keras.cli import common
 
 
@@ -85,7 +86,7 @@ def classify(interpreter, images, every: int = 32):
         done = min(first + every, len(images))
         speed = done / (time.perf_counter() - start)
         progress.update(f"{done}/{len(images)} images  {speed:,.0f} img/s  "
-                        f"{common.format_seconds((len(images) - done) / speed)} left")  # fmt: skip
+                        f"{duration((len(images) - done) / speed)} left")  # fmt: skip
     progress.clear()
     return np.concatenate(parts), time.perf_counter() - start
 

@@ -8,6 +8,7 @@ import pathlib
 import sys
 import time
 
+from saaug_keras._page import duration
 from saaug_keras.cli import common
 
 # Options of the plan that are plain numbers or names: (option, type, help, default shown by argparse from the plan).
@@ -127,10 +128,10 @@ def run(args) -> int:
             ("chosen width, resolution", f"{found['width']:g}, {found['resolution']} pixels"),
             ("networks at that width and resolution", found["networks_in_subspace"]),
             ("of these within the limits", f"{found['feasible_share']:.0%}"),
-            ("SuperNet", common.format_seconds(found["supernet_seconds"])),
-            ("search", common.format_seconds(found["search_seconds"])),
-            ("augmented training", common.format_seconds(found["training_seconds"])),
-            ("all together, about", common.format_seconds(total)),
+            ("SuperNet", duration(found["supernet_seconds"])),
+            ("search", duration(found["search_seconds"])),
+            ("augmented training", duration(found["training_seconds"])),
+            ("all together, about", duration(total)),
         ]
         title = f"{data.name}: nothing was written"
         common.show(args, {**found, "seconds": total}, title=title, rows=rows, columns=("", ""))
@@ -228,6 +229,6 @@ def make_reporter(args):
             left = (time.monotonic() - self.started) / (epoch + 1 - self.first) * (epochs - epoch - 1)
             values = "  ".join(f"{key} {value:.4f}" for key, value in (logs or {}).items() if value is not None)
             what = "SuperNet" if "largest_accuracy" in (logs or {}) else "augmented training"
-            common.say(args, f"{what}, epoch {epoch + 1}/{epochs}  {values}  {common.format_seconds(left)} left")
+            common.say(args, f"{what}, epoch {epoch + 1}/{epochs}  {values}  {duration(left)} left")
 
     return Reporter()

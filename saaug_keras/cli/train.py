@@ -6,6 +6,7 @@ import dataclasses
 import pathlib
 import time
 
+from saaug_keras._page import duration
 from saaug_keras.cli import common
 
 
@@ -160,7 +161,7 @@ def make_reporter(recipe, args):
             left = ((recipe.epochs - self.epoch) * steps - batch - 1) * recipe.batch_size / self.speed
             self.progress.update(
                 f"epoch {self.epoch + 1}/{recipe.epochs}  step {batch + 1}/{steps}  loss {logs['loss']:.3f}  "
-                f"{self.speed:,.0f} img/s  {common.format_seconds(left)} left"
+                f"{self.speed:,.0f} img/s  {duration(left)} left"
             )
 
         def on_epoch_end(self, epoch, logs=None):
@@ -172,7 +173,7 @@ def make_reporter(recipe, args):
             speed = f"{self.speed:,.0f} img/s  " if self.params["steps"] > 1 else ""
             self.progress.clear()
             common.say(
-                args, f"epoch {epoch + 1}/{recipe.epochs}  {values}  {speed}{common.format_seconds(left)} left"
+                args, f"epoch {epoch + 1}/{recipe.epochs}  {values}  {speed}{duration(left)} left"
             )
 
     return Reporter()

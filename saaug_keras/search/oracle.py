@@ -19,6 +19,7 @@ import numpy as np
 from keras_tuner.engine import trial as trial_module
 
 from saaug_keras import _files, _validate
+from saaug_keras._page import duration
 from saaug_keras._version import __version__
 from saaug_keras.search.evolution import Evolution
 
@@ -613,13 +614,6 @@ class TrialLines:
         left = (oracle.max_trials - len(oracle.end_order)) * spent / self._ended  # of the stages' full length
         print(
             f"stage {facts['stage']}, trial {len(oracle.end_order)} of {oracle.max_trials}: {score}{best}; {costs}; "
-            f"{_duration(left)} left",
+            f"{duration(left)} left",
             flush=True,
         )
-
-
-def _duration(seconds: float) -> str:
-    seconds = int(round(seconds))
-    hours, rest = divmod(seconds, 3600)
-    minutes, seconds = divmod(rest, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"

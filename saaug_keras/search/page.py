@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import html
-import math
+from saaug_keras._page import Scale, document, dot, escape, line, path, svg, ticks, words
 
 _STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;color:#1d2330;background:#fff;max-width:60rem;margin:2rem auto;padding:0 1rem}
+body{font:15px/1.5 system-ui,sans-serif;color:#1d2330;background:#fff;margin:0}
+main{max-width:60rem;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.5rem;margin:0 0 .2rem}
 h2{font-size:1.15rem;margin:2.2rem 0 .5rem;border-top:1px solid #dde1e8;padding-top:1rem}
 p.note{color:#5a6475;margin:.3rem 0}table{border-collapse:collapse;font-size:.92rem;margin:.5rem 0}
@@ -23,6 +23,7 @@ _NAMES = {
 }  # fmt: skip
 _WIDTH, _HEIGHT = 760, 340
 _LEFT, _RIGHT, _TOP, _BOTTOM = 70, 20, 16, 48
+_RULE = "#eceff4"
 
 
 def name_of(key: str) -> str:
@@ -51,14 +52,11 @@ def render(report: dict) -> str:
         parts += ["<h2>The chosen network</h2>", _architecture(report["architecture"])]
     for table in report.get("tables", ()):
         parts.append(_table(table))
-    return (
-        "<!doctype html><html lang='en'><meta charset='utf-8'><meta name=viewport content='width=device-width'>"
-        f"<title>{_text(report['title'])}</title><style>{_STYLE}</style><body>" + "\n".join(parts) + "</body></html>\n"
-    )
+    return document(report["title"], _STYLE, parts)
 
 
 def _text(value) -> str:
-    return html.escape(number(value) if isinstance(value, (int, float)) else str(value))
+    return escape(number(value) if isinstance(value, (int, float)) else value)
 
 
 def number(value) -> str:
@@ -84,61 +82,39 @@ class _Axes:
 
     def __init__(self, x_range, y_range, x_label, y_label):
         self.x_range, self.y_range = _padded(x_range), _padded(y_range)
+        foot, side = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
+        self.x, self.y = Scale(self.x_range, _LEFT, side), Scale(self.y_range, foot, _TOP)
         self.items = []
-        for value in _ticks(*self.x_range):
-            x, foot = f"{self.x(value):.1f}", _HEIGHT - _BOTTOM
-            self.items.append(f"<line x1='{x}' x2='{x}' y1='{_TOP}' y2='{foot}' stroke='#eceff4'/>")
-            self.items.append(f"<text x='{x}' y='{foot + 16}' text-anchor='middle'>{_tick(value)}</text>")
-        for value in _ticks(*self.y_range):
+        for value in ticks(*self.x_range):
+            x = self.x(value)
+            self.items += [line(x, _TOP, x, foot, _RULE), words(x, foot + 16, _tick(value), "middle")]
+        for value in ticks(*self.y_range):
             y = self.y(value)
-            self.items.append(f"<line x1='{_LEFT}' x2='{_WIDTH - _RIGHT}' y1='{y:.1f}' y2='{y:.1f}' stroke='#eceff4'/>")
-            self.items.append(f"<text x='{_LEFT - 6}' y='{y + 4:.1f}' text-anchor='end'>{_tick(value)}</text>")
-        middle = (_LEFT + _WIDTH - _RIGHT) / 2
-        self.items.append(f"<text x='{middle}' y='{_HEIGHT - 8}' text-anchor='middle'>{_text(x_label)}</text>")
-        centre = (_TOP + _HEIGHT - _BOTTOM) / 2
-        turned = f"transform='rotate(-90 14 {centre})'"
-        self.items.append(f"<text x='14' y='{centre}' text-anchor='middle' {turned}>{_text(y_label)}</text>")
-
-    def x(self, value):
-        low, high = self.x_range
-        return _LEFT + (value - low) / (high - low) * (_WIDTH - _LEFT - _RIGHT)
-
-    def y(self, value):
-        low, high = self.y_range
-        return _HEIGHT - _BOTTOM - (value - low) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
+            self.items += [line(_LEFT, y, side, y, _RULE), words(_LEFT - 6, y + 4, _tick(value), "end")]
+        self.items.append(words((_LEFT + side) / 2, _HEIGHT - 8, x_label, "middle"))
+        centre = (_TOP + foot) / 2
+        self.items.append(words(14, centre, y_label, "middle", f' transform="rotate(-90 14 {centre})"'))
 
     def dot(self, x, y, colour, title, radius=3.2):
-        self.items.append(
-            f"<circle cx='{self.x(x):.1f}' cy='{self.y(y):.1f}' r='{radius}' fill='{colour}' fill-opacity='.75'>"
-            f"<title>{_text(title)}</title></circle>"
-        )
+        self.items.append(dot(self.x(x), self.y(y), radius, colour, 0.75, title=title))
 
     def cross(self, x, y, colour, title):
         cx, cy = self.x(x), self.y(y)
-        path = f"M{cx - 3:.1f} {cy - 3:.1f}l6 6m0-6l-6 6"
-        self.items.append(f"<path d='{path}' stroke='{colour}' fill='none'><title>{_text(title)}</title></path>")
+        for ends in ((cx - 3, cy - 3, cx + 3, cy + 3), (cx - 3, cy + 3, cx + 3, cy - 3)):
+            self.items.append(path([ends[:2], ends[2:]], colour, 1, title=title))
 
     def line(self, points, colour, width=1.6, dash=""):
-        path = "M" + "L".join(f"{self.x(x):.1f} {self.y(y):.1f}" for x, y in points)
-        dash = f" stroke-dasharray='{dash}'" if dash else ""
-        self.items.append(f"<path d='{path}' stroke='{colour}' stroke-width='{width}' fill='none'{dash}/>")
+        dash = f' stroke-dasharray="{dash}"' if dash else ""
+        self.items.append(path([(self.x(x), self.y(y)) for x, y in points], colour, width, dash))
 
     def svg(self, label) -> str:
-        items = "".join(self.items)
-        return f"<svg viewBox='0 0 {_WIDTH} {_HEIGHT}' role='img' aria-label='{_text(label)}'>{items}</svg>"
+        return svg(_WIDTH, _HEIGHT, label, self.items)
 
 
 def _padded(span):
     low, high = span
     margin = (high - low) * 0.04 or abs(high) * 0.05 or 1.0
     return low - margin, high + margin
-
-
-def _ticks(low, high, count=6):
-    step = 10 ** math.floor(math.log10((high - low) / count))
-    step = next(step * k for k in (1, 2, 5, 10) if (high - low) / (step * k) <= count)
-    first = math.ceil(low / step)
-    return [step * k for k in range(first, math.floor(high / step) + 1)]
 
 
 def _tick(value):
@@ -254,11 +230,8 @@ def _architecture(layers) -> str:
         colour = _OPERATOR_COLOURS.get(layer["operator"], "#2563a8")
         width = 8 + 330 * layer["expanded"] / most
         fill = f"fill='{colour}'" if layer["kept"] else f"fill='none' stroke='{colour}' stroke-dasharray='4 3'"
-        items.append(f"<text x='0' y='{y + 14}'>{_text(layer['name'])}</text>")
+        items.append(words(0, y + 14, layer["name"]))
         items.append(f"<rect x='110' y='{y}' width='{width:.0f}' height='{height - 8}' rx='3' {fill}/>")
-        items.append(f"<text x='{width + 120:.0f}' y='{y + 14}'>{_text(layer['text'])}</text>")
+        items.append(words(width + 120, y + 14, layer["text"]))
     note = "Bars: channels inside the block. Dashed: depth augmentation, trained and then left out."
-    return (
-        f"<svg viewBox='0 0 {_WIDTH} {12 + height * len(layers)}' role='img' aria-label='architecture'>"
-        + "".join(items) + f"</svg><p class='note'>{note}</p>"
-    )  # fmt: skip
+    return svg(_WIDTH, 12 + height * len(layers), "architecture", items) + f"<p class='note'>{note}</p>"

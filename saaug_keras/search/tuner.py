@@ -23,6 +23,10 @@ from saaug_keras.search import oracle as oracle_module
 
 Status = trial_module.TrialStatus
 CHIEF_SECONDS = 40.0  # a worker that cannot reach its chief for so long ends
+# Of keras_tuner.Tuner, and about the model that it would compile and fit in each trial.
+_WITHOUT_EFFECT = {
+    "distribution_strategy", "executions_per_trial", "hypermodel", "loss", "max_model_size", "metrics", "optimizer",
+}  # fmt: skip
 _PING_MS = 10_000  # between two signs of life on an idle connection
 
 
@@ -38,10 +42,19 @@ class TwoStageTuner(keras_tuner.Tuner):
             genes, "stage", and in stage 2 the genes of the first stage's winner too. Optional attributes:
             `prepare(*args, **kwargs)`, called once with what `search` was given; `build_model(values)` -> a Keras
             model with the candidate's weights, for `get_best_models`.
-        **kwargs: directory, project_name, overwrite, as `keras_tuner.Tuner`.
+        **kwargs: directory, project_name, overwrite, logger, tuner_id, as `keras_tuner.Tuner`.
+    Raises:
+        ValueError: an argument of `keras_tuner.Tuner` that has nothing to act on here, since no model is compiled or fitted
+            per trial.
     """
 
     def __init__(self, oracle, evaluate, **kwargs):
+        for name in sorted(_WITHOUT_EFFECT & set(kwargs)):
+            if kwargs[name] not in (None, 1):
+                raise ValueError(
+                    f"TwoStageTuner: `{name}` must be left out: a trial is one call of `evaluate`, which decides that itself. "
+                    f"Received: {name}={kwargs[name]!r}."
+                )
         self.evaluate = evaluate
         self._own_oracle = oracle  # on a worker, `self.oracle` is a client of the chief's
         super().__init__(oracle, **kwargs)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import html
 import importlib.util
-import math
 import statistics
 
 from saaug_keras._files import atomic_file
+from saaug_keras._page import Scale, dot, escape, line, path, svg, ticks, words
 from saaug_keras.study.results import Answer, Line, interval, points
 
 # Told apart with any colour vision (Okabe and Ito); direct training is the grey that others are held against.
@@ -16,6 +15,7 @@ _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9", "#
             "#a16207")  # fmt: skip
 _WIDTH = 760
 _ROW = 30
+_NAME, _VALUE = ' class="name"', ' class="value"'
 
 
 def colours_of(study) -> dict[str, str]:
@@ -24,81 +24,44 @@ def colours_of(study) -> dict[str, str]:
     return {"direct": _DIRECT} | {name: _COLOURS[index % len(_COLOURS)] for index, name in enumerate(rest)}
 
 
-def ticks(low: float, high: float, count: int = 6) -> list[float]:
-    """Round numbers in [low, high], at most `count` + 1 of them."""
-    step = 10 ** math.floor(math.log10((high - low) / count))
-    step = next(step * factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= count)
-    return [round(step * k, 10) for k in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
-
-
 def _span(values, share=0.08, least=1.0):
     low, high = min(values), max(values)
     margin = max((high - low) * share, least / 2 if high - low < least else 0)
     return low - margin, high + margin
 
 
-def _svg(height, label, items, width=_WIDTH):
-    return (
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(label)}">' + "".join(items) + "</svg>"
-    )
-
-
-def _text(x, y, text, anchor="start", kind=""):
-    kind = f' class="{kind}"' if kind else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{kind}>{html.escape(text)}</text>'
-
-
-def _line(x1, y1, x2, y2, stroke, width=1.0, extra=""):
-    ends = f'x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"'
-    return f'<line {ends} stroke="{stroke}" stroke-width="{width}"{extra}/>'
-
-
-class _Scale:
-    """Maps a span of values to a span of pixels."""
-
-    def __init__(self, values, start, end):
-        self.low, self.high = values
-        self.start, self.end = start, end
-
-    def __call__(self, value):
-        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
-
-
 def _value_axis(x, bottom, label, *, sign=False):
     items = []
     for value in ticks(x.low, x.high):
-        items.append(_line(x(value), 8, x(value), bottom, "#e8ebf0"))
-        items.append(_text(x(value), bottom + 16, f"{value:+g}" if sign and value else f"{value:g}", "middle"))
-    items.append(_text((x.start + x.end) / 2, bottom + 34, label, "middle"))
+        items.append(line(x(value), 8, x(value), bottom, "#e8ebf0"))
+        items.append(words(x(value), bottom + 16, f"{value:+g}" if sign and value else f"{value:g}", "middle"))
+    items.append(words((x.start + x.end) / 2, bottom + 34, label, "middle"))
     return items
 
 
 def accuracy_chart(lines: list[Line], colours: dict[str, str]) -> str:
     """Test accuracy: one row per arm, a dot per seed, the mean as a bar with its spread, direct's mean as a rule."""
     left, right = 170, 110
-    x = _Scale(_span([v for line in lines for v in line.test.values]), left, _WIDTH - right)
+    x = Scale(_span([v for result in lines for v in result.test.values]), left, _WIDTH - right)
     bottom = 14 + _ROW * len(lines)
     items = _value_axis(x, bottom, "test accuracy, %")
-    for line in lines:
-        if line.cell.arm == "direct":
-            place = x(line.test.mean)
-            items.append(_line(place, 8, place, bottom, _DIRECT, 1, ' stroke-dasharray="3 3"'))
-    for row, line in enumerate(lines):
-        y, colour, estimate = 14 + _ROW * row + _ROW / 2, colours[line.cell.arm], line.test
-        items.append(_text(left - 12, y + 4, line.cell.arm, "end", "name"))
+    for result in lines:
+        if result.cell.arm == "direct":
+            place = x(result.test.mean)
+            items.append(line(place, 8, place, bottom, _DIRECT, 1, ' stroke-dasharray="3 3"'))
+    for row, result in enumerate(lines):
+        y, colour, estimate = 14 + _ROW * row + _ROW / 2, colours[result.cell.arm], result.test
+        items.append(words(left - 12, y + 4, result.cell.arm, "end", _NAME))
         if estimate.spread is not None:
             low, high = x(estimate.mean - estimate.spread), x(estimate.mean + estimate.spread)
-            items.append(_line(low, y, high, y, colour, 2, ' opacity=".55"'))
-        items.append(_line(x(estimate.mean), y - 8, x(estimate.mean), y + 8, colour, 3))
-        for record in line.records:
+            items.append(line(low, y, high, y, colour, 2, ' opacity=".55"'))
+        items.append(line(x(estimate.mean), y - 8, x(estimate.mean), y + 8, colour, 3))
+        for record in result.records:
             value = 100 * record["test_accuracy"]
-            title = f"{line.cell.arm}, seed {record['recipe']['seed']}: {value:.2f} %"
-            items.append(
-                f'<circle cx="{x(value):.1f}" cy="{y:.1f}" r="4" fill="{colour}" fill-opacity=".65" stroke="#fff">'
-                f"<title>{html.escape(title)}</title></circle>"
-            )
-        items.append(_text(_WIDTH - right + 12, y + 4, points(estimate), "start", "value"))
-    return _svg(bottom + 42, "Test accuracy of every arm", items)
+            title = f"{result.cell.arm}, seed {record['recipe']['seed']}: {value:.2f} %"
+            items.append(dot(x(value), y, 4, colour, 0.65, ' stroke="#fff"', title))
+        items.append(words(_WIDTH - right + 12, y + 4, points(estimate), "start", _VALUE))
+    return svg(_WIDTH, bottom + 42, "Test accuracy of every arm", items)
 
 
 def answers_chart(answers: list[Answer], colours: dict[str, str]) -> str:
@@ -111,32 +74,32 @@ def answers_chart(answers: list[Answer], colours: dict[str, str]) -> str:
         margin = answer.difference.margin or 0
         most = 3 * max(map(abs, answer.difference.values))
         reach += [max(answer.difference.mean - margin, -most), min(answer.difference.mean + margin, most)]
-    x = _Scale(_span(reach, 0.05), left, _WIDTH - right)
+    x = Scale(_span(reach, 0.05), left, _WIDTH - right)
     bottom = 14 + _ROW * len(answers)
     items = _value_axis(x, bottom, "difference, percentage points", sign=True)
-    items.append(_line(x(0), 8, x(0), bottom, "#1d2330", 1.2))
+    items.append(line(x(0), 8, x(0), bottom, "#1d2330", 1.2))
     for row, answer in enumerate(answers):
         y, estimate = 14 + _ROW * row + _ROW / 2, answer.difference
         colour = {"better": "#00734f", "worse": "#b91c1c"}.get(estimate.verdict, "#6b7280")
-        items.append(_text(left - 14, y + 4, answer.comparison.question, "end", "name"))
+        items.append(words(left - 14, y + 4, answer.comparison.question, "end", _NAME))
         if estimate.margin is not None:
             low = max(x(estimate.mean - estimate.margin), x.start)
             high = min(x(estimate.mean + estimate.margin), x.end)
-            items.append(_line(low, y, high, y, colour, 2, ' opacity=".6"'))
+            items.append(line(low, y, high, y, colour, 2, ' opacity=".6"'))
         for value in estimate.values:
-            items.append(f'<circle cx="{x(value):.1f}" cy="{y:.1f}" r="3" fill="{colour}" fill-opacity=".45"/>')
+            items.append(dot(x(value), y, 3, colour, 0.45))
         title = f"{answer.comparison.arm} minus {answer.comparison.against}: {interval(estimate)}"
         items.append(
             f'<rect x="{x(estimate.mean) - 5:.1f}" y="{y - 5:.1f}" width="10" height="10" fill="{colour}" '
-            f'transform="rotate(45 {x(estimate.mean):.1f} {y:.1f})"><title>{html.escape(title)}</title></rect>'
+            f'transform="rotate(45 {x(estimate.mean):.1f} {y:.1f})"><title>{escape(title)}</title></rect>'
         )
-        items.append(_text(_WIDTH - right + 12, y + 4, points(estimate, sign=True), "start", "value"))
-    return _svg(bottom + 42, "Paired differences", items)
+        items.append(words(_WIDTH - right + 12, y + 4, points(estimate, sign=True), "start", _VALUE))
+    return svg(_WIDTH, bottom + 42, "Paired differences", items)
 
 
-def mean_curve(line: Line, key: str = "val_accuracy") -> list[tuple[int, float]]:
+def mean_curve(result: Line, key: str = "val_accuracy") -> list[tuple[int, float]]:
     """[(epoch, mean over seeds in percent)], at the epochs that every run of the line has evaluated."""
-    curves = [{row["epoch"]: row[key] for row in record["history"] if key in row} for record in line.records]
+    curves = [{row["epoch"]: row[key] for row in record["history"] if key in row} for record in result.records]
     common = sorted(set.intersection(*(set(curve) for curve in curves)))
     return [(epoch, 100 * statistics.fmean(curve[epoch] for curve in curves)) for epoch in common]
 
@@ -147,37 +110,34 @@ def curves_chart(lines: list[Line], colours: dict[str, str]) -> str:
     The axis begins at the lowest value after a quarter of training: what is compared are the ends.
     """
     curves = sorted(
-        ((line.cell.arm, curve) for line in lines if (curve := mean_curve(line))), key=lambda pair: -pair[1][-1][1]
+        ((result.cell.arm, curve) for result in lines if (curve := mean_curve(result))), key=lambda pair: -pair[1][-1][1]
     )
     if not curves:
         return ""
     left, right, top, bottom = 48, 190, 12, max(298, 16 + 18 * len(curves))
     values = [value for _, curve in curves for epoch, value in curve if epoch >= curve[-1][0] / 4]
-    x = _Scale((0, max(curve[-1][0] for _, curve in curves)), left, _WIDTH - right)
+    x = Scale((0, max(curve[-1][0] for _, curve in curves)), left, _WIDTH - right)
     low, high = _span(values, 0.04)
-    y = _Scale((max(0.0, low), min(100.0, high)), bottom, top)
+    y = Scale((max(0.0, low), min(100.0, high)), bottom, top)
     clip = f"plot-{lines[0].cell.operator}-{lines[0].cell.backbone}"
     items = [
         f'<clipPath id="{clip}"><rect x="{left}" y="{top}" width="{_WIDTH - left - right + 6}" '
         f'height="{bottom - top}"/></clipPath>'
     ]
     for value in ticks(y.low, y.high):
-        items.append(_line(left, y(value), _WIDTH - right, y(value), "#e8ebf0"))
-        items.append(_text(left - 8, y(value) + 4, f"{value:g}", "end"))
+        items.append(line(left, y(value), _WIDTH - right, y(value), "#e8ebf0"))
+        items.append(words(left - 8, y(value) + 4, f"{value:g}", "end"))
     for value in ticks(x.low, x.high):
-        items.append(_text(x(value), bottom + 18, f"{value:g}", "middle"))
-    items.append(_text((left + _WIDTH - right) / 2, bottom + 36, "epoch", "middle"))
+        items.append(words(x(value), bottom + 18, f"{value:g}", "middle"))
+    items.append(words((left + _WIDTH - right) / 2, bottom + 36, "epoch", "middle"))
     for row, (arm, curve) in enumerate(curves):
-        path = "M" + "L".join(f"{x(epoch):.1f} {y(value):.1f}" for epoch, value in curve)
-        items.append(
-            f'<path d="{path}" fill="none" stroke="{colours[arm]}" stroke-width="1.8" clip-path="url(#{clip})">'
-            f"<title>{html.escape(arm)}</title></path>"
-        )
-        items.append(f'<circle cx="{x(curve[-1][0]):.1f}" cy="{y(curve[-1][1]):.1f}" r="3.2" fill="{colours[arm]}"/>')
+        through = [(x(epoch), y(value)) for epoch, value in curve]
+        items.append(path(through, colours[arm], 1.8, f' clip-path="url(#{clip})"', arm))
+        items.append(dot(*through[-1], 3.2, colours[arm]))
         place = top + 10 + 18 * row
-        items.append(_line(_WIDTH - right + 22, place, _WIDTH - right + 40, place, colours[arm], 3))
-        items.append(_text(_WIDTH - right + 47, place + 4, arm, "start", "name"))
-    return _svg(bottom + 44, "Validation accuracy by epoch", items)
+        items.append(line(_WIDTH - right + 22, place, _WIDTH - right + 40, place, colours[arm], 3))
+        items.append(words(_WIDTH - right + 47, place + 4, arm, "start", _NAME))
+    return svg(_WIDTH, bottom + 44, "Validation accuracy by epoch", items)
 
 
 def can_plot() -> bool:
@@ -197,28 +157,28 @@ def save_curves(path, title: str, lines: list[Line], colours: dict[str, str]):
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     FigureCanvasAgg(figure)
     by_epoch, by_time = figure.subplots(1, 2, sharey=True)
-    longest = max(line.train_seconds for line in lines)
+    longest = max(result.train_seconds for result in lines)
     unit, seconds = ("minutes", 60.0) if longest < 2 * 3600 else ("hours", 3600.0)
-    for line in lines:
-        curve = mean_curve(line)
+    for result in lines:
+        curve = mean_curve(result)
         if not curve:
             continue
         epochs, mean = zip(*curve, strict=True)
         runs = [{row["epoch"]: 100 * row["val_accuracy"] for row in record["history"] if "val_accuracy" in row}
-                for record in line.records]  # fmt: skip
+                for record in result.records]  # fmt: skip
         low = [min(run[epoch] for run in runs) for epoch in epochs]
         high = [max(run[epoch] for run in runs) for epoch in epochs]
-        speed = statistics.fmean(record["seconds_per_epoch"] for record in line.records) / seconds
-        colour = colours[line.cell.arm]
+        speed = statistics.fmean(record["seconds_per_epoch"] for record in result.records) / seconds
+        colour = colours[result.cell.arm]
         for axes, scale in ((by_epoch, 1.0), (by_time, speed)):
-            axes.plot([epoch * scale for epoch in epochs], mean, color=colour, label=line.cell.arm, linewidth=1.6)
+            axes.plot([epoch * scale for epoch in epochs], mean, color=colour, label=result.cell.arm, linewidth=1.6)
             axes.fill_between([epoch * scale for epoch in epochs], low, high, color=colour, alpha=0.12, linewidth=0)
     for axes, label in ((by_epoch, "epoch"), (by_time, f"training time, {unit}")):
         axes.set_xlabel(label)
         axes.grid(color="#e8ebf0")
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-    quarter = [v for line in lines for epoch, v in mean_curve(line) if epoch >= line.epochs / 4]
+    quarter = [v for result in lines for epoch, v in mean_curve(result) if epoch >= result.epochs / 4]
     by_epoch.set_ylim(bottom=max(0.0, _span(quarter, 0.04)[0]) if quarter else None)
     by_epoch.set_ylabel("validation accuracy, %")
     by_epoch.legend(frameon=False, fontsize=9)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import html
 import json
 
+from saaug_keras._page import document, duration
+from saaug_keras._page import escape as _e
 from saaug_keras.study import charts
 from saaug_keras.study.results import (
     Findings,
@@ -14,7 +15,6 @@ from saaug_keras.study.results import (
     outcome_text,
     points,
 )
-from saaug_keras.study.runner import clock
 
 _STYLE = """
 :root{--ink:#1d2330;--soft:#5a6475;--rule:#e3e7ee;--panel:#f7f8fa}
@@ -78,17 +78,7 @@ def render(study, findings: Findings, records) -> str:
         rows = "".join(f"<li><code>{_e(r['name'])}</code>: {_e(r['message'])}</li>" for r in findings.failures)
         parts += ["<h2>Failed runs</h2>", f"<ul>{rows}</ul>"]
     parts += _how(study, records)
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_e(study.title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(part for part in parts if part)
-        + "\n</main>\n</body>\n</html>\n"
-    )
-
-
-def _e(text) -> str:
-    return html.escape(str(text))
+    return document(study.title, _STYLE, parts)
 
 
 def _lead(findings):
@@ -149,7 +139,7 @@ def _lines_table(study, lines):
         rows.append(
             f"<tr><td>{_e(line.cell.arm)}{f'<small>{_e(description)}</small>' if description else ''}</td>"
             f'<td class="left">{_e(candidate_text(line.candidate))}</td><td>{line.epochs}</td>'
-            f"<td>{_e(clock(line.train_seconds))}</td><td>{line.test.count}</td><td>{points(line.validation)}</td>"
+            f"<td>{_e(duration(line.train_seconds))}</td><td>{line.test.count}</td><td>{points(line.validation)}</td>"
             f"<td><b>{points(line.test)}</b></td>"
             f"<td>{points(difference, sign=True) if difference else ''}</td></tr>"
         )
@@ -212,7 +202,7 @@ def _how(study, records):
     )
     return [
         "<h2>How it was made</h2>",
-        f"<p>{len(records)} runs, {_e(clock(total))} of training in all. <code>saaug study --config "
+        f"<p>{len(records)} runs, {_e(duration(total))} of training in all. <code>saaug study --config "
         f"{_e(study.name)}.toml --out DIR</code></p>",
         *(f'<p class="soft">{_e(line)}</p>' for line in lines),
         f"<details><summary>Recipe of all arms</summary><pre>{_e(json.dumps(study.recipe, indent=1))}</pre></details>",

@@ -20,6 +20,7 @@ from multiprocessing import connection
 from saaug_keras import _errors
 from saaug_keras._budget import OutOfTime, end_with, share_cores
 from saaug_keras._files import only_process, sweep, write_atomic
+from saaug_keras._page import duration
 from saaug_keras._version import __version__
 from saaug_keras.recipes import Recipe
 from saaug_keras.study.grid import Cell, Study
@@ -64,7 +65,7 @@ def run(
         make = _InProcess if jobs == 1 else _Processes
         with make(jobs, book, trainer, prepare) as workers:
             while True:
-                ready, _ = plan(book, cells)
+                ready, _ = tasks_left(book, cells)
                 ready.sort(key=lambda task: not book.has_begun(task))
                 for task in ready:
                     if task.digest not in paused and (until is None or time.time() < until):
@@ -231,7 +232,7 @@ def digest_of(dataset: str, recipe: Recipe) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
-def plan(book: Book, cells) -> tuple[list[Task], list[Task]]:
+def tasks_left(book: Book, cells) -> tuple[list[Task], list[Task]]:
     """What is to do, from the finished runs alone.
 
     Returns:
@@ -500,7 +501,7 @@ class _Progress:
     def line(self, task):
         self.done += 1
         record = self.book.record(task)
-        ready, later = plan(self.book, self.cells)
+        ready, later = tasks_left(self.book, self.cells)
         left = [*ready, *later]
         cell, recipe = task.cell, task.recipe
         chosen = " ".join(f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
@@ -511,7 +512,7 @@ class _Progress:
             outcome = f"val {100 * record['val_accuracy']:5.1f} %"
             if task.stage == "final":
                 outcome += f"  test {100 * record['test_accuracy']:5.1f} %"
-            outcome += f"  {clock(record['train_seconds'])}"
+            outcome += f"  {duration(record['train_seconds'])}"
         width = max(len(str(each)) for each in self.cells)
         self.say(
             f"{self.done:>3}/{self.done + len(left)}  {task.stage:<5}  {str(cell):<{width}}  seed {recipe.seed}  "
@@ -520,7 +521,7 @@ class _Progress:
 
     def left(self) -> str:
         """How many runs there are still to make, and how long they will take."""
-        ready, later = plan(self.book, self.cells)
+        ready, later = tasks_left(self.book, self.cells)
         return f"{len(ready) + len(later)} runs are left, {self._time_left([*ready, *later])}"
 
     def _time_left(self, left):
@@ -541,14 +542,4 @@ class _Progress:
             starts, speeds = zip(*next(known[key] for key in keys if key in known), strict=True)
             seconds += statistics.mean(starts) + task.recipe.epochs * statistics.mean(speeds)
         seconds /= self.jobs
-        return f"about {clock(seconds)} left, until {time.strftime('%a %H:%M', time.localtime(time.time() + seconds))}"
-
-
-def clock(seconds: float) -> str:
-    """38 s, 4 min 10 s, 3 h 05 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+        return f"about {duration(seconds)} left, until {time.strftime('%a %H:%M', time.localtime(time.time() + seconds))}"
