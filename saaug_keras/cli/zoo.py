@@ -99,11 +99,11 @@ def _evaluate(args) -> int:
     from saaug_keras.zoo import making
 
     data = datasets.load(entry.dataset, data_dir=args.data)
-    for flavour in making.flavours_of(entry):
-        entry.file(f"{flavour}.tflite")  # there, and of the recorded SHA-256
-    result = making.evaluate(
-        entry, zoo.load(args.name), data, entry.folder, limit=args.limit, classify=lambda *of: classify(*of)[0]
-    )
+    model = zoo.load(args.name)
+    with making.model_files(entry, model) as folder:
+        result = making.evaluate(
+            entry, model, data, folder, limit=args.limit, classify=lambda *of: classify(*of)[0]
+        )
     common.show(args, {"entry": args.name, **result}, title=f"{args.name} on {entry.dataset}'s test images")
     return 0
 
