@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import os
 import pickle
 import shutil
 import struct
@@ -289,3 +290,33 @@ def test_demo_train_writes_its_report(tmp_path, capsys):
         assert all(("augmented_loss" in row) == (arm == "augmented") for row in history)
     table = capsys.readouterr().out
     assert "direct" in table and f"{report['augmented']['flash_bytes']:,}" in table
+
+
+WITHOUT_TENSORFLOW = """
+import sys
+
+class NotThere:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("tensorflow", "tf_keras", "tensorflow_probability"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, NotThere())
+from saaug_keras import cli
+
+for words in (
+    "train --backbone mobilenetv2-tiny --blocks 1 --dataset digits --operator shift --epochs 1 --direct --out run",
+    "export run --dataset digits --flavour custom --name net --out exported",
+    "run exported/net.tflite --dataset digits --limit 5",
+):
+    assert cli.main(words.split()) == 0, words
+"""
+
+
+def test_the_command_line_trains_and_exports_on_jax_without_tensorflow(tmp_path):
+    pytest.importorskip("jax")
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TENSORFLOW], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "run" / "target.keras").is_file() and (tmp_path / "exported" / "report.json").is_file()

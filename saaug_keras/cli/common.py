@@ -58,13 +58,15 @@ def quiet():
 
 
 def load_keras():
-    """Imports Keras and TensorFlow without their noise. Every command that needs them calls this first."""
+    """Imports Keras and its backend without their noise. Every command that needs them calls this first."""
     with quiet():
         import keras
+
+        keras.ops.convert_to_numpy(keras.ops.zeros(()))  # the device is looked for, and complained about, here
+    if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        tf.zeros(()).numpy()  # the device is looked for, and complained about, here
-    tf.get_logger().setLevel("ERROR")
+        tf.get_logger().setLevel("ERROR")
     return keras
 
 
