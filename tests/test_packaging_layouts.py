@@ -339,8 +339,8 @@ def test_export_writes_a_package_whole_and_reports_where_the_constants_are(tmp_p
 @pytest.mark.parametrize("options, message", [
     pytest.param({"packaging": "mbed"}, "`packaging` must be one of 'arduino', 'cmake', 'esp-idf', .*Received: "
                  "packaging='mbed'", id="unknown"),
-    pytest.param({"packaging": "cmake", "target": "tflm"}, "`packaging` must be None but for target 'c'. Received: "
-                 "packaging='cmake'", id="another-target"),
+    pytest.param({"packaging": "cmake", "target": "tflm"}, "`packaging` must come with target 'c'. Received: "
+                 "packaging='cmake', target='tflm'", id="another-target"),
     pytest.param({"packaging": "zephyr", "name": "n" * 64}, "`name` must be at most 63 of", id="long-name"),
     pytest.param({"packaging": "cmake", "name": "_net"}, "`name` must be .*, a letter or digit first, for "
                  "packaging='cmake'. Received: name='_net'", id="begins-with-an-underscore"),

@@ -200,7 +200,9 @@ def export(
     if target == "c" and flavour != "custom":
         raise ValueError(f"{_OWNER}: `flavour` must be 'custom' for target 'c'. Received: flavour={flavour!r}.")
     if packaging is not None and target != "c":
-        raise ValueError(f"{_OWNER}: `packaging` must be None but for target 'c'. Received: packaging={packaging!r}.")
+        raise ValueError(
+            f"{_OWNER}: `packaging` must come with target 'c'. Received: packaging={packaging!r}, target={target!r}."
+        )
     _check_writable(out_dir)
     _validate.one_of(_OWNER, "flavour", flavour, FLAVOURS)
     ir.lower(model)  # a model that cannot be exported is refused before data are read
