@@ -14,6 +14,7 @@ from saaug_keras import _validate
 from saaug_keras._files import atomic_folder
 from tflm_export import ends, firmware, flatbuffer, plan, quantize, reference, runner
 from tflm_export import graph as ir
+from tflm_export.packaging import LAYOUTS, check_packaging
 from tflm_export.power_of_two import requantize_by_shifts
 from tflm_export.report import Report, count_operations
 
@@ -154,6 +155,7 @@ def _is_still(channels):
 def export(
     model, representative_data, out_dir, *, flavour=None, target="tflite", requantization="q31",
     evaluation_data=None, input_range=None, sram_bytes=None, flash_bytes=None, name=None, samples=4, observation=None,
+    packaging=None,
 ) -> Report:  # fmt: skip
     """Writes a Keras model as an int8 model for TFLite Micro, and measures it.
 
@@ -179,6 +181,8 @@ def export(
         name: of the files; default: the model's.
         samples: how many of the representative images a firmware project carries, with their outputs.
         observation: what `observe` gave of this model, in place of observing `representative_data` anew.
+        packaging: of target "c", which build system's library the project is: "cmake", "arduino", "platformio",
+            "zephyr" or "esp-idf"; default "plain", a folder with a program.
     Returns:
         `Report`.
     Raises:
@@ -195,13 +199,19 @@ def export(
     flavour = ("builtin" if target == "tflite" else "custom") if flavour is None else flavour
     if target == "c" and flavour != "custom":
         raise ValueError(f"{_OWNER}: `flavour` must be 'custom' for target 'c'. Received: flavour={flavour!r}.")
+    if packaging is not None and target != "c":
+        raise ValueError(
+            f"{_OWNER}: `packaging` must come with target 'c'. Received: packaging={packaging!r}, target={target!r}."
+        )
     _check_writable(out_dir)
     _validate.one_of(_OWNER, "flavour", flavour, FLAVOURS)
     ir.lower(model)  # a model that cannot be exported is refused before data are read
+    name = _file_name(model.name if name is None else name)
+    packaging = "plain" if packaging is None else packaging
+    check_packaging(_OWNER, packaging, name, firmware.identifier(name))
     representative_data, notes = _array(representative_data)
     options = {"flavour": flavour, "input_range": input_range, "observation": observation}
     network = compile_network(model, representative_data, requantization=requantization, **options)
-    name = _file_name(model.name if name is None else name)
     data = flatbuffer.write(network)
     _check_limit("flash_bytes", flash_bytes, len(data), "the model file takes")
     scratch = _scratch(network, needed=target != "tflite")
@@ -224,8 +234,8 @@ def export(
         else:
             shown = firmware.Samples.of(network, representative_data[:samples])
             if target == "c":
-                model_file = f"{firmware.identifier(name)}_data.c"
-                plans = firmware.write_c(network, name, shown, folder)
+                model_file = LAYOUTS[packaging].source(f"{firmware.identifier(name)}_data.c")
+                plans = firmware.write_c(network, name, shown, folder, packaging=packaging)
             else:
                 model_file = f"{firmware.identifier(name)}.tflite"
                 size = _arena_for_device(network, arena, scratch)

@@ -15,6 +15,7 @@ import numpy as np
 
 from tflm_export import ends, flatbuffer, native, plan, records, reference
 from tflm_export.fixed_point import effective_scale, quantize_multiplier
+from tflm_export.packaging import Project, write_project
 from tflm_export.quantize import Network
 
 # As SAAUG_<VERSION> of saaug_internal.h; the portable one works on columns of 4 or 8 words, as the core has registers.
@@ -331,9 +332,11 @@ class Samples:
         return cls(stored, reference.run(network, stored)[network.output.name])
 
 
-def write_c(network: Network, name, samples: Samples, folder) -> dict[str, int]:
+def write_c(network: Network, name, samples: Samples, folder, *, packaging="plain") -> dict[str, int]:
     """Writes the project of plain C calls into a folder.
 
+    Args:
+        packaging: name of the layout, of `packaging.LAYOUTS`.
     Returns:
         Bytes of the activation arena by version of the kernels.
     """
@@ -341,20 +344,35 @@ def write_c(network: Network, name, samples: Samples, folder) -> dict[str, int]:
     for index, step in enumerate(network.steps):
         writer.step(index, step)
     word = writer.name
-    (folder / f"{word}.h").write_text(_network_header(network, word))
-    (folder / f"{word}.c").write_text(_network_source(writer))
-    (folder / f"{word}_data.h").write_text(_guarded(f"{word}_data", _lines(writer.declarations)))
-    (folder / f"{word}_data.c").write_text(f'#include "{word}_data.h"\n\n' + "\n".join(writer.data))
-    _write_samples(samples, folder, "c")
-    main = _MAIN_C.replace("CLASS_OF_OUTPUT", _class_of_c(network, word)).replace("NETWORK", word)
-    (folder / "main.c").write_text(main)
-    (folder / "CMakeLists.txt").write_text(_CMAKE_C.replace("NETWORK", word))
     arenas = {version: made.arena_bytes for version, made in writer.plans.items()}
-    (folder / "README.md").write_text(_readme_c(network, word, arenas))
-    for file in sorted(native.PLAIN.iterdir()):
-        shutil.copy(file, folder / file.name)
-    _copy_kernels(folder, tflm=False)
+    plain = _texts(native.PLAIN)
+    headers = {file: plain.pop(file) for file in sorted(plain) if file.endswith(".h")}
+    project = Project(
+        word=word,
+        headers={f"{word}.h": _network_header(network, word), **headers},
+        sources={
+            f"{word}.c": _network_source(writer),
+            f"{word}_data.h": _guarded(f"{word}_data", _lines(writer.declarations)),
+            f"{word}_data.c": f'#include "{word}_data.h"\n\n' + "\n".join(writer.data),
+            **plain,
+        },
+        kernel_headers=_texts(native.KERNELS / "include"),
+        kernel_sources=_texts(native.KERNELS / "src"),
+        samples=_sample_files(samples, "c"),
+        facts={
+            "CLASS": _class_of_c(network, word),
+            "SHAPE": " x ".join(map(str, network.input.shape)),
+            "ARENAS": "\n".join(f"| {version} | {size:,} |" for version, size in arenas.items()),
+        },
+    )
+    write_project(project, packaging, folder)
     return arenas
+
+
+def _texts(folder):
+    """The files of a folder and of those in it, by path."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return {file.relative_to(folder).as_posix(): file.read_text(encoding="utf-8") for file in files}
 
 
 def write_tflm(network: Network, name, model: bytes, arena_bytes, samples: Samples, folder):
@@ -367,7 +385,8 @@ def write_tflm(network: Network, name, model: bytes, arena_bytes, samples: Sampl
         f'#include "{word}_model.h"\n\nalignas(16) const unsigned char {word}_model[] = {{\n'
         f"{textwrap.indent(numbers, '    ')}}};\nconst unsigned int {word}_model_size = {len(model)};\n"
     )
-    _write_samples(samples, folder, "cc")
+    for file, text in _sample_files(samples, "cc").items():
+        (folder / file).write_text(text)
     operators = flatbuffer.operator_names(network)
     custom = [operator for operator in operators if operator in records.CUSTOM]
     main = _MAIN_TFLM.replace("NETWORK", word).replace("ARENA_BYTES_VALUE", str(arena_bytes))
@@ -384,7 +403,8 @@ def write_tflm(network: Network, name, model: bytes, arena_bytes, samples: Sampl
     (folder / "README.md").write_text(_readme_tflm(word, arena_bytes, operators, custom))
     (folder / f"{word}.tflite").write_bytes(model)
     if custom:
-        _copy_kernels(folder, tflm=True)
+        for part in ("include", "src", "tflm"):
+            shutil.copytree(native.KERNELS / part, folder / "kernels" / part)
 
 
 def _registration(operator):
@@ -392,12 +412,6 @@ def _registration(operator):
         return f'if (resolver.AddCustom("{operator}", saaug::Register_{operator}()) != kTfLiteOk) return false;'
     method = "Add" + "".join(part.capitalize() for part in operator.split("_")).replace("2d", "2D")
     return f"if (resolver.{method}() != kTfLiteOk) return false;"
-
-
-def _copy_kernels(folder, *, tflm):
-    target = folder / "kernels"
-    for part in ("include", "src", *(("tflm",) if tflm else ())):
-        shutil.copytree(native.KERNELS / part, target / part)
 
 
 def _lines(lines):
@@ -499,19 +513,17 @@ int {word}_run(const int8_t *image, int8_t *output)
 """
 
 
-def _write_samples(samples, folder, suffix):
+def _sample_files(samples, suffix):
     """samples.h and samples.c (or .cc): images and the outputs that they must give."""
     count, image_bytes = len(samples.images), samples.images[0].size
     output_bytes = samples.outputs[0].size
     linkage = "extern " if suffix == "cc" else ""
-    (folder / "samples.h").write_text(
-        _guarded(
-            "samples",
-            f"#define SAMPLE_COUNT {count}\n\n"
-            f"extern const int8_t sample_images[SAMPLE_COUNT][{image_bytes}];\n"
-            "/* what the exporter's reference interpreter gave for them */\n"
-            f"extern const int8_t sample_outputs[SAMPLE_COUNT][{output_bytes}];\n",
-        )
+    header = _guarded(
+        "samples",
+        f"#define SAMPLE_COUNT {count}\n\n"
+        f"extern const int8_t sample_images[SAMPLE_COUNT][{image_bytes}];\n"
+        "/* what the exporter's reference interpreter gave for them */\n"
+        f"extern const int8_t sample_outputs[SAMPLE_COUNT][{output_bytes}];\n",
     )
     text = '#include "samples.h"\n'
     for name, values, size in (("images", samples.images, image_bytes), ("outputs", samples.outputs, output_bytes)):
@@ -520,40 +532,7 @@ def _write_samples(samples, folder, suffix):
             numbers = textwrap.fill(", ".join(map(str, row.tolist())), 112)
             rows.append(f"    {{\n{textwrap.indent(numbers, '        ')}}}")
         text += f"\n{linkage}const int8_t sample_{name}[SAMPLE_COUNT][{size}] = {{\n" + ",\n".join(rows) + "};\n"
-    (folder / f"samples.{suffix}").write_text(text)
-
-
-_MAIN_C = """/* Classifies the sample images; the exit status is the number of wrong outputs. */
-#include <stdio.h>
-#include <string.h>
-
-#include "NETWORK.h"
-#include "samples.h"
-#include "saaug_nn.h"
-#include "saaug_plain.h"
-
-static int8_t output[sizeof sample_outputs[0]];
-
-int main(void)
-{
-    int wrong = 0, i;
-    printf("kernels: %s, arena: %lu bytes\\n", saaug_version(), (unsigned long)NETWORK_arena_bytes());
-    i = NETWORK_check();
-    if (i != 0) {
-        printf("step %d is damaged, or of another version of the kernels: export again\\n", i);
-        return 100;
-    }
-    for (i = 0; i < SAMPLE_COUNT; ++i) {
-        const int status = NETWORK_run(sample_images[i], output);
-        const int same = status == 0 && memcmp(output, sample_outputs[i], sizeof output) == 0;
-        const long best = CLASS_OF_OUTPUT; /* of the first pixel, if there are many */
-        printf("sample %d: class %ld, status %d, %s as expected\\n", i, best, status, same ? "output" : "output NOT");
-        wrong += !same;
-    }
-    return wrong;
-}
-"""
-
+    return {"samples.h": header, f"samples.{suffix}": text}
 
 
 def _class_of_single(output):
@@ -569,43 +548,6 @@ def _class_of_c(network, word):
     if output.shape[-1] == 1:
         return _class_of_single(output)
     return f"(long)saaug_plain_argmax(output, {word.upper()}_CLASSES)"
-
-
-_CMAKE_C = """# Any C99 compiler: cmake -B build && cmake --build build; for a microcontroller, with its toolchain file.
-cmake_minimum_required(VERSION 3.13)
-project(NETWORK C)
-file(GLOB KERNELS ${CMAKE_CURRENT_SOURCE_DIR}/kernels/src/*.c ${CMAKE_CURRENT_SOURCE_DIR}/kernels/src/*/*.c)
-add_executable(NETWORK main.c samples.c NETWORK.c NETWORK_data.c saaug_plain.c ${KERNELS})
-target_include_directories(NETWORK PRIVATE ${CMAKE_CURRENT_SOURCE_DIR} kernels/include kernels/src)
-set_target_properties(NETWORK PROPERTIES C_STANDARD 99)
-target_compile_options(NETWORK PRIVATE -O3 -ffunction-sections -fdata-sections)
-target_link_options(NETWORK PRIVATE -Wl,--gc-sections)
-"""
-
-
-def _readme_c(network, word, arenas):
-    rows = "\n".join(f"| {version} | {size:,} |" for version, size in arenas.items())
-    return f"""# {word}: an int8 network in plain C
-
-No interpreter, no heap. `{word}_run(image, output)` in `{word}.h` runs it; `main.c` classifies the sample images and
-compares every output byte with what the exporter computed.
-
-```
-cc -std=c99 -O3 -I. -Ikernels/include -Ikernels/src *.c kernels/src/*.c kernels/src/*/*.c -o {word} && ./{word}
-```
-
-For a microcontroller: the same command with its compiler and flags, for example
-`arm-none-eabi-gcc -mcpu=cortex-m4 -mthumb -std=c99 -O3 -ffunction-sections -fdata-sections -Wl,--gc-sections ...`. The
-kernels choose their version from the compiler's target. `main.c` uses printf; leave it out where there is none.
-
-Static memory for activations and scratch, by version of the kernels (little-endian targets):
-
-| version | bytes |
-|---|---|
-{rows}
-
-Input: int8, {" x ".join(map(str, network.input.shape))}: pixel - 128 of an image of pixels from 0 to 255.
-"""
 
 
 _MAIN_TFLM = """// Classifies the sample images with TFLite Micro; the exit status is the number of wrong outputs.

@@ -163,6 +163,13 @@ def add_operator_option(parser):
                         "shift)")  # fmt: skip
 
 
+def add_packaging_option(parser):
+    """`--packaging`, of what exports."""
+    choices = ("plain", "cmake", "arduino", "platformio", "zephyr", "esp-idf")
+    parser.add_argument("--packaging", choices=choices, help="of --target c: a folder with a program, or a library as that "
+                        "build system takes it (default: plain)")  # fmt: skip
+
+
 def budget_of(owner: str, args) -> tuple[int | None, float | None]:
     """(processes or None, deadline or None) that the options ask for; checked before anything is loaded."""
     from saaug_keras import _budget, _validate

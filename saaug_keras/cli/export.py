@@ -21,6 +21,7 @@ def add_parser(subparsers):
                         "4-bit weights, for the kernels of tflm_export (default: builtin for tflite, else custom)")
     parser.add_argument("--target", default="tflite", choices=("tflite", "tflm", "c"), help="the model alone, a "
                         "firmware project with TFLite Micro, or one of plain C (default: tflite)")
+    common.add_packaging_option(parser)
     parser.add_argument("--requantization", default="q31", choices=("q31", "power-of-two"), help="one multiplication "
                         "per output, or a shift, which needs --flavour custom (default: q31)")
     parser.add_argument("--input-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="of the model's inputs, which "
@@ -63,7 +64,7 @@ def run(args) -> int:
     report = tflm_export.export(
         model, datasets.resize(images, size), args.out, flavour=args.flavour, target=args.target,
         requantization=args.requantization, evaluation_data=evaluation, sram_bytes=args.sram_bytes,
-        flash_bytes=args.flash_bytes, name=args.name,
+        flash_bytes=args.flash_bytes, name=args.name, packaging=args.packaging,
         input_range=None if args.input_range is None else tuple(args.input_range),
     )  # fmt: skip
     show_report(args, report)

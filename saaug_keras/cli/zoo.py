@@ -41,6 +41,7 @@ def add_parser(subparsers):
     export.add_argument("--out", required=True, metavar="DIR", help="folder to write")
     export.add_argument("--flavour", choices=("builtin", "custom"))
     export.add_argument("--target", default="tflite", choices=("tflite", "tflm", "c"))
+    common.add_packaging_option(export)
     train = action("train", "train entries by their recipes, measure them and put all that into their folders", a_list=True)
     train.add_argument("--run", dest="folder", metavar="DIR", help="folder of the run, where a killed one goes on; of "
                        "several entries, of their runs' folders (default: zoo-runs/NAME)")  # fmt: skip
@@ -123,7 +124,7 @@ def _export(args) -> int:
     flavour = args.flavour or (flavours[-1] if args.target == "tflite" else flavours[0])
     report = tflm_export.export(
         zoo.load(args.name), images, args.out, flavour=flavour, target=args.target, name=args.name,
-        observation=entry.observation(),
+        observation=entry.observation(), packaging=args.packaging,
     )  # fmt: skip
     show_report(args, report)
     return 0
