@@ -59,6 +59,7 @@ print("same losses")
             {
                 "KERAS_BACKEND": "jax",
                 "JAX_PLATFORMS": "cpu",
+                "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiling takes most of the time
                 "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
             },
             id="jax-data-parallel",

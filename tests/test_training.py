@@ -314,7 +314,8 @@ def test_a_loss_function_without_a_class_is_refused():
 @pytest.mark.skipif(os.environ.get("KERAS_BACKEND") == "jax", reason="the test that starts this one")
 @pytest.mark.timeout(1800)  # JAX compiles for minutes, on a busy machine for more
 def test_joint_training_holds_on_jax():
-    environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+    # Compiling takes most of the time, so it is told to be quick.
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     # Each operator once; agreement with TensorFlow, step by step, is test_device_training's.
     names = "(fit_lowers and adder) or (exported_target and (shift-True or shiftadd) and not channel) or block_variant"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", names, __file__]
