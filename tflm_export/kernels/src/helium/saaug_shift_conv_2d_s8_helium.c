@@ -54,7 +54,10 @@ static void prepare_nibbles(const uint8_t *row, int32_t bytes, int8_t *to)
         vstrbq_s8(to, vldrbq_z_s8((const int8_t *)row, vctp8q((uint32_t)bytes)));
     }
 #endif
-    for (; bytes > 0; bytes -= 8, row += 8, to += 32) {
+    for (; bytes >= 8; bytes -= 8, row += 8, to += 32) {
+        vstrbq_s8(to, vldrbq_gather_offset_s8(saaug_nibble_weights, saaug_spread_codes(vldrbq_u16(row))));
+    }
+    if (bytes > 0) {
         vstrbq_s8(to, vldrbq_gather_offset_s8(saaug_nibble_weights, saaug_sixteen_codes(row, bytes)));
     }
 }
@@ -186,7 +189,7 @@ saaug_status saaug_shift_conv_2d_s8_helium(const saaug_options *options, const s
                 saaug_next_window(options, shape, &window);
             } else {
                 /* No second position: it repeats the first, whose results it overwrites. */
-                saaug_prepare_fours(params + 3 * first, count, 0, fours);
+                saaug_drop_second(count, shape->out_c, fours);
             }
             place_pixel(saaug_gather(options, shape, &window, staging), taps, unit, pixels + unit);
             saaug_next_window(options, shape, &window);
