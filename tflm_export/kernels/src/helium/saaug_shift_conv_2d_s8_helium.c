@@ -62,15 +62,13 @@ static void prepare_nibbles(const uint8_t *row, int32_t bytes, int8_t *to)
     }
 }
 
-/* A row of bits to int8, sixteen to a vector, eight of them of a byte. */
+/* A row of bits to int8: sixteen bits are the predicate that selects from two vectors. */
 static void prepare_bits(const uint8_t *row, int32_t bytes, int8_t *to)
 {
-    int32_t n, bit;
-    for (n = 0; n < bytes; ++n) {
-        int8_t *const eight = to + n / 2 * 32 + n % 2 * 8;
-        for (bit = 0; bit < 8; ++bit) {
-            eight[bit] = (int8_t)saaug_bit_weight(row + n, bit);
-        }
+    const int8x16_t plus = vdupq_n_s8(1 << SAAUG_BIT_SCALE_LOG2), minus = vnegq_s8(plus);
+    for (; bytes > 0; bytes -= 2, row += 2, to += 32) {
+        const uint32_t bits = row[0] | (bytes > 1 ? (uint32_t)row[1] << 8 : 0);
+        vstrbq_s8(to, vpselq_s8(minus, plus, (mve_pred16_t)bits));
     }
 }
 
