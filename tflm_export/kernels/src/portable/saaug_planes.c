@@ -75,8 +75,9 @@ static void fill_row(const int8_t *low, int32_t low_step, const int8_t *high, in
         high += high_step;
     }
     for (count >>= 1; count > 0; --count) {
-        word[0] = saaug_pair(low[0], high[0]);
-        word[1] = saaug_pair(low[low_step], high[high_step]);
+        const uint32_t left = saaug_pair(low[0], high[0]), right = saaug_pair(low[low_step], high[high_step]);
+        word[0] = left;
+        word[1] = right;
         low += 2 * low_step;
         high += 2 * high_step;
         word += 2;
