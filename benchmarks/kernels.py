@@ -1,10 +1,10 @@
 """Instructions per multiply-accumulate of the C kernels on emulated cores: `python benchmarks/kernels.py`.
 
-Four layers of a mobile network, requantization included, counted exactly (tests/emulator.py), every output compared
+Six layers of a mobile network, requantization included, counted exactly (tests/emulator.py), every output compared
 with NumPy. Beside them, on the same core, layers of int8 weights and multiplication written with the same care: on
-cores with packed multiplication our own kernels reading int8 weights, elsewhere kernels/baseline.c; and CMSIS-NN of
-July 2026, counted the same way. RV32 without the M extension has three baselines, by how they multiply: the compiler's
-library, an unrolled shift-and-add, a table of quarter squares.
+cores with packed multiplication our own kernels reading int8 weights, elsewhere kernels/baseline.c, which has the first
+four; and CMSIS-NN of July 2026, counted the same way, for the first four too. RV32 without the M extension has three
+baselines, by how they multiply: the compiler's library, an unrolled shift-and-add, a table of quarter squares.
 
     --cores m0,m3     some cores only            --json    rows, as JSON
     --markdown        the table of tflm_export/kernels/README.md
@@ -30,10 +30,20 @@ import kernel_cases  # noqa: E402
 HERE = ROOT / "benchmarks" / "kernels"
 BUDGET = HERE / "budget.json"
 
-# kernel, height and width, input channels, output channels.
-SHAPES = {"1x1-24": (1, 16, 24, 96), "1x1-96": (1, 8, 96, 24), "dw3": (3, 16, 96, 96), "dw5": (5, 16, 96, 96)}
+# kernel, height and width, input channels, output channels, stride; padded as Keras pads "same".
+SHAPES = {
+    "1x1-24": (1, 16, 24, 96, 1),
+    "1x1-96": (1, 8, 96, 24, 1),
+    "dw3": (3, 16, 96, 96, 1),
+    "dw5": (5, 16, 96, 96, 1),
+    "dw3s2": (3, 20, 120, 120, 2),
+    "1x1-160": (1, 5, 160, 320, 1),
+}
 
-# Counted on Cortex-M0, M3, M4 and M55; the M7 runs the M4's instructions.
+BASELINE_SHAPES = ("1x1-24", "1x1-96", "dw3", "dw5")  # those that kernels/baseline.c computes
+
+# Counted on Cortex-M0, M3, M4 and M55, in the order of SHAPES; the M7 runs the M4's instructions. The last two layers were
+# not counted.
 CMSIS_NN = {
     "m0": (10.1, 7.09, 37.6, 39.0),
     "m3": (4.04, 2.93, 9.68, 17.8),
@@ -91,15 +101,17 @@ def shift_codes(weights):
 def layer(shape, operator):
     """A layer with normally distributed weights: `operator` is of OPERATORS or "int8", and may have POWER_OF_TWO after it."""
     operator, power_of_two = operator.removesuffix(POWER_OF_TWO), operator.endswith(POWER_OF_TWO)
-    kernel, size, in_c, out_c = SHAPES[shape]
+    kernel, size, in_c, out_c, stride = SHAPES[shape]
+    out_size = -(-size // stride)
+    pad = max(0, (out_size - 1) * stride + kernel - size) // 2
     depthwise = shape.startswith("dw")
     taps = kernel * kernel * (1 if depthwise else in_c)
     rng = np.random.default_rng(5)
     weights = rng.normal(size=(out_c, taps))
     if operator == "channelshift":
         return kernel_cases.random_case(
-            rng, "channel_shift", kernel=(kernel, kernel), strides=(1, 1), dilations=(1, 1), pads=(kernel // 2,) * 2,
-            size=(size, size), in_c=in_c, batches=1, out_size=(size, size),
+            rng, "channel_shift", kernel=(kernel, kernel), strides=(stride, stride), dilations=(1, 1), pads=(pad, pad),
+            size=(size, size), in_c=in_c, batches=1, out_size=(out_size, out_size),
         )
     x = np.clip(np.round(rng.normal(0, 40, (1, size, size, in_c))), -128, 127).astype(np.int8)
     if operator == "adder":
@@ -114,8 +126,8 @@ def layer(shape, operator):
     case = (Int8Case if operator == "int8" else kernel_cases.Case)(
         op=f"{'adder' if operator == 'adder' else 'shift'}_{'depthwise_conv' if depthwise else 'conv'}_2d",
         layout=layout, requant=kernel_cases.POWER_OF_TWO if power_of_two else kernel_cases.Q31,
-        kernel=(kernel, kernel), strides=(1, 1), dilations=(1, 1), pads=(kernel // 2, kernel // 2), depth_multiplier=1,
-        zero_points=(-3, 5), activation=(-128, 127), input=x, out_size=(size, size, out_c), codes=codes,
+        kernel=(kernel, kernel), strides=(stride, stride), dilations=(1, 1), pads=(pad, pad), depth_multiplier=1,
+        zero_points=(-3, 5), activation=(-128, 127), input=x, out_size=(out_size, out_size, out_c), codes=codes,
         params=np.stack([np.zeros(out_c), np.full(out_c, 2**30), np.ones(out_c)], axis=1).astype(np.int32),
     )
     return with_scales(case, power_of_two)
@@ -219,8 +231,15 @@ def count_baselines(core, directory):
     counts = {}
     for name, (mode, flags) in builds.items():
         image = image_of(core, directory, name, flags)
-        counts[name] = dict(zip(keys, count(core, image, mode, cases, directory), strict=True))
+        chosen = [n for n, (_, shape) in enumerate(keys) if mode == "ours" or shape in BASELINE_SHAPES]
+        counted = count(core, image, mode, [cases[n] for n in chosen], directory)
+        counts[name] = dict(zip([keys[n] for n in chosen], counted, strict=True))
     return counts
+
+
+def place_of(figures, place):
+    """The figure of a layer, or None where there is none."""
+    return figures[place] if figures is not None and place < len(figures) else None
 
 
 def rows_of(core, directory):
@@ -233,9 +252,9 @@ def rows_of(core, directory):
         row = {"core": core.name, "operator": operator, "shape": shape,
                "instructions_per_mac": round(counted.instructions / macs, 4)}
         row.update({name: round(by_layer[baseline_of(operator), shape].instructions / macs, 4)
-                    for name, by_layer in baselines.items()})
-        row["cmsis_nn"] = CMSIS_NN[core.name][place] if core.name in CMSIS_NN else None
-        row["target"] = TARGETS.get((core.name, operator), (None,) * len(SHAPES))[place]
+                    for name, by_layer in baselines.items() if (baseline_of(operator), shape) in by_layer})
+        row["cmsis_nn"] = place_of(CMSIS_NN.get(core.name), place)
+        row["target"] = place_of(TARGETS.get((core.name, operator)), place)
         row["instructions"], row["macs"], row["scratch_bytes"] = counted.instructions, macs, counted.scratch
         row["weight_bytes"], row["int8_weight_bytes"] = case.weights().nbytes, int8.weights().nbytes
         rows.append(row)

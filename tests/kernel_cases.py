@@ -251,6 +251,35 @@ def random_case(rng, op, *, largest=9, channels=20, layout=None, requant=None, *
                 (out[0], out[1], out_c), codes, np.stack([bias, multiplier, shift], axis=1).astype(np.int32))
 
 
+def rests(rng):
+    """Layers that end in the middle of what a version computes together: rows of 1 to 13 columns under strides of one axis
+    and of both, with and without padding, channels that fill no group; 1 to 18 positions of a convolution, codes of no full
+    group, taps of several chunks."""
+    cases = []
+    for width in range(1, 14):
+        for index, strides in enumerate([(1, 1), (2, 2), (2, 1), (1, 2), (2, 2)]):
+            kernel = [(3, 3), (3, 3), (5, 5), (2, 3), (3, 4)][(width + index) % 5]
+            op = "adder" if index == 4 else "shift"
+            dilations = (1, 2) if strides == (2, 1) and width % 3 == 0 else (2, 1) if width % 4 == 0 else (1, 1)
+            case = random_case(
+                rng, f"{op}_depthwise_conv_2d", kernel=kernel, strides=strides, dilations=dilations,
+                pads=(index // 2 % 2, width // 2 % 2), size=(int(rng.integers(1, 12)), width),
+                in_c=1 + (3 * width + index) % 11, depth_multiplier=1 + (width % 6 == 5), batches=1 + width % 2,
+            )
+            cases.append(dataclasses.replace(case, activation=(-128, 127)) if width % 4 else case)
+    for positions in range(1, 19):
+        for layout in (NIBBLE, BIT, BYTE):
+            cases.append(random_case(rng, "shift_conv_2d", layout=layout, kernel=(1, 1), strides=(1, 1), size=(1, positions),
+                                     in_c=5 + (positions * 19) % 41, out_c=1 + positions % 7, batches=1))
+        cases.append(random_case(rng, "adder_conv_2d", kernel=(1, 1), strides=(1, 1), size=(positions, 1), in_c=19, out_c=5,
+                                 batches=1))
+    for layout in (NIBBLE, BIT, BYTE):
+        for size in ((1, 3), (3, 3), (5, 5)):
+            cases.append(random_case(rng, "shift_conv_2d", layout=layout, kernel=(3, 3), pads=(1, 1), strides=(2, 2),
+                                     dilations=(1, 1), size=size, in_c=58, out_c=3, batches=1))
+    return cases
+
+
 def write_cases(path, cases):
     """The file of kernel_driver.c: per case 25 int32 (options, shape, bytes of weights, params), then the data."""
     with open(path, "wb") as file:

@@ -62,7 +62,7 @@ def layers():
         case.codes[:] = np.where(case.codes < 0, negative - case.codes if negative else case.codes, case.codes)
         case.codes[5, 7] = largest
         cases.append(dataclasses.replace(case, input=np.full_like(case.input, -128)))
-    return cases
+    return cases + kernel_cases.rests(rng)
 
 
 def test_every_layer_is_bit_exact(core, tmp_path):

@@ -162,6 +162,10 @@ def test_layers_larger_than_a_block_of_scratch(driver):
     ])
 
 
+def test_layers_that_end_in_the_middle_of_a_group(driver):
+    driver(kernel_cases.rests(np.random.default_rng(12)))
+
+
 def test_channels_move_in_words_and_in_bytes(driver):
     """Runs of 1 to 5 words, groups that are not full, fewer groups than taps, taps that never reach the image."""
     rng = np.random.default_rng(9)

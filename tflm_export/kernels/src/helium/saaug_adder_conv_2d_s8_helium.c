@@ -96,7 +96,7 @@ saaug_status saaug_adder_conv_2d_s8_helium(const saaug_options *options, const s
                 saaug_next_window(options, shape, &window);
             } else {
                 /* No second position: it repeats the first, whose results it overwrites. */
-                saaug_prepare_fours(params + 3 * first, count, 0, fours);
+                saaug_drop_second(count, shape->out_c, fours);
             }
             place_pixel(saaug_gather(options, shape, &window, staging), taps, pixels + 16);
             saaug_next_window(options, shape, &window);

@@ -52,12 +52,17 @@ SAAUG_INLINE int32x4_t saaug_gather_sums(int32_t a, int32_t b, int32_t c, int32_
     return sums;
 }
 
+/** Codes of 16 nibbles, of which each half of `packed` holds two in its low byte. */
+SAAUG_INLINE uint8x16_t saaug_spread_codes(uint16x8_t packed)
+{
+    const uint16x8_t spread = vsliq_n_u16(packed, vshrq_n_u16(packed, 4), 8);
+    return vandq_u8(vreinterpretq_u8_u16(spread), vdupq_n_u8(15));
+}
+
 /** Codes of 16 nibbles from 8 bytes; those of bytes from `left` on are zero. */
 SAAUG_INLINE uint8x16_t saaug_sixteen_codes(const uint8_t *bytes, int32_t left)
 {
-    const uint16x8_t packed = vldrbq_z_u16(bytes, vctp16q((uint32_t)left));
-    const uint16x8_t spread = vsliq_n_u16(packed, vshrq_n_u16(packed, 4), 8);
-    return vandq_u8(vreinterpretq_u8_u16(spread), vdupq_n_u8(15));
+    return saaug_spread_codes(vldrbq_z_u16(bytes, vctp16q((uint32_t)left)));
 }
 
 #endif /* SAAUG_HELIUM_H */

@@ -26,4 +26,13 @@ static void saaug_prepare_fours(const int32_t *params, int32_t count, int32_t di
     }
 }
 
+/* Makes the second position of `count` channels, `distance` bytes further, the first one. */
+static void saaug_drop_second(int32_t count, int32_t distance, saaug_four *fours)
+{
+    for (; count > 0; count -= 2, ++fours) {
+        fours->offsets[2] -= (uint32_t)distance;
+        fours->offsets[3] -= (uint32_t)distance;
+    }
+}
+
 #endif /* SAAUG_HELIUM_CONV_H */

@@ -54,20 +54,21 @@ static void prepare_nibbles(const uint8_t *row, int32_t bytes, int8_t *to)
         vstrbq_s8(to, vldrbq_z_s8((const int8_t *)row, vctp8q((uint32_t)bytes)));
     }
 #endif
-    for (; bytes > 0; bytes -= 8, row += 8, to += 32) {
+    for (; bytes >= 8; bytes -= 8, row += 8, to += 32) {
+        vstrbq_s8(to, vldrbq_gather_offset_s8(saaug_nibble_weights, saaug_spread_codes(vldrbq_u16(row))));
+    }
+    if (bytes > 0) {
         vstrbq_s8(to, vldrbq_gather_offset_s8(saaug_nibble_weights, saaug_sixteen_codes(row, bytes)));
     }
 }
 
-/* A row of bits to int8, sixteen to a vector, eight of them of a byte. */
+/* A row of bits to int8: sixteen bits are the predicate that selects from two vectors. */
 static void prepare_bits(const uint8_t *row, int32_t bytes, int8_t *to)
 {
-    int32_t n, bit;
-    for (n = 0; n < bytes; ++n) {
-        int8_t *const eight = to + n / 2 * 32 + n % 2 * 8;
-        for (bit = 0; bit < 8; ++bit) {
-            eight[bit] = (int8_t)saaug_bit_weight(row + n, bit);
-        }
+    const int8x16_t plus = vdupq_n_s8(1 << SAAUG_BIT_SCALE_LOG2), minus = vnegq_s8(plus);
+    for (; bytes > 0; bytes -= 2, row += 2, to += 32) {
+        const uint32_t bits = row[0] | (bytes > 1 ? (uint32_t)row[1] << 8 : 0);
+        vstrbq_s8(to, vpselq_s8(minus, plus, (mve_pred16_t)bits));
     }
 }
 
@@ -186,7 +187,7 @@ saaug_status saaug_shift_conv_2d_s8_helium(const saaug_options *options, const s
                 saaug_next_window(options, shape, &window);
             } else {
                 /* No second position: it repeats the first, whose results it overwrites. */
-                saaug_prepare_fours(params + 3 * first, count, 0, fours);
+                saaug_drop_second(count, shape->out_c, fours);
             }
             place_pixel(saaug_gather(options, shape, &window, staging), taps, unit, pixels + unit);
             saaug_next_window(options, shape, &window);

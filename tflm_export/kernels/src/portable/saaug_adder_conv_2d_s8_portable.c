@@ -105,7 +105,7 @@ saaug_status saaug_adder_conv_2d_s8_portable(const saaug_options *options, const
                 const int32_t taps = l.taps - first_tap < l.chunk ? l.taps - first_tap : l.chunk;
                 const uint8_t *row = rows + first_tap;
                 uint32_t sums[SAAUG_WORDS];
-                saaug_blocks_pack(options, shape, input, windows, &tap, taps, block);
+                saaug_blocks_pack(options, shape, input, windows, &tap, taps, SAAUG_WORDS, block);
                 sum_columns(block, taps, sums);
                 for (o = 0; o < channels; ++o) {
                     run(block, row, taps, sums, accs + o * SAAUG_PIXELS);

@@ -82,9 +82,9 @@ static void pack_pair_outside(const int8_t *low, const int8_t *high, int32_t cou
     }
 }
 
-/* Packs `count` taps from *t on, and leaves the tap after them in *t. */
 void saaug_blocks_pack(const saaug_options *options, const saaug_shape *shape, const int8_t *input,
-                       const saaug_block_window *windows, saaug_block_tap *t, int32_t count, uint32_t *words)
+                       const saaug_block_window *windows, saaug_block_tap *t, int32_t count, int32_t words,
+                       uint32_t *block)
 {
     const uint32_t right_step = (uint32_t)(options->dilation_w * shape->in_c);
     const uint32_t down_step = (uint32_t)(options->dilation_h * shape->in_w) * (uint32_t)shape->in_c -
@@ -92,17 +92,17 @@ void saaug_blocks_pack(const saaug_options *options, const saaug_shape *shape, c
     while (count > 0) {
         const int32_t run = count < shape->in_c - t->c ? count : shape->in_c - t->c;
         int32_t k;
-        for (k = 0; k < SAAUG_WORDS; ++k) {
+        for (k = 0; k < words; ++k) {
             const int8_t *const low = find(shape, input, windows + 2 * k, t);
             const int8_t *const high = find(shape, input, windows + 2 * k + 1, t);
             if (low != NULL && high != NULL) {
-                pack_pair(low + t->c, high + t->c, run, words + k);
+                pack_pair(low + t->c, high + t->c, run, block + k);
             } else {
                 pack_pair_outside(low != NULL ? low + t->c : NULL, high != NULL ? high + t->c : NULL, run,
-                                  options->input_zero_point, words + k);
+                                  options->input_zero_point, block + k);
             }
         }
-        words += run * SAAUG_WORDS;
+        block += run * SAAUG_WORDS;
         count -= run;
         t->c += run;
         if (t->c == shape->in_c) {

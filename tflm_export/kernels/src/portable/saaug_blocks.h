@@ -36,9 +36,10 @@ saaug_block_walk saaug_block_walk_begin(const saaug_options *options, const saau
 void saaug_block_walk_take(saaug_block_walk *walk, const saaug_options *options, const saaug_shape *shape,
                            int32_t count, saaug_block_window *windows);
 
-/** Packs `count` taps from *tap on, and leaves the tap after them in *tap. */
+/** Packs `count` taps from *tap on, the first `words` words of their columns, and leaves the tap after them in *tap. */
 void saaug_blocks_pack(const saaug_options *options, const saaug_shape *shape, const int8_t *input,
-                       const saaug_block_window *windows, saaug_block_tap *tap, int32_t count, uint32_t *block);
+                       const saaug_block_window *windows, saaug_block_tap *tap, int32_t count, int32_t words,
+                       uint32_t *block);
 
 static inline int32_t saaug_divide_up(int32_t value, int32_t by) { return value / by + (value % by != 0); }
 

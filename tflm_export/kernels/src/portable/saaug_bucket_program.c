@@ -11,7 +11,8 @@
 int32_t saaug_bucket_program_length(int32_t taps, int32_t layout)
 {
     /* The longest of all interpreters': a word in front, columns, heads of whole runs; a level of both signs has at
-     * most two heads, a doubling and two words of a spill more; two words at the end. */
+     * most two heads, a doubling and two words of a spill more; two words at the end. No level has both heads and a
+     * doubling of its own: so there is also room behind for the columns of zeros, up to a multiple of four taps. */
     return (1 + taps + taps / LONGEST_RUN + 5 * LEVELS_OF(layout) + 2 + 1) & ~1;
 }
 
@@ -34,9 +35,13 @@ static uint16_t *emit_run(uint16_t *head, int32_t kind, int32_t count, uint16_t 
 #if SAAUG_THREADED
     *place = *column;
     *column += count;
-    for (; count > 0; count -= LONGEST_RUN) {
-        *head++ = HEAD(kind + (count < LONGEST_RUN ? count : LONGEST_RUN) - 1);
+    for (; count > LONGEST_RUN; count -= LONGEST_RUN) {
+        *head++ = HEAD(kind + LONGEST_RUN - 1);
         kind = ONCE(kind);
+        __asm__("" : "+r"(count)); /* so that no compiler takes a few heads together, at a cost before and after */
+    }
+    if (count > 0) {
+        *head++ = HEAD(kind + count - 1);
     }
 #else
     (void)column;
@@ -67,10 +72,13 @@ static void expand_bits(const uint8_t *row, int32_t first, int32_t taps, uint8_t
 static void count_codes(const uint8_t *codes, int32_t layout, int32_t taps, uint8_t *counts)
 {
     if (layout == SAAUG_LAYOUT_NIBBLE) {
-        for (taps = (taps + 1) / 2; taps > 0; --taps) {
-            const uint32_t pair = *codes++;
-            ++counts[pair & 15u];
-            ++counts[pair >> 4];
+        for (; taps > 0; taps -= 4) { /* rows are padded to fours, with zeros */
+            const uint32_t four = codes[0] | (uint32_t)codes[1] << 8;
+            ++counts[four & 15u];
+            ++counts[four >> 4 & 15u];
+            ++counts[four >> 8 & 15u];
+            ++counts[four >> 12];
+            codes += 2;
         }
     } else {
         for (; taps > 0; --taps) {
@@ -79,19 +87,18 @@ static void count_codes(const uint8_t *codes, int32_t layout, int32_t taps, uint
     }
 }
 
+/* Columns of zeros have a place too, that no head reads. */
 static void put_columns(const uint8_t *codes, int32_t taps, uint16_t **places)
 {
     uint32_t column = 0;
-    for (; taps > 0; taps -= 2) { /* after an odd number of taps comes padding, which is zero */
-        const uint32_t pair = *codes++;
-        if ((pair & 15u) != 0) {
-            *places[pair & 15u]++ = (uint16_t)column;
-        }
-        column += SAAUG_COLUMN_BYTES;
-        if (pair >> 4 != 0) {
-            *places[pair >> 4]++ = (uint16_t)column;
-        }
-        column += SAAUG_COLUMN_BYTES;
+    for (; taps > 0; taps -= 4) {
+        const uint32_t four = codes[0] | (uint32_t)codes[1] << 8;
+        *places[four & 15u]++ = (uint16_t)column;
+        *places[four >> 4 & 15u]++ = (uint16_t)(column + SAAUG_COLUMN_BYTES);
+        *places[four >> 8 & 15u]++ = (uint16_t)(column + 2 * SAAUG_COLUMN_BYTES);
+        *places[four >> 12]++ = (uint16_t)(column + 3 * SAAUG_COLUMN_BYTES);
+        column += 4 * SAAUG_COLUMN_BYTES;
+        codes += 2;
     }
 }
 
@@ -170,6 +177,7 @@ void saaug_bucket_program(const uint8_t *row, int32_t layout, int32_t first, int
     }
     *head = HEAD(END);
     if (layout == SAAUG_LAYOUT_NIBBLE && columns == NULL) {
+        places[0] = head + 1; /* there is room: see saaug_bucket_program_length() */
         put_columns(codes, taps, places);
     } else {
         put_listed_columns(codes, layout, taps, columns, places);

@@ -155,7 +155,7 @@ static inline int32_t saturate(int32_t value)
 
 static inline int32_t requantize(int32_t acc, const saaug_bucket_scale *channel, const saaug_options *range)
 {
-    const int32_t value = multiply_high(2 * acc + 2 * channel->bias, channel->multiplier);
+    const int32_t value = multiply_high(2 * acc + channel->bias, channel->multiplier);
     const int32_t result = (value + (value >> 31) + channel->nudge) >> channel->shift;
     return range == NULL ? saturate(result) : saaug_clamp(result, range->act_min, range->act_max);
 }
@@ -182,6 +182,7 @@ void saaug_bucket_prepare(const int32_t *params, const saaug_options *options, s
             channel->path = PATH_LONG;
         }
 #else
+        channel->bias = 2 * params[0]; /* what requantize() adds */
         channel->nudge = saaug_shift_left(options->output_zero_point, (uint32_t)params[2]) +
                          (int32_t)((uint32_t)1 << (params[2] - 1));
 #endif
@@ -239,17 +240,24 @@ static inline void store_pairs(const int32_t *acc, int32_t lows, int32_t highs, 
 {
     const saaug_bucket_scale channel = *shared;
     int32_t k;
-    for (k = 0; k < highs; ++k) {
+    for (k = highs; k < lows; ++k) {
+        low_output[k * stride] = (int8_t)requantize(acc[2 * k], &channel, range);
+    }
+    if ((highs & 1) != 0) {
         *low_output = (int8_t)requantize(acc[0], &channel, range);
         *high_output = (int8_t)requantize(acc[1], &channel, range);
         acc += 2;
         low_output += stride;
         high_output += stride;
     }
-    for (; k < lows; ++k) {
-        *low_output = (int8_t)requantize(acc[0], &channel, range);
-        acc += 2;
-        low_output += stride;
+    for (highs >>= 1; highs > 0; --highs) {
+        low_output[0] = (int8_t)requantize(acc[0], &channel, range);
+        high_output[0] = (int8_t)requantize(acc[1], &channel, range);
+        low_output[stride] = (int8_t)requantize(acc[2], &channel, range);
+        high_output[stride] = (int8_t)requantize(acc[3], &channel, range);
+        acc += 4;
+        low_output += 2 * stride;
+        high_output += 2 * stride;
     }
 }
 

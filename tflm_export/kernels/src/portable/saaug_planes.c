@@ -64,74 +64,108 @@ static void find_taps(const layout *l, const saaug_options *options, uint16_t *t
     }
 }
 
-/* A row of one phase. Pointers walk over one channel of a row; a row outside of the image is the zero point, step 0. */
-static void fill_row(const int8_t *low, int32_t low_step, const int8_t *high, int32_t high_step, int32_t before,
-                     int32_t inside, int32_t after, uint32_t outside, uint32_t *word)
+/* A row of one phase, inside of the image. Pointers walk over one channel of a row; a row outside of the image is the zero
+ * point, step 0. */
+static void fill_row(const int8_t *low, int32_t low_step, const int8_t *high, int32_t high_step, int32_t count,
+                     uint32_t *word)
 {
-    for (; before > 0; --before) {
-        *word++ = outside;
-    }
-    for (; inside > 0; --inside) {
+    if ((count & 1) != 0) {
         *word++ = saaug_pair(*low, *high);
         low += low_step;
         high += high_step;
     }
-    for (; after > 0; --after) {
-        *word++ = outside;
+    for (count >>= 1; count > 0; --count) {
+        const uint32_t left = saaug_pair(low[0], high[0]), right = saaug_pair(low[low_step], high[high_step]);
+        word[0] = left;
+        word[1] = right;
+        low += 2 * low_step;
+        high += 2 * high_step;
+        word += 2;
     }
 }
 
 /* Where a strip is in the image; the same for all channels, since a product may be slow. Offsets are modulo 2^32. */
 typedef struct {
     int32_t top, down;              /* input row of the strip's first one; rows from there to the lower half's */
+    int32_t begin, end;             /* words of phase 0 that are in the image: [begin, end) */
+    int32_t begin_column, end_column; /* their input columns */
     int32_t column_step;            /* bytes from one column of a phase to the next */
     uint32_t row_step, down_step;   /* bytes to the next row, to the lower half's row */
-    uint32_t corner;                /* of the first row and the first column, which is in the padding */
+    uint32_t corner;                /* of the first row and the column of `begin` */
 } strip_place;
 
 static strip_place place_strip(const layout *l, const saaug_options *options, const saaug_shape *shape, int32_t first)
 {
     strip_place place;
+    int32_t column = -options->pad_left;
     place.top = first * options->stride_h - options->pad_top;
     place.down = l->rows * options->stride_h;
     place.column_step = options->stride_w * shape->in_c;
     place.row_step = (uint32_t)(shape->in_w * shape->in_c);
     place.down_step = (uint32_t)place.down * place.row_step;
-    place.corner = (uint32_t)place.top * place.row_step - (uint32_t)(options->pad_left * shape->in_c);
+    for (place.begin = 0; column < 0; column += options->stride_w) {
+        ++place.begin;
+    }
+    place.begin_column = column;
+    place.corner = (uint32_t)place.top * place.row_step + (uint32_t)(column * shape->in_c);
+    for (place.end = place.begin; column < shape->in_w; column += options->stride_w) {
+        ++place.end;
+    }
+    place.end_column = column;
     return place;
 }
 
-/* Fills the plane of a channel; `image` points at its first value. */
+/* The zero point everywhere: what is outside of the image stays so for all channels of a strip. */
+static void clear(const layout *l, const saaug_options *options, uint32_t *plane)
+{
+    const uint32_t outside = saaug_pair(options->input_zero_point, options->input_zero_point);
+    const uint32_t *const end = plane + l->channel / 4;
+    while (plane != end) {
+        *plane++ = outside;
+    }
+}
+
+/* Fills the plane of a channel where it is inside of the image; `image` points at the channel's first value. */
 static void fill(const layout *l, const strip_place *place, const saaug_options *options, const saaug_shape *shape,
                  const int8_t *image, uint32_t *plane)
 {
     const int8_t zero_point = (int8_t)options->input_zero_point;
-    const uint32_t outside = saaug_pair(zero_point, zero_point);
     uint32_t phase_offset = place->corner;
-    int32_t phase, r, column;
+    int32_t begin = place->begin, end = place->end;
+    int32_t begin_column = place->begin_column, end_column = place->end_column;
+    int32_t phase, r;
     for (phase = 0; phase < l->phases; ++phase) {
-        uint32_t *words = plane;
+        const int32_t inside = at_most(end, l->width) - begin;
+        uint32_t *words = plane + begin;
         uint32_t offset = phase_offset;
-        int32_t before = 0, inside = 0, start = phase - options->pad_left;
-        for (; start < 0 && before < l->width; start += options->stride_w) {
-            ++before;
-            offset += (uint32_t)place->column_step;
-        }
-        for (column = start; column < shape->in_w && before + inside < l->width; column += options->stride_w) {
-            ++inside;
-        }
-        for (r = 0; r < l->height; ++r) {
-            const int32_t low = place->top + r, high = low + place->down;
-            const int low_inside = inside > 0 && (uint32_t)low < (uint32_t)shape->in_h;
-            const int high_inside = inside > 0 && (uint32_t)high < (uint32_t)shape->in_h;
-            fill_row(low_inside ? image + offset : &zero_point, low_inside ? place->column_step : 0,
-                     high_inside ? image + (offset + place->down_step) : &zero_point,
-                     high_inside ? place->column_step : 0, before, inside, l->width - before - inside, outside, words);
+        for (r = inside > 0 ? l->height : 0; r > 0; --r) {
+            const int32_t row = place->top + l->height - r;
+            const int8_t *low = &zero_point, *high = &zero_point;
+            int32_t low_step = 0, high_step = 0;
+            if ((uint32_t)row < (uint32_t)shape->in_h) {
+                low = image + offset;
+                low_step = place->column_step;
+            }
+            if ((uint32_t)(row + place->down) < (uint32_t)shape->in_h) {
+                high = image + (offset + place->down_step);
+                high_step = place->column_step;
+            }
+            fill_row(low, low_step, high, high_step, inside, words);
             words += l->pitch;
             offset += place->row_step;
         }
+        /* The next phase's columns are one further to the right. */
         plane += l->width;
         phase_offset += (uint32_t)shape->in_c;
+        if (++begin_column >= options->stride_w && begin > 0) {
+            begin_column -= options->stride_w;
+            phase_offset -= (uint32_t)place->column_step;
+            --begin;
+        }
+        if (++end_column - options->stride_w >= shape->in_w && end > begin) {
+            end_column -= options->stride_w;
+            --end;
+        }
     }
 }
 
@@ -158,6 +192,7 @@ saaug_status saaug_planes_layer(const saaug_plane_operator *operator, const saau
             const int32_t rows_left = shape->out_h - first;
             const uint8_t *row = weights;
             int32_t o = 0;
+            clear(&l, options, plane);
             for (c = 0; c < shape->in_c; ++c) {
                 fill(&l, &place, options, shape, image + c, plane);
                 for (m = 0; m < options->depth_multiplier; ++m, ++o) {

@@ -89,7 +89,9 @@ saaug_status saaug_shift_conv_2d_s8_portable(const saaug_options *options, const
                     int8_t *channel_output = tile_output + block_offset;
                     saaug_block_walk_take(&walk, options, shape, count, windows);
                     tap = chunk_start;
-                    saaug_blocks_pack(options, shape, input, windows, &tap, taps, block);
+                    /* What is missing of a last block keeps the pixels of the block before it. */
+                    saaug_blocks_pack(options, shape, input, windows, &tap, taps, p > 0 ? (count + 1) / 2 : SAAUG_WORDS,
+                                      block);
                     program = programs;
                     for (o = 0; o < channels; ++o) {
                         saaug_bucket_run(program, block, acc);
