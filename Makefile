@@ -39,6 +39,7 @@ test: tools lint
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 # What is switched off is a notice of the theme about its successor. (With --quiet, --strict would pass over warnings.)
 site: $(VENV)/.docs

@@ -138,11 +138,18 @@ def train(args):
     for name in queue:
         runs = [
             recipes.Recipe.from_dict(
-                {**QUEUE[name], "epochs": args.epochs, "batch_size": args.batch_size, "seed": seed, "dtype": args.dtype,
-                 "evaluate_every": max(1, args.epochs // 20), "warmup_epochs": min(3, args.epochs / 4)}
+                {
+                    **QUEUE[name],
+                    "epochs": args.epochs,
+                    "batch_size": args.batch_size,
+                    "seed": seed,
+                    "dtype": args.dtype,
+                    "evaluate_every": max(1, args.epochs // 20),
+                    "warmup_epochs": min(3, args.epochs / 4),
+                }
             )
             for seed in range(args.seeds)
-        ]  # fmt: skip
+        ]
         outs = [args.out / name / f"seed{seed}" for seed in range(args.seeds)]
         done = all((out / "result.json").exists() for out in outs)
         if not done and deadline - time.monotonic() < STARTING_SECONDS:
@@ -193,8 +200,9 @@ def write_zips(out):
     """The runs' files, smallest first, in archives that stay below ZIP_BYTES where no single file is larger."""
     for old in out.glob("results-*.zip"):
         old.unlink()
-    files = sorted((file for file in out.glob("*/*/*") if file.is_file() and file.parts[-3] in QUEUE),
-                   key=lambda file: file.stat().st_size)  # fmt: skip
+    files = sorted(
+        (file for file in out.glob("*/*/*") if file.is_file() and file.parts[-3] in QUEUE), key=lambda file: file.stat().st_size
+    )
     number, size, archive = 0, 0, None
     for file in files:
         if archive is None or size + file.stat().st_size > ZIP_BYTES:

@@ -50,9 +50,7 @@ def main():
     counts = {}
     with tempfile.TemporaryDirectory() as directory:
         folder = pathlib.Path(directory) / "net"
-        tflm_export.export(
-            zoo.load(arguments.name), images, folder, target="c", name="net", observation=entry.observation()
-        )
+        tflm_export.export(zoo.load(arguments.name), images, folder, target="c", name="net", observation=entry.observation())
         for name in arguments.cores.split(","):
             counts[name] = count(emulator.CORES[name], folder)
             print(f"{arguments.name} {name}: {counts[name]:,} instructions", flush=True)

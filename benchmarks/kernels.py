@@ -110,8 +110,16 @@ def layer(shape, operator):
     weights = rng.normal(size=(out_c, taps))
     if operator == "channelshift":
         return kernel_cases.random_case(
-            rng, "channel_shift", kernel=(kernel, kernel), strides=(stride, stride), dilations=(1, 1), pads=(pad, pad),
-            size=(size, size), in_c=in_c, batches=1, out_size=(out_size, out_size),
+            rng,
+            "channel_shift",
+            kernel=(kernel, kernel),
+            strides=(stride, stride),
+            dilations=(1, 1),
+            pads=(pad, pad),
+            size=(size, size),
+            in_c=in_c,
+            batches=1,
+            out_size=(out_size, out_size),
         )
     x = np.clip(np.round(rng.normal(0, 40, (1, size, size, in_c))), -128, 127).astype(np.int8)
     if operator == "adder":
@@ -125,9 +133,18 @@ def layer(shape, operator):
         codes, layout = shift_codes(weights), kernel_cases.NIBBLE
     case = (Int8Case if operator == "int8" else kernel_cases.Case)(
         op=f"{'adder' if operator == 'adder' else 'shift'}_{'depthwise_conv' if depthwise else 'conv'}_2d",
-        layout=layout, requant=kernel_cases.POWER_OF_TWO if power_of_two else kernel_cases.Q31,
-        kernel=(kernel, kernel), strides=(stride, stride), dilations=(1, 1), pads=(pad, pad), depth_multiplier=1,
-        zero_points=(-3, 5), activation=(-128, 127), input=x, out_size=(out_size, out_size, out_c), codes=codes,
+        layout=layout,
+        requant=kernel_cases.POWER_OF_TWO if power_of_two else kernel_cases.Q31,
+        kernel=(kernel, kernel),
+        strides=(stride, stride),
+        dilations=(1, 1),
+        pads=(pad, pad),
+        depth_multiplier=1,
+        zero_points=(-3, 5),
+        activation=(-128, 127),
+        input=x,
+        out_size=(out_size, out_size, out_c),
+        codes=codes,
         params=np.stack([np.zeros(out_c), np.full(out_c, 2**30), np.ones(out_c)], axis=1).astype(np.int32),
     )
     return with_scales(case, power_of_two)
@@ -137,8 +154,11 @@ def with_scales(case, power_of_two):
     """The same layer with biases and scales that give outputs a mean of 0 and a deviation of 40."""
     if isinstance(case, Int8Case):
         x = kernel_cases.windows(case)
-        x = np.moveaxis(x, -1, 3).reshape(*x.shape[:3], len(case.codes), -1) if "depthwise" in case.op else x.reshape(
-            *x.shape[:3], 1, -1)
+        x = (
+            np.moveaxis(x, -1, 3).reshape(*x.shape[:3], len(case.codes), -1)
+            if "depthwise" in case.op
+            else x.reshape(*x.shape[:3], 1, -1)
+        )
         acc = (x * case.codes.astype(np.int64)).sum(axis=-1)
     else:
         acc = kernel_cases.accumulators(case)
@@ -178,9 +198,14 @@ def image_of(core, directory, name, flags=()):
     kernels = kernel_cases.KERNELS
     include = (kernels / "include", kernels / "src")
     objects = emulator.compile_once(core, kernel_sources(), include, flags)
-    return emulator.build(core, [HERE / "count.c", HERE / "baseline.c", *objects], directory,
-                          include=[*include, kernels / "src" / "portable", HERE], name=name,
-                          flags=(*emulator.WARNINGS, *flags))
+    return emulator.build(
+        core,
+        [HERE / "count.c", HERE / "baseline.c", *objects],
+        directory,
+        include=[*include, kernels / "src" / "portable", HERE],
+        name=name,
+        flags=(*emulator.WARNINGS, *flags),
+    )
 
 
 def count(core, image, mode, cases, directory):
@@ -249,10 +274,19 @@ def rows_of(core, directory):
         place = list(SHAPES).index(shape)
         case, int8 = layer(shape, operator), layer(shape, baseline_of(operator))
         macs = int(np.prod(int8.out_size)) * int8.codes.shape[1]
-        row = {"core": core.name, "operator": operator, "shape": shape,
-               "instructions_per_mac": round(counted.instructions / macs, 4)}
-        row.update({name: round(by_layer[baseline_of(operator), shape].instructions / macs, 4)
-                    for name, by_layer in baselines.items() if (baseline_of(operator), shape) in by_layer})
+        row = {
+            "core": core.name,
+            "operator": operator,
+            "shape": shape,
+            "instructions_per_mac": round(counted.instructions / macs, 4),
+        }
+        row.update(
+            {
+                name: round(by_layer[baseline_of(operator), shape].instructions / macs, 4)
+                for name, by_layer in baselines.items()
+                if (baseline_of(operator), shape) in by_layer
+            }
+        )
         row["cmsis_nn"] = place_of(CMSIS_NN.get(core.name), place)
         row["target"] = place_of(TARGETS.get((core.name, operator)), place)
         row["instructions"], row["macs"], row["scratch_bytes"] = counted.instructions, macs, counted.scratch
@@ -263,13 +297,19 @@ def rows_of(core, directory):
 
 def print_table(rows):
     print("instructions per MAC, requantization included; x: how many times fewer than the column before it")
-    print(f"{'core':10}{'operator':36}{'shape':8}{'ours':>7}{'int8':>9}{'x':>7}{'by hand':>9}{'x':>6}"
-          f"{'squares':>9}{'x':>6}{'CMSIS-NN':>10}{'x':>6}  target")
+    print(
+        f"{'core':10}{'operator':36}{'shape':8}{'ours':>7}{'int8':>9}{'x':>7}{'by hand':>9}{'x':>6}"
+        f"{'squares':>9}{'x':>6}{'CMSIS-NN':>10}{'x':>6}  target"
+    )
     for row in rows:
         ours = row["instructions_per_mac"]
         columns = f"{row['core']:10}{row['operator']:36}{row['shape']:8}{ours:7.2f}"
-        for name, width, gain in (("multiplying_baseline", 9, 7), ("hand_tuned_baseline", 9, 6),
-                                  ("quarter_squares_baseline", 9, 6), ("cmsis_nn", 10, 6)):
+        for name, width, gain in (
+            ("multiplying_baseline", 9, 7),
+            ("hand_tuned_baseline", 9, 6),
+            ("quarter_squares_baseline", 9, 6),
+            ("cmsis_nn", 10, 6),
+        ):
             value = row.get(name)
             columns += " " * (width + gain) if value is None else f"{value:{width}.2f}{value / ours:{gain}.2f}"
         print(columns + verdict(row))
@@ -296,14 +336,19 @@ def print_markdown(rows):
     print("| core | operator | layer | ours | int8, multiplying | CMSIS-NN | times fewer | target |")
     print("|---|---|---|---|---|---|---|---|")
     for row in rows:
-        multiplying = [f"{row[f'{name}_baseline']:.2f}" for name in ("multiplying", "hand_tuned", "quarter_squares")
-                       if f"{name}_baseline" in row]
+        multiplying = [
+            f"{row[f'{name}_baseline']:.2f}"
+            for name in ("multiplying", "hand_tuned", "quarter_squares")
+            if f"{name}_baseline" in row
+        ]
         cmsis_nn = "" if row["cmsis_nn"] is None else f"{row['cmsis_nn']:.2f}"
         reached = targets_of(row)
         ratios = " / ".join(f"{ratio:.2f}" for _, ratio, _, _ in reached)
         targets = " / ".join(f"{target:g}{'' if met else ' **missed**'}" for _, _, target, met in reached)
-        print(f"| {row['core']} | {row['operator']} | {row['shape']} | {row['instructions_per_mac']:.2f} | "
-              f"{' / '.join(multiplying)} | {cmsis_nn} | {ratios} | {targets} |")
+        print(
+            f"| {row['core']} | {row['operator']} | {row['shape']} | {row['instructions_per_mac']:.2f} | "
+            f"{' / '.join(multiplying)} | {cmsis_nn} | {ratios} | {targets} |"
+        )
 
 
 def compiler_version(core):

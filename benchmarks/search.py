@@ -39,9 +39,7 @@ def make_oracle(folder, trials, **options):
 
     from saaug_keras.search import TwoStageOracle
 
-    oracle = TwoStageOracle(
-        ToySpace(second=False), (trials,), limits={"flash_bytes": 150.0, "sram_bytes": 4.0}, **options
-    )
+    oracle = TwoStageOracle(ToySpace(second=False), (trials,), limits={"flash_bytes": 150.0, "sram_bytes": 4.0}, **options)
     oracle.verbose = 0
     oracle._set_project_dir(str(folder), "search")
     return oracle
@@ -100,9 +98,12 @@ def measure_evaluation(args):
             times.append(time.perf_counter() - started)
             macs.append(count_macs(space.spec(values)))
     return {
-        "median_seconds": statistics.median(times), "worst_seconds": max(times), "median_macs": statistics.median(macs),
-        "graphs_built": net.traces, "cores": os.cpu_count(),
-    }  # fmt: skip
+        "median_seconds": statistics.median(times),
+        "worst_seconds": max(times),
+        "median_macs": statistics.median(macs),
+        "graphs_built": net.traces,
+        "cores": os.cpu_count(),
+    }
 
 
 def measure_ranking(args):
@@ -120,9 +121,7 @@ def measure_ranking(args):
     (x, y), held_out = data.split(plan.validation_fraction)
     out = pathlib.Path(args.out)
     evaluator = SuperNetEvaluator(SuperNet(space, random_candidates=2), out / "supernet")
-    evaluator.prepare(
-        x, y, validation_data=held_out, epochs=20, batch_size=64, learning_rate=0.05, augment=False, flip=False
-    )
+    evaluator.prepare(x, y, validation_data=held_out, epochs=20, batch_size=64, learning_rate=0.05, augment=False, flip=False)
     rng = np.random.default_rng(1)
     rows = []
     for index in range(args.candidates):
@@ -130,10 +129,18 @@ def measure_ranking(args):
         inherited = evaluator(values)
         spec = space.spec(values).with_operator("conv")
         recipe = recipes.Recipe(
-            backbone=spec.name, operator="conv", network=spec.as_dict(), epochs=args.epochs, batch_size=64,
-            learning_rate=0.05, aug_loss_weight=0.0, remap=False, augment_data=False,
-            validation_fraction=plan.validation_fraction, evaluate_every=args.epochs,
-        )  # fmt: skip
+            backbone=spec.name,
+            operator="conv",
+            network=spec.as_dict(),
+            epochs=args.epochs,
+            batch_size=64,
+            learning_rate=0.05,
+            aug_loss_weight=0.0,
+            remap=False,
+            augment_data=False,
+            validation_fraction=plan.validation_fraction,
+            evaluate_every=args.epochs,
+        )
         trained = recipes.train(recipe, data, out / f"candidate{index}")["val_accuracy"]
         rows.append({"inherited": inherited, "trained": trained, "parameters": space.costs(values)["flash_bytes"]})
         print(rows[-1], file=sys.stderr, flush=True)
@@ -161,9 +168,11 @@ def main():
     parser.add_argument("--resolution", type=int, default=32, help="of evaluation's space")
     args = parser.parse_args()
     measure = {
-        "oracle": measure_oracle, "evolution": measure_evolution, "evaluation": measure_evaluation,
+        "oracle": measure_oracle,
+        "evolution": measure_evolution,
+        "evaluation": measure_evaluation,
         "ranking": measure_ranking,
-    }  # fmt: skip
+    }
     print(json.dumps(measure[args.what](args), indent=1))
 
 

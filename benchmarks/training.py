@@ -194,9 +194,7 @@ def memory_rows():
     """Peak memory of a step on 64 images of 64x64x32 -> 64, kernel 3x3."""
     rows = []
     for layer in ("conv", "adder"):
-        done = subprocess.run(
-            [sys.executable, __file__, "--peak-memory-of", layer], capture_output=True, text=True, check=True
-        )
+        done = subprocess.run([sys.executable, __file__, "--peak-memory-of", layer], capture_output=True, text=True, check=True)
         rows.append({"layer": layer, "peak_bytes": int(done.stdout.split()[-1])})
     return rows
 
@@ -272,9 +270,16 @@ def jax_rows(steps, batch_size, epochs=5):
         clocks, fed = [Clock() for _ in models], Clock()
         row = {"backbone": name, "operator": operator, "augmented": augmented, "dtype": dtype, "models": side_by_side}
         device_training.fit(
-            models, images, labels, batch_size=batch_size, epochs=1 + epochs, seeds=range(side_by_side),
-            initial_epochs=[0] * side_by_side, callbacks=[[clock] for clock in clocks], augment=True,
-        )  # fmt: skip
+            models,
+            images,
+            labels,
+            batch_size=batch_size,
+            epochs=1 + epochs,
+            seeds=range(side_by_side),
+            initial_epochs=[0] * side_by_side,
+            callbacks=[[clock] for clock in clocks],
+            augment=True,
+        )
         row["on_device"] = side_by_side * statistics.median(clocks[0].rates[1:])
         if side_by_side == 1:
             models[0].fit(Batches(), epochs=1 + epochs, shuffle=False, verbose=0, callbacks=[fed])
@@ -302,8 +307,10 @@ def print_fused(rows):
     print("| activation and quantizer of | fused, ms | separate, ms | bound by memory, ms | separate to fused |")
     print("|---|---|---|---|---|")
     for row in rows:
-        print(f"| {'x'.join(map(str, row['shape']))} | {row['fused']:.2f} | {row['separate']:.2f} | {row['bound']:.2f} | "
-              f"{row['separate'] / row['fused']:.2f}x |")  # fmt: skip
+        print(
+            f"| {'x'.join(map(str, row['shape']))} | {row['fused']:.2f} | {row['separate']:.2f} | {row['bound']:.2f} | "
+            f"{row['separate'] / row['fused']:.2f}x |"
+        )
 
 
 def main():
@@ -351,8 +358,7 @@ def main():
     print()
     print_fused(fused)
     conv, adder = (row["peak_bytes"] for row in memory)
-    print(f"\nPeak memory of a training step: conv {conv / 2**20:.0f} MiB, add {adder / 2**20:.0f} MiB, "
-          f"{adder / conv:.2f}x.")  # fmt: skip
+    print(f"\nPeak memory of a training step: conv {conv / 2**20:.0f} MiB, add {adder / 2**20:.0f} MiB, {adder / conv:.2f}x.")
 
 
 if __name__ == "__main__":

@@ -70,8 +70,10 @@ def __getattr__(name):
     if name not in _HOME:
         raise AttributeError(f"module 'saaug_keras' has no attribute '{name}'")
     home = _HOME[name]
-    value = getattr(importlib.import_module(f"saaug_keras.{home}"), name) if home else importlib.import_module(
-        f"saaug_keras.{name}"
+    value = (
+        getattr(importlib.import_module(f"saaug_keras.{home}"), name)
+        if home
+        else importlib.import_module(f"saaug_keras.{name}")
     )
     globals()[name] = value
     return value

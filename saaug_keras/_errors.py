@@ -13,18 +13,40 @@ import zlib
 
 # What reading a damaged file ends in: archives, streams, array headers, pickles.
 DAMAGED = (
-    AttributeError, EOFError, IndexError, KeyError, MemoryError, NotImplementedError, OSError, OverflowError,
-    RuntimeError, SyntaxError, TypeError, ValueError, pickle.UnpicklingError, struct.error, tokenize.TokenError,
-    zipfile.BadZipFile, zlib.error,
-)  # fmt: skip
+    AttributeError,
+    EOFError,
+    IndexError,
+    KeyError,
+    MemoryError,
+    NotImplementedError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
+    struct.error,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def of_a_run() -> tuple:
     """What one training, export or the like may end in by its own fault: bad input, damaged files, want of memory."""
     return (
-        EOFError, MemoryError, RecursionError, ValueError, pickle.UnpicklingError, struct.error, tokenize.TokenError,
-        zipfile.BadZipFile, zlib.error, *_of_backends(),
-    )  # fmt: skip
+        EOFError,
+        MemoryError,
+        RecursionError,
+        ValueError,
+        pickle.UnpicklingError,
+        struct.error,
+        tokenize.TokenError,
+        zipfile.BadZipFile,
+        zlib.error,
+        *_of_backends(),
+    )
 
 
 def foreseen() -> tuple:
@@ -45,8 +67,16 @@ def one_line(error: BaseException, longest: int = 600) -> str:
     """What an error says, in one line, without colours and without the graph that TensorFlow adds."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
     if isinstance(error, tuple(_of_backends())):
-        kept = [line for line in text.splitlines() if line.strip() and not re.match(r"\s|Graph execution error|Detected at|"
-                r"Stack trace for|defined at|Original stack|\d+ (successful|root) ", line)]  # fmt: skip
+        kept = [
+            line
+            for line in text.splitlines()
+            if line.strip()
+            and not re.match(
+                r"\s|Graph execution error|Detected at|"
+                r"Stack trace for|defined at|Original stack|\d+ (successful|root) ",
+                line,
+            )
+        ]
         text = re.sub(r"\[\[.*?\]\]|\[Op:\w+\]|\{\{.*?\}\}", "", " ".join(kept) or text)
     text = " ".join(text.split())
     name = type(error).__name__
@@ -57,8 +87,10 @@ def one_line(error: BaseException, longest: int = 600) -> str:
         text = f"something is nested too deeply: {text}"
     elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
         text = f"the disk is full: {text}"
-    elif isinstance(error, (ArithmeticError, EOFError, pickle.UnpicklingError, struct.error, tokenize.TokenError,
-                            zipfile.BadZipFile, zlib.error)):  # fmt: skip
+    elif isinstance(
+        error,
+        (ArithmeticError, EOFError, pickle.UnpicklingError, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+    ):
         text = f"damaged data: {text or name}"
     text = text or name
     return text if len(text) <= longest else f"{text[: longest - 4]} ..."

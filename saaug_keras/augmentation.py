@@ -97,9 +97,7 @@ class HybridNetwork(keras.layers.Layer):
         return np.array(
             [
                 [
-                    channels
-                    if layer.scale == "fixed"
-                    else widened(channels, w * e if layer.scale == "expand" else w)
+                    channels if layer.scale == "fixed" else widened(channels, w * e if layer.scale == "expand" else w)
                     for e in self.expand
                 ]
                 for w in self.width

@@ -116,9 +116,7 @@ def quantize_aware(
             f"{owner}: `images` must be uint8 (N, {', '.join(map(str, spec.input_shape))}). "
             f"Received: images={images.dtype} {images.shape}."
         )
-    weights = {
-        f"{layer.name}/{index}": value for layer in model.layers for index, value in enumerate(layer.get_weights())
-    }
+    weights = {f"{layer.name}/{index}": value for layer in model.layers for index, value in enumerate(layer.get_weights())}
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         np.savez(folder / "data.npz", images=images, labels=labels)
@@ -129,9 +127,12 @@ def quantize_aware(
         root = str(pathlib.Path(__file__).resolve().parents[1])
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH"))))
         done = subprocess.run(
-            [sys.executable, "-m", "saaug_keras.baselines", str(folder)], env=environment, capture_output=True,
-            text=True, timeout=timeout,
-        )  # fmt: skip
+            [sys.executable, "-m", "saaug_keras.baselines", str(folder)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
         if done.returncode:
             words = done.stderr.strip().splitlines()[-1:] or ["no message"]
             if "ModuleNotFoundError" in words[0]:
@@ -159,8 +160,7 @@ def run_job(folder):
     steps = job["epochs"] * -(-len(images) // job["batch_size"])
     schedule = tf_keras.optimizers.schedules.CosineDecay(job["learning_rate"], steps)
     model.compile(
-        tf_keras.optimizers.SGD(schedule, momentum=0.9),
-        tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        tf_keras.optimizers.SGD(schedule, momentum=0.9), tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     )
     model.fit(images, labels, epochs=job["epochs"], batch_size=job["batch_size"], verbose=0)
     (folder / "model.tflite").write_bytes(_convert(tf.lite.TFLiteConverter.from_keras_model(model)))
@@ -186,9 +186,21 @@ def classify(model: bytes, images, *, batch_size=256) -> np.ndarray:
 
 
 def measure(
-    spec: NetSpec, data, out, *, methods=METHODS, epochs=30, qat_epochs=3, batch_size=128, learning_rate=0.1,
-    validation_fraction=0.1, augment_data=True, seed=0, measure_arena=None, callbacks=(),
-) -> dict:  # fmt: skip
+    spec: NetSpec,
+    data,
+    out,
+    *,
+    methods=METHODS,
+    epochs=30,
+    qat_epochs=3,
+    batch_size=128,
+    learning_rate=0.1,
+    validation_fraction=0.1,
+    augment_data=True,
+    seed=0,
+    measure_arena=None,
+    callbacks=(),
+) -> dict:
     """Trains the twin of a network directly and measures it as INT8.
 
     Args:
@@ -215,10 +227,19 @@ def measure(
         _validate.one_of("baselines.measure", "methods", method, METHODS)
     out, twin = pathlib.Path(out), twin_of(spec)
     recipe = recipes.Recipe(
-        backbone=twin.name, operator="conv", network=twin.as_dict(), epochs=epochs, batch_size=batch_size,
-        learning_rate=learning_rate, aug_loss_weight=0.0, remap=False, validation_fraction=validation_fraction,
-        augment_data=augment_data, evaluate_every=epochs, seed=seed,
-    )  # fmt: skip
+        backbone=twin.name,
+        operator="conv",
+        network=twin.as_dict(),
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        aug_loss_weight=0.0,
+        remap=False,
+        validation_fraction=validation_fraction,
+        augment_data=augment_data,
+        evaluate_every=epochs,
+        seed=seed,
+    )
     trained = recipes.train(recipe, data, out, test=True, callbacks=callbacks)
     model = keras.models.load_model(out / "target.keras")
     (x, y), _ = data.split(validation_fraction)
@@ -237,9 +258,15 @@ def measure(
             else:
                 images = np.round(resized(x) * 255).astype(np.uint8)
                 quantized = quantize_aware(
-                    twin, model, images, y, epochs=qat_epochs, batch_size=batch_size, learning_rate=learning_rate / 10,
+                    twin,
+                    model,
+                    images,
+                    y,
+                    epochs=qat_epochs,
+                    batch_size=batch_size,
+                    learning_rate=learning_rate / 10,
                     seed=seed,
-                )  # fmt: skip
+                )
             write_atomic(path, quantized)
         quantized = path.read_bytes()
         result[method] = {

@@ -357,8 +357,7 @@ class _Statistics:
     def __init__(self, model, choice=None):
         self.model = model
         self.norms = [norm for norm in model.network.norms.values() if norm.trainable]  # frozen ones keep theirs
-        names = ("moving_mean", "moving_variance") if choice is None else (
-            "augmented_moving_mean", "augmented_moving_variance")  # fmt: skip
+        names = ("moving_mean", "moving_variance") if choice is None else ("augmented_moving_mean", "augmented_moving_variance")
         self.variables = [tuple(getattr(norm, name) for name in names) for norm in self.norms]
         self._step = self._make_step(choice)
 
@@ -376,9 +375,7 @@ class _Statistics:
                 for mean, variance in self.variables:
                     mean, variance = _read(mean).astype("float64"), _read(variance).astype("float64")
                     part.append((mean * size, (variance + mean**2) * size))
-                totals = part if totals is None else [
-                    (a + c, b + d) for (a, b), (c, d) in zip(totals, part, strict=True)
-                ]  # fmt: skip
+                totals = part if totals is None else [(a + c, b + d) for (a, b), (c, d) in zip(totals, part, strict=True)]
                 images_seen += size
         finally:
             for norm, momentum in zip(self.norms, momenta, strict=True):

@@ -37,14 +37,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from saaug_keras import _validate, operators
-from saaug_keras.backbones import (
-    KINDS,
-    LayerSpec,
-    NetSpec,
-    check_layer_options,
-    lower,
-    operator_of,
-)
+from saaug_keras.backbones import KINDS, LayerSpec, NetSpec, check_layer_options, lower, operator_of
 
 CONVENTIONS = ("honest", "paper")
 
@@ -84,8 +77,17 @@ FLASH_CHANNEL = {"conv": 14, "custom": 12}
 # Bytes of TFLite Micro's own records in the arena, fitted to its allocations on a 64-bit host: for the network, for
 # each operator, and the multiplier and shift that it computes for each output channel of a layer with multiplications.
 RECORDS_NETWORK = 690
-RECORDS_OPERATOR = {"conv": 245, "depthwise": 270, "dense": 235, "add": 170, "multiply": 90, "pool": 250,
-                    "resize": 150, "hard_swish": 115, "custom": 136}  # fmt: skip
+RECORDS_OPERATOR = {
+    "conv": 245,
+    "depthwise": 270,
+    "dense": 235,
+    "add": 170,
+    "multiply": 90,
+    "pool": 250,
+    "resize": 150,
+    "hard_swish": 115,
+    "custom": 136,
+}
 RECORDS_CHANNEL = 8
 
 ROUNDING_STEPS = 2  # before a layer whose inputs had fewer than 8 bits in training
@@ -158,9 +160,7 @@ class NetCost:
         return data
 
 
-_SUMMED = (
-    "macs", "multiplies", "shifts", "adds", "params", "flash_bytes", "records_bytes", "energy_mj", "latency_ms"
-)  # fmt: skip
+_SUMMED = ("macs", "multiplies", "shifts", "adds", "params", "flash_bytes", "records_bytes", "energy_mj", "latency_ms")
 
 
 def estimate(
@@ -203,9 +203,7 @@ def estimate(
     return NetCost(bits=bits, convention=convention, sram_bytes=sram, layers=layers, **total)
 
 
-def compare(
-    spec: NetSpec, *, convention: str = "honest", layer_options: dict | None = None
-) -> dict[str, NetCost]:
+def compare(spec: NetSpec, *, convention: str = "honest", layer_options: dict | None = None) -> dict[str, NetCost]:
     """Operator and bit width apart: the costs of a network and of its multiplicative twin.
 
     Args: as `estimate`.
@@ -353,9 +351,21 @@ def _factor_columns(number: int, parts: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=1 << 15)
 def _tile(
-    height, width, channels, out_height, out_width, filters, kernel, stride, dilation, operation_pj, activation_bits,
-    weight_bits, reads_all, eight_bit,
-):  # fmt: skip
+    height,
+    width,
+    channels,
+    out_height,
+    out_width,
+    filters,
+    kernel,
+    stride,
+    dilation,
+    operation_pj,
+    activation_bits,
+    weight_bits,
+    reads_all,
+    eight_bit,
+):
     """Energy of memory (pJ) and latency (ms) of the best tiling of a layer, by ShiftAddNAS's formula.
 
     With H, W, C the input's and E, F, M the output's sizes, R = S the kernel, M = M0 M1 M2 M3, C = C0 C1 C2, E = E1 E3:
@@ -389,11 +399,10 @@ def _tile(
         (m0 * c0 * kernel < WEIGHT_REGISTERS * more)
         & ((m1 * e1) * c1 * kernel < PROCESSING_ELEMENTS * elements)
         & (
-            c1 * c0 * (((e1 - 1) * stride + reach) * ((out_width - 1) * stride + reach))
-            + (m2 * m1 * m0) * (e1 * out_width)
+            c1 * c0 * (((e1 - 1) * stride + reach) * ((out_width - 1) * stride + reach)) + (m2 * m1 * m0) * (e1 * out_width)
             < BUFFER_ELEMENTS * more
         )
-    )  # fmt: skip
+    )
     spread = legal & (e1 != 1)
     if spread.any():
         legal = spread

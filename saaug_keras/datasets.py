@@ -23,10 +23,9 @@ from saaug_keras._errors import DAMAGED
 from saaug_keras._files import atomic_file
 
 # The names of classes, in the order of their numbers.
-CAMVID_CLASSES = (
-    "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist",
-)  # fmt: skip
-CIFAR100_CLASSES = tuple("""
+CAMVID_CLASSES = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist")
+CIFAR100_CLASSES = tuple(
+    """
     apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
     castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin
     elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard
@@ -34,7 +33,8 @@ CIFAR100_CLASSES = tuple("""
     plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper
     snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor
     train trout tulip turtle wardrobe whale willow wolf woman worm
-""".split())
+""".split()
+)
 _DIGITS = pathlib.Path(__file__).resolve().parent / "_data" / "digits.npz"
 
 
@@ -75,8 +75,7 @@ class Dataset:
             x, y = np.asarray(getattr(self, f"x_{part}")), getattr(self, f"y_{part}")
             if x.ndim != 4 or x.dtype != np.uint8:
                 raise ValueError(
-                    f"{owner}: `x_{part}` must be uint8 (N, H, W, C), grey values from 0 to 255. Received: {x.dtype} "
-                    f"{x.shape}."
+                    f"{owner}: `x_{part}` must be uint8 (N, H, W, C), grey values from 0 to 255. Received: {x.dtype} {x.shape}."
                 )
             if x.shape[1:] != np.shape(self.x_train)[1:]:
                 raise ValueError(
@@ -253,15 +252,37 @@ class _Cifar:
 
 
 _CIFAR10 = _Cifar(
-    "cifar10", "cifar-10-batches-bin", tuple(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin",
-    "batches.meta.txt", 1, "cifar-10-batches-py", tuple(f"data_batch_{i}" for i in range(1, 6)), "test_batch",
-    "batches.meta", b"labels", b"label_names", 10, "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
-)  # fmt: skip
+    "cifar10",
+    "cifar-10-batches-bin",
+    tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
+    "test_batch.bin",
+    "batches.meta.txt",
+    1,
+    "cifar-10-batches-py",
+    tuple(f"data_batch_{i}" for i in range(1, 6)),
+    "test_batch",
+    "batches.meta",
+    b"labels",
+    b"label_names",
+    10,
+    "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+)
 _CIFAR100 = _Cifar(
-    "cifar100", "cifar-100-binary", ("train.bin",), "test.bin", "fine_label_names.txt", 2, "cifar-100-python",
-    ("train",), "test", "meta", b"fine_labels", b"fine_label_names", 100,
+    "cifar100",
+    "cifar-100-binary",
+    ("train.bin",),
+    "test.bin",
+    "fine_label_names.txt",
+    2,
+    "cifar-100-python",
+    ("train",),
+    "test",
+    "meta",
+    b"fine_labels",
+    b"fine_label_names",
+    100,
     "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
-)  # fmt: skip
+)
 
 
 def _load_cifar(files, data_dir):
@@ -418,9 +439,13 @@ def _load_camvid(data_dir):
             raise ValueError(f"datasets.load: {files[0]}, part {part}, is not an {wanted}.")
     try:
         return Dataset(
-            "camvid", *(arrays[key] for key in keys[:4]), CAMVID_CLASSES, ignore_class=ignored,
-            x_validation=arrays["x_val"], y_validation=arrays["y_val"],
-        )  # fmt: skip
+            "camvid",
+            *(arrays[key] for key in keys[:4]),
+            CAMVID_CLASSES,
+            ignore_class=ignored,
+            x_validation=arrays["x_val"],
+            y_validation=arrays["y_val"],
+        )
     except ValueError as error:
         raise ValueError(f"datasets.load: {files[0]}: {error}") from error
 
@@ -448,9 +473,7 @@ def _load_own(path, resolution):
     if len(shapes) > 1:
         raise ValueError(f"datasets.load: images in {path} differ in size: {sorted(shapes)}. Give `resolution`.")
     (x, y), (x_test, y_test), (x_held, y_held) = arrays + [(None, None)] * (3 - len(arrays))
-    return Dataset(
-        "folder", x, y, x_test, y_test, names, ignore_class=ignored, x_validation=x_held, y_validation=y_held
-    )
+    return Dataset("folder", x, y, x_test, y_test, names, ignore_class=ignored, x_validation=x_held, y_validation=y_held)
 
 
 def _class_folders(path):
@@ -525,9 +548,20 @@ class EpochCounter(keras.callbacks.Callback):
 
 
 def pipeline(
-    x, y=None, *, batch_size: int, shuffle: bool = False, augment: bool = False, seed: int = 0, epoch=None,
-    resolution=None, pad: int | None = None, flip: bool = True, ignore_class: int = 0, drop_remainder: bool = False,
-):  # fmt: skip
+    x,
+    y=None,
+    *,
+    batch_size: int,
+    shuffle: bool = False,
+    augment: bool = False,
+    seed: int = 0,
+    epoch=None,
+    resolution=None,
+    pad: int | None = None,
+    flip: bool = True,
+    ignore_class: int = 0,
+    drop_remainder: bool = False,
+):
     """Batches of float32 images in [0, 1], with their labels if there are any.
 
     On the TensorFlow backend a tf.data.Dataset. On JAX a keras.utils.PyDataset of NumPy arrays, which draws other
@@ -569,9 +603,19 @@ def pipeline(
     size = None if size is None or size == x.shape[1:3] else size
     if keras.backend.backend() == "jax":
         return _NumpyBatches(
-            x, y, batch_size=batch_size, shuffle=shuffle, augment=augment, seed=seed, epoch=epoch, size=size, pad=pad,
-            flip=flip, ignore_class=ignore_class, drop_remainder=drop_remainder,
-        )  # fmt: skip
+            x,
+            y,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            augment=augment,
+            seed=seed,
+            epoch=epoch,
+            size=size,
+            pad=pad,
+            flip=flip,
+            ignore_class=ignore_class,
+            drop_remainder=drop_remainder,
+        )
     import tensorflow as tf
 
     with tf.device("CPU"):
@@ -634,9 +678,7 @@ def _shift_and_flip(batch, truth, key, pad, flip, ignore_class):
 class _NumpyBatches(keras.utils.PyDataset):
     """`pipeline` in NumPy."""
 
-    def __init__(
-        self, x, y, *, batch_size, shuffle, augment, seed, epoch, size, pad, flip, ignore_class, drop_remainder
-    ):
+    def __init__(self, x, y, *, batch_size, shuffle, augment, seed, epoch, size, pad, flip, ignore_class, drop_remainder):
         super().__init__()
         self._x, self._y, self._batch_size = x, y if y is None else np.asarray(y), batch_size
         self._shuffle, self._augment, self._seed, self._epoch = shuffle, augment, seed, epoch
@@ -761,7 +803,5 @@ def load_folder(path, *, resolution=None, channels: int = 3) -> tuple[np.ndarray
         images.append(image if resolution is None else resize(image[None], resolution)[0])
     sizes = {image.shape for image in images}
     if len(sizes) > 1:
-        raise ValueError(
-            f"datasets.load_folder: images in {path} differ in size: {sorted(sizes)[:4]}. Give `resolution`."
-        )
+        raise ValueError(f"datasets.load_folder: images in {path} differ in size: {sorted(sizes)[:4]}. Give `resolution`.")
     return np.stack(images), [file.name for file in files]

@@ -23,8 +23,9 @@ def main(argv=None) -> int:
     """Runs the demo; writes OUT/sheet.png, OUT/report.json and OUT/model/."""
     parser = argparse.ArgumentParser(prog="python -m saaug_keras.demo", description=__doc__)
     parser.add_argument("--entry", default=ENTRY, metavar="NAME", help=f"of the zoo (default: {ENTRY})")
-    parser.add_argument("--data", metavar="DIR", help="folder with the data set's files: its test images in place of "
-                        "the bundled ones")  # fmt: skip
+    parser.add_argument(
+        "--data", metavar="DIR", help="folder with the data set's files: its test images in place of the bundled ones"
+    )
     parser.add_argument("--out", default="demo", metavar="DIR", help="folder to write (default: demo)")
     common.add_common_options(parser)
     return common.run_plainly(run, parser.parse_args(argv))
@@ -56,12 +57,19 @@ def run(args) -> int:
     right = int((on_board == labels).sum())
     measured = entry.measured
     report = {
-        "entry": args.entry, "images": len(images), "kind": kind, "right_in_keras": int((in_keras == labels).sum()),
-        "right_on_tflm": right, "same_class": int((in_keras == on_board).sum()),
-        "test_accuracy_float": measured["float_accuracy"], "test_accuracy_tflm": measured["tflm_accuracy"],
-        "parameters": exported.parameters, "flash_bytes": exported.flash_bytes, "arena_bytes": exported.arena_bytes,
+        "entry": args.entry,
+        "images": len(images),
+        "kind": kind,
+        "right_in_keras": int((in_keras == labels).sum()),
+        "right_on_tflm": right,
+        "same_class": int((in_keras == on_board).sum()),
+        "test_accuracy_float": measured["float_accuracy"],
+        "test_accuracy_tflm": measured["tflm_accuracy"],
+        "parameters": exported.parameters,
+        "flash_bytes": exported.flash_bytes,
+        "arena_bytes": exported.arena_bytes,
         "seconds": time.perf_counter() - started,
-    }  # fmt: skip
+    }
     write_atomic(out / "report.json", json.dumps(report, indent=1) + "\n")
     rows = [
         (f"{len(images)} {kind}, right in Keras, float", report["right_in_keras"]),

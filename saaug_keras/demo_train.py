@@ -20,10 +20,21 @@ def make_recipe(direct: bool, epochs: int, seed: int):
     from saaug_keras.recipes import Recipe
 
     return Recipe(
-        backbone="mobilenetv2-tiny", operator="shift", strides=(1, 2, 2, 1, 1), blocks=3, epochs=epochs, batch_size=64,
-        learning_rate=0.1, aug_loss_weight=0.0 if direct else 1.0, remap=not direct, width=(1.0, 1.6),
-        expand=(1.0, 1.6, 2.2), augment_data=False, evaluate_every=epochs, seed=seed,
-    )  # fmt: skip
+        backbone="mobilenetv2-tiny",
+        operator="shift",
+        strides=(1, 2, 2, 1, 1),
+        blocks=3,
+        epochs=epochs,
+        batch_size=64,
+        learning_rate=0.1,
+        aug_loss_weight=0.0 if direct else 1.0,
+        remap=not direct,
+        width=(1.0, 1.6),
+        expand=(1.0, 1.6, 2.2),
+        augment_data=False,
+        evaluate_every=epochs,
+        seed=seed,
+    )
 
 
 def main(argv=None) -> int:

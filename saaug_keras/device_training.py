@@ -81,10 +81,23 @@ def _key(seed, epoch, step):
 
 
 def fit(
-    models, x, y, *, batch_size: int, epochs: int, seeds, initial_epochs, callbacks, augment: bool = False,
-    flip: bool = True, pad: int | None = None, ignore_class: int = 0, validation_data=None, validation_epochs=(),
+    models,
+    x,
+    y,
+    *,
+    batch_size: int,
+    epochs: int,
+    seeds,
+    initial_epochs,
+    callbacks,
+    augment: bool = False,
+    flip: bool = True,
+    pad: int | None = None,
+    ignore_class: int = 0,
+    validation_data=None,
+    validation_epochs=(),
     verbose: int = 0,
-) -> list:  # fmt: skip
+) -> list:
     """`Model.fit` of one model or several alike, with everything but the callbacks on the device.
 
     A callback sees the variables as `Model.fit` would leave them at the beginning and end of an epoch and of an
@@ -112,10 +125,7 @@ def fit(
     pad = x.shape[1] // 8 if pad is None else pad
     program = _Program(models, x, y, batch_size, augment, flip, pad, ignore_class)
     held_out = validation_data and program.batches(*validation_data)
-    runs = [
-        _Run(model, each, epochs, steps, verbose, len(models) > 1)
-        for model, each in zip(models, callbacks, strict=True)
-    ]
+    runs = [_Run(model, each, epochs, steps, verbose, len(models) > 1) for model, each in zip(models, callbacks, strict=True)]
     try:
         for epoch in range(min(initial_epochs), epochs):
             # One that is further, or has stopped, keeps its weights.
@@ -158,9 +168,8 @@ class _Run:
     def __init__(self, model, callbacks, epochs, steps, verbose, among_others):
         self.model, self.logs, self.error, self._among_others = model, {}, None, among_others
         self._callbacks = keras.callbacks.CallbackList(
-            callbacks, add_history=True, add_progbar=verbose != 0, verbose=verbose, epochs=epochs, steps=steps,
-            model=model,
-        )  # fmt: skip
+            callbacks, add_history=True, add_progbar=verbose != 0, verbose=verbose, epochs=epochs, steps=steps, model=model
+        )
         model.stop_training = False
         self.say("on_train_begin")
 
@@ -197,9 +206,7 @@ class _Program:
         self._train = jax.jit(jax.vmap(self._epoch, in_axes=(0, 0, 0, None if self._rates is None else 0, None, None, None)))
         self._test = jax.jit(jax.vmap(self._scores, in_axes=(0, None, None)))
         self._stack = jax.jit(lambda states: jax.tree.map(lambda *values: jnp.stack(values), *states))
-        self._unstack = jax.jit(
-            lambda state: [jax.tree.map(lambda value, i=i: value[i], state) for i in range(len(models))]
-        )
+        self._unstack = jax.jit(lambda state: [jax.tree.map(lambda value, i=i: value[i], state) for i in range(len(models))])
 
     def epoch(self, seeds, epoch, going) -> list[dict]:
         """Trains for an epoch those models that are going; the logs of each as arrays (steps,)."""
@@ -271,9 +278,7 @@ class _Program:
 
 
 def _trained(model):
-    return (
-        model.trainable_variables, model.non_trainable_variables, model.optimizer.variables, model.metrics_variables,
-    )  # fmt: skip
+    return (model.trainable_variables, model.non_trainable_variables, model.optimizer.variables, model.metrics_variables)
 
 
 def _tested(model):

@@ -100,8 +100,12 @@ def limits(on: Device | str | None = None, *, sram=None, flash=None, max_energy=
     if on is not None and not isinstance(on, Device):
         on = device(on)
     found = {} if on is None else {"sram_bytes": on.sram_bytes, "flash_bytes": on.flash_bytes}
-    given = {"sram_bytes": ("sram", sram), "flash_bytes": ("flash", flash), "energy_mj": ("max_energy", max_energy),
-             "operations": ("max_ops", max_ops)}  # fmt: skip
+    given = {
+        "sram_bytes": ("sram", sram),
+        "flash_bytes": ("flash", flash),
+        "energy_mj": ("max_energy", max_energy),
+        "operations": ("max_ops", max_ops),
+    }
     for cost, (argument, value) in given.items():
         if value is not None:
             _validate.number_in("devices.limits", argument, value, 1e-9, 1e15)

@@ -374,9 +374,7 @@ def conv2d(x, kernel, *, strides=(1, 1), padding="same", dilation_rate=(1, 1)):
         if np.prod(kernel.shape[:3]) <= _MOST_PATCHED:
             x = _sums.patches(x, kernel.shape[:2], strides, padding, dilation_rate)
             return K.matmul(x, K.reshape(kernel, (-1, kernel.shape[3])))
-        return K.conv(
-            x, kernel, strides=strides, padding=padding, data_format="channels_last", dilation_rate=dilation_rate
-        )
+        return K.conv(x, kernel, strides=strides, padding=padding, data_format="channels_last", dilation_rate=dilation_rate)
     import tensorflow as tf
 
     if tuple(kernel.shape[:2]) == (1, 1):

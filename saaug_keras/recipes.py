@@ -129,8 +129,7 @@ class Recipe:
         for name in ("depth_span", "mutation_span"):
             if getattr(self, name) is not None and len(getattr(self, name)) != 2:
                 raise ValueError(
-                    f"{owner}: `{name}` must be two shares of training, start and end. Received: "
-                    f"{name}={getattr(self, name)}."
+                    f"{owner}: `{name}` must be two shares of training, start and end. Received: {name}={getattr(self, name)}."
                 )
 
     @classmethod
@@ -171,9 +170,13 @@ class Recipe:
         height, width, channels = input_shape
         size = (self.resolution, self.resolution) if self.resolution else (height, width)
         spec = backbones.spec(
-            self.backbone, input_shape=(*size, channels), num_classes=num_classes, operator="conv",
-            strides=self.strides, width=self.width_multiplier,
-        )  # fmt: skip
+            self.backbone,
+            input_shape=(*size, channels),
+            num_classes=num_classes,
+            operator="conv",
+            strides=self.strides,
+            width=self.width_multiplier,
+        )
         if self.blocks is not None:
             _validate.int_in("Recipe", "blocks", self.blocks, 1, len(spec.blocks), " blocks")
             spec = dataclasses.replace(spec, blocks=spec.blocks[: self.blocks])
@@ -182,8 +185,7 @@ class Recipe:
         spec = dataclasses.replace(
             spec,
             blocks=tuple(
-                dataclasses.replace(block, kept=index not in self.drop_blocks)
-                for index, block in enumerate(spec.blocks)
+                dataclasses.replace(block, kept=index not in self.drop_blocks) for index, block in enumerate(spec.blocks)
             ),
         )
         if per_pixel:
@@ -200,12 +202,19 @@ def make_model(recipe: Recipe, spec: backbones.NetSpec):
     keras.utils.set_random_seed(recipe.seed)
     direct = recipe.is_direct and not recipe.drop_blocks
     model = augment(
-        spec, width=(1.0,) if direct else recipe.width, expand=(1.0,) if direct else recipe.expand,
-        aug_loss_weight=recipe.aug_loss_weight, normalize_loss=recipe.normalize_loss,
-        distill_weight=recipe.distill_weight, remap=recipe.remap, mutable=recipe.mutation_span is not None,
-        layer_options=recipe.layer_options, clip_adder_kernels=recipe.clip_adder_kernels, seed=recipe.seed,
+        spec,
+        width=(1.0,) if direct else recipe.width,
+        expand=(1.0,) if direct else recipe.expand,
+        aug_loss_weight=recipe.aug_loss_weight,
+        normalize_loss=recipe.normalize_loss,
+        distill_weight=recipe.distill_weight,
+        remap=recipe.remap,
+        mutable=recipe.mutation_span is not None,
+        layer_options=recipe.layer_options,
+        clip_adder_kernels=recipe.clip_adder_kernels,
+        seed=recipe.seed,
         dtype=recipe.dtype,
-    )  # fmt: skip
+    )
     return model
 
 
@@ -217,9 +226,11 @@ def make_optimizer(recipe: Recipe, steps_per_epoch: int):
 
     steps, warmup = recipe.epochs * steps_per_epoch, int(recipe.warmup_epochs * steps_per_epoch)
     rate = keras.optimizers.schedules.CosineDecay(
-        0.0 if warmup else recipe.learning_rate, max(1, steps - warmup), warmup_target=recipe.learning_rate if warmup
-        else None, warmup_steps=warmup,
-    )  # fmt: skip
+        0.0 if warmup else recipe.learning_rate,
+        max(1, steps - warmup),
+        warmup_target=recipe.learning_rate if warmup else None,
+        warmup_steps=warmup,
+    )
     options = {"use_ema": recipe.ema is not None}
     if recipe.ema is not None:
         options |= {"ema_momentum": recipe.ema, "ema_overwrite_frequency": None}
@@ -235,8 +246,11 @@ def exclude_from_decay(model):
     """Leaves batch norms, biases and kernels whose gradients have a rule (add kernels) out of the weight decay of a
     compiled model's optimizer."""
     rules = model.gradient_rules
-    excluded = [variable for variable in model.trainable_variables if variable.name in ("gamma", "beta", "bias")
-                or id(variable) in rules]  # fmt: skip
+    excluded = [
+        variable
+        for variable in model.trainable_variables
+        if variable.name in ("gamma", "beta", "bias") or id(variable) in rules
+    ]
     if excluded:
         # Under mixed_float16 it is the optimizer inside that decays.
         optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
@@ -251,13 +265,9 @@ def make_callbacks(recipe: Recipe, recalibration_images) -> list:
     if recipe.width_until < 1:
         made.append(callbacks.AugmentationSchedule(width_until=recipe.width_until, epochs=recipe.epochs))
     if recipe.drop_blocks:
-        made.append(
-            callbacks.DepthDecay(start=recipe.depth_span[0], end=recipe.depth_span[1], epochs=recipe.epochs)
-        )
+        made.append(callbacks.DepthDecay(start=recipe.depth_span[0], end=recipe.depth_span[1], epochs=recipe.epochs))
     if recipe.mutation_span:
-        made.append(
-            callbacks.BlockMutation(start=recipe.mutation_span[0], end=recipe.mutation_span[1], epochs=recipe.epochs)
-        )
+        made.append(callbacks.BlockMutation(start=recipe.mutation_span[0], end=recipe.mutation_span[1], epochs=recipe.epochs))
     if recipe.reorder and not recipe.is_direct:
         # The last epochs keep their channels: what was learned after the last move is what is deployed.
         made.append(callbacks.ChannelReorder(until=max(1, math.ceil(recipe.width_until * recipe.epochs) - 1)))
@@ -424,17 +434,21 @@ def _run(recipe, data, out, resume, test, callbacks, device_resident, until=None
         return datasets.pipeline(images, labels_of(labels), batch_size=batch_size, resolution=resolution, **options)
 
     batches = batches_of(
-        *training, shuffle=True, augment=recipe.augment_data, flip=data.mirror, seed=recipe.seed, epoch=counter,
-        drop_remainder=True, ignore_class=data.ignore_class or 0,
-    )  # fmt: skip
+        *training,
+        shuffle=True,
+        augment=recipe.augment_data,
+        flip=data.mirror,
+        seed=recipe.seed,
+        epoch=counter,
+        drop_remainder=True,
+        ignore_class=data.ignore_class or 0,
+    )
     evaluation = held_out and batches_of(*held_out)
     calibration = batches_of(*training, shuffle=True, epoch=0)
     method = make_callbacks(recipe, calibration)
     if recipe.ema is not None:
         method.insert(0, keras.callbacks.SwapEMAWeights())
-    advice = (
-        f"Try a smaller learning_rate (now {recipe.learning_rate:g}), a longer warm-up, or normalize_loss=True."
-    )
+    advice = f"Try a smaller learning_rate (now {recipe.learning_rate:g}), a longer warm-up, or normalize_loss=True."
     finite = StopAtNonFinite("recipes.train", advice)
     # Whatever is wrong with the recipe has been said by now; from here on the folder is written.
     with only_process(out, f"recipes.train: another process is training in {out}. Wait for it, or choose another folder."):
@@ -447,17 +461,28 @@ def _run(recipe, data, out, resume, test, callbacks, device_resident, until=None
         everyone = [counter, finite, *method, *callbacks, checkpoint]
         if device_resident:
             fitting = {
-                "x": training[0], "y": labels_of(training[1]), "batch_size": batch_size, "augment": recipe.augment_data,
-                "flip": data.mirror, "ignore_class": data.ignore_class or 0, "validation_epochs": evaluated,
-                "validation_data": held_out and (held_out[0], labels_of(held_out[1])), "epochs": recipe.epochs,
-            }  # fmt: skip
+                "x": training[0],
+                "y": labels_of(training[1]),
+                "batch_size": batch_size,
+                "augment": recipe.augment_data,
+                "flip": data.mirror,
+                "ignore_class": data.ignore_class or 0,
+                "validation_epochs": evaluated,
+                "validation_data": held_out and (held_out[0], labels_of(held_out[1])),
+                "epochs": recipe.epochs,
+            }
             each = {"seeds": recipe.seed, "initial_epochs": first_epoch, "callbacks": everyone}
             on_device = yield model, True, fitting, each
         else:
             fitting = {
-                "x": batches, "validation_data": evaluation, "validation_freq": evaluated, "epochs": recipe.epochs,
-                "initial_epoch": first_epoch, "callbacks": everyone, "shuffle": False,  # the pipeline shuffles
-            }  # fmt: skip
+                "x": batches,
+                "validation_data": evaluation,
+                "validation_freq": evaluated,
+                "epochs": recipe.epochs,
+                "initial_epoch": first_epoch,
+                "callbacks": everyone,
+                "shuffle": False,  # the pipeline shuffles
+            }
             on_device = yield model, False, fitting, {}
 
         def scores_of(images, labels, batches):

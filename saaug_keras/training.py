@@ -58,10 +58,20 @@ def augment(
             or whose inputs are not quantized.
     """
     return AugmentedModel(
-        spec, width=width, expand=expand, aug_loss_weight=aug_loss_weight, normalize_loss=normalize_loss,
-        distill_weight=distill_weight, distill_temperature=distill_temperature, remap=remap, mutable=mutable,
-        layer_options=layer_options, clip_adder_kernels=clip_adder_kernels, seed=seed, dtype=dtype,
-    )  # fmt: skip
+        spec,
+        width=width,
+        expand=expand,
+        aug_loss_weight=aug_loss_weight,
+        normalize_loss=normalize_loss,
+        distill_weight=distill_weight,
+        distill_temperature=distill_temperature,
+        remap=remap,
+        mutable=mutable,
+        layer_options=layer_options,
+        clip_adder_kernels=clip_adder_kernels,
+        seed=seed,
+        dtype=dtype,
+    )
 
 
 @keras.saving.register_keras_serializable(package="saaug_keras")
@@ -107,9 +117,22 @@ class AugmentedModel(keras.Model):
     """
 
     def __init__(
-        self, spec, *, width, expand, aug_loss_weight, normalize_loss, distill_weight, distill_temperature, remap,
-        mutable, layer_options, seed, clip_adder_kernels=False, **kwargs,
-    ):  # fmt: skip
+        self,
+        spec,
+        *,
+        width,
+        expand,
+        aug_loss_weight,
+        normalize_loss,
+        distill_weight,
+        distill_temperature,
+        remap,
+        mutable,
+        layer_options,
+        seed,
+        clip_adder_kernels=False,
+        **kwargs,
+    ):
         kwargs.setdefault("name", "augmented_model")
         super().__init__(**kwargs)
         owner = "augment"
@@ -118,9 +141,8 @@ class AugmentedModel(keras.Model):
         _validate.number_in(owner, "distill_temperature", distill_temperature, 0.1, 100)
         _validate.int_in(owner, "seed", seed, 0, 2**32 - 1)
         self.network = HybridNetwork(
-            spec, width=width, expand=expand, remap=remap, mutable=mutable, layer_options=layer_options,
-            dtype=self.dtype_policy,
-        )  # fmt: skip
+            spec, width=width, expand=expand, remap=remap, mutable=mutable, layer_options=layer_options, dtype=self.dtype_policy
+        )
         self.aug_loss_weight = aug_loss_weight
         self.normalize_loss = normalize_loss
         self.distill_weight = distill_weight
@@ -202,9 +224,10 @@ class AugmentedModel(keras.Model):
         if config and self.optimizer is not None:
             inner = _inner(self.optimizer)
             config["undecayed"] = [
-                index for index, variable in enumerate(self.variables)
+                index
+                for index, variable in enumerate(self.variables)
                 if variable.trainable and not inner._use_weight_decay(variable)
-            ]  # fmt: skip
+            ]
         return config
 
     def compile_from_config(self, config):
@@ -303,14 +326,18 @@ class AugmentedModel(keras.Model):
         trainable, non_trainable, optimizer_variables, metric_variables = state
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         (_, results), gradients = jax.value_and_grad(self.compute_loss_and_updates, has_aux=True)(
-            trainable, non_trainable, metric_variables, x, y, sample_weight, training=True,
+            trainable,
+            non_trainable,
+            metric_variables,
+            x,
+            y,
+            sample_weight,
+            training=True,
             optimizer_variables=optimizer_variables,
-        )  # fmt: skip
+        )
         loss, y_pred, non_trainable, metric_variables = results
         with keras.StatelessScope(zip(self.optimizer.variables, optimizer_variables, strict=True)):
-            gradients = scale_gradients(
-                self.gradient_rules, self.trainable_variables, gradients, loss_scale=self._loss_scale()
-            )
+            gradients = scale_gradients(self.gradient_rules, self.trainable_variables, gradients, loss_scale=self._loss_scale())
         trainable, optimizer_variables = self.optimizer.stateless_apply(optimizer_variables, gradients, trainable)
         if self._clipped:
             trainable = self._clip_stateless(trainable, non_trainable)

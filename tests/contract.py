@@ -66,9 +66,7 @@ def assert_layer_contract(cls, kwargs, input_shape, tmp_path, *, call=None, has_
 
 
 def _assert_same(first, second, inputs):
-    assert [weight.path.split("/")[-1] for weight in first.weights] == [
-        weight.path.split("/")[-1] for weight in second.weights
-    ]
+    assert [weight.path.split("/")[-1] for weight in first.weights] == [weight.path.split("/")[-1] for weight in second.weights]
     for one, other in zip(first.get_weights(), second.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
     np.testing.assert_array_equal(first.predict(inputs, verbose=0), second.predict(inputs, verbose=0))
@@ -107,5 +105,3 @@ def gradients(function, *values):
     upstream = random_inputs(output.shape, 7)
     found = pull(jax.numpy.asarray(upstream).astype(output.dtype))
     return array(output), [array(g) for g in found], upstream
-
-

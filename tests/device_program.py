@@ -17,19 +17,35 @@ SPEC = backbones.NetSpec(
     "small", (8, 8, 1), 10, backbones.StemSpec(8, strides=2), (backbones.BlockSpec(8, 16, residual=True),)
 ).with_operator("shift")
 RECIPE = recipes.Recipe(
-    "mobilenetv2-tiny", network=SPEC.as_dict(), epochs=2, batch_size=64, width=(1.0, 1.5), expand=(1.0, 1.5),
-    recalibrate_batches=2, learning_rate=0.1, warmup_epochs=0.5, label_smoothing=0.1, ema=0.5, weight_decay=1.0,
-    augment_data=False, remap=False,
-)  # fmt: skip
+    "mobilenetv2-tiny",
+    network=SPEC.as_dict(),
+    epochs=2,
+    batch_size=64,
+    width=(1.0, 1.5),
+    expand=(1.0, 1.5),
+    recalibrate_batches=2,
+    learning_rate=0.1,
+    warmup_epochs=0.5,
+    label_smoothing=0.1,
+    ema=0.5,
+    weight_decay=1.0,
+    augment_data=False,
+    remap=False,
+)
 RUNS = [RECIPE.replace(seed=7, learning_rate=1000.0), RECIPE, RECIPE.replace(seed=1, learning_rate=0.05)]
 
 
 def digits():
     whole = datasets.load("digits")
     return datasets.Dataset(
-        "digits", whole.x_train[:320], whole.y_train[:320], whole.x_test[:30], whole.y_test[:30], whole.class_names,
+        "digits",
+        whole.x_train[:320],
+        whole.y_train[:320],
+        whole.x_test[:30],
+        whole.y_test[:30],
+        whole.class_names,
         mirror=False,
-    )  # fmt: skip
+    )
 
 
 class Interrupted(keras.callbacks.Callback):
@@ -78,9 +94,17 @@ def bfloat16(data):
     model.compile(recipes.make_optimizer(recipe, 5))
     model.optimizer.build(model.trainable_variables)
     device_training.fit(
-        [model], data.x_train, data.y_train, batch_size=64, epochs=2, seeds=[0], initial_epochs=[0], callbacks=[[]],
-        augment=True, flip=False,
-    )  # fmt: skip
+        [model],
+        data.x_train,
+        data.y_train,
+        batch_size=64,
+        epochs=2,
+        seeds=[0],
+        initial_epochs=[0],
+        callbacks=[[]],
+        augment=True,
+        flip=False,
+    )
     exact = recipes.make_model(recipe.replace(dtype="float32"), SPEC)
     for ours, theirs in zip(exact.variables, model.variables, strict=True):
         ours.assign(theirs)

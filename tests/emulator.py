@@ -21,8 +21,12 @@ HERE = pathlib.Path(__file__).resolve().parent / "emulated"
 
 # Debian and Ubuntu packages with everything that this module runs.
 PACKAGES = (
-    "gcc-arm-none-eabi", "libnewlib-arm-none-eabi", "qemu-system-arm",
-    "gcc-riscv64-unknown-elf", "picolibc-riscv64-unknown-elf", "qemu-system-misc",
+    "gcc-arm-none-eabi",
+    "libnewlib-arm-none-eabi",
+    "qemu-system-arm",
+    "gcc-riscv64-unknown-elf",
+    "picolibc-riscv64-unknown-elf",
+    "qemu-system-misc",
 )
 
 OPTIMIZE = ("-O3", "-ffunction-sections", "-fdata-sections")
@@ -64,8 +68,15 @@ def _arm(name, cpu, machine, memory, clock_mhz, extra=()):
 
 
 def _riscv(name, march, mabi, cpu):
-    return Core(name, "riscv64-unknown-elf-gcc", (f"-march={march}", f"-mabi={mabi}"), "qemu-system-riscv32",
-                ("-machine", "virt", "-bios", "none", "-cpu", cpu), (0x80000000, None, 0x80800000, 0x2000000), None)
+    return Core(
+        name,
+        "riscv64-unknown-elf-gcc",
+        (f"-march={march}", f"-mabi={mabi}"),
+        "qemu-system-riscv32",
+        ("-machine", "virt", "-bios", "none", "-cpu", cpu),
+        (0x80000000, None, 0x80800000, 0x2000000),
+        None,
+    )
 
 
 _MPS2 = (0, 0x80000, 0x20000000, 0x400000)
@@ -73,8 +84,14 @@ CORES = {
     core.name: core
     for core in (
         # The microbit's chip with the memory that our layers need: a real Cortex-M0, which faults on Thumb-2.
-        _arm("m0", "cortex-m0", ("-machine", "microbit", "-global", "nrf51-soc.flash-size=0x400000", "-global",
-                                 "nrf51-soc.sram-size=0x400000"), _MPS2, 16, ("-mfloat-abi=soft",)),
+        _arm(
+            "m0",
+            "cortex-m0",
+            ("-machine", "microbit", "-global", "nrf51-soc.flash-size=0x400000", "-global", "nrf51-soc.sram-size=0x400000"),
+            _MPS2,
+            16,
+            ("-mfloat-abi=soft",),
+        ),
         _arm("m3", "cortex-m3", ("-machine", "mps2-an385"), _MPS2, 25, ("-mfloat-abi=soft",)),
         _arm("m4", "cortex-m4", ("-machine", "mps2-an386"), _MPS2, 25, ("-mfloat-abi=soft",)),
         _arm("m7", "cortex-m7", ("-machine", "mps2-an500"), _MPS2, 25, ("-mfloat-abi=soft",)),
@@ -108,8 +125,12 @@ def compile_once(core, sources, include=(), flags=(), optimize=OPTIMIZE):
     """Object files of C files, compiled once a process with all warnings as errors; `build` links them."""
     folder = pathlib.Path(tempfile.mkdtemp(prefix=f"objects-{core.name}-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    _call(core, [*optimize, *WARNINGS, *(f"-I{path}" for path in include), *flags, "-c", *map(str, sources)], folder,
-          "the object files")
+    _call(
+        core,
+        [*optimize, *WARNINGS, *(f"-I{path}" for path in include), *flags, "-c", *map(str, sources)],
+        folder,
+        "the object files",
+    )
     return tuple(sorted(folder.glob("*.o")))
 
 
@@ -121,13 +142,11 @@ def build(core, sources, directory, *, include=(), flags=(), name="program", opt
     command = [*optimize, *(f"-I{pathlib.Path(path).resolve()}" for path in (HERE, *include)), *flags]
     if core.is_arm:
         # newlib's own start-up file stays out: it knows no vector table.
-        command += ["-nostartfiles", "-Wl,--gc-sections", f"-T{HERE / 'arm.ld'}",
-                    str(HERE / "start_arm.c")]
+        command += ["-nostartfiles", "-Wl,--gc-sections", f"-T{HERE / 'arm.ld'}", str(HERE / "start_arm.c")]
         symbols = {"CODE": code, "CONSTANTS": constants, "RAM": ram, "RAM_SIZE": ram_bytes}
     else:
         command += ["--crt0=semihost", "--oslib=semihost"]
-        symbols = {"__flash": code, "__flash_size": ram - code, "__ram": ram, "__ram_size": ram_bytes,
-                   "__stack_size": 0x10000}
+        symbols = {"__flash": code, "__flash_size": ram - code, "__ram": ram, "__ram_size": ram_bytes, "__stack_size": 0x10000}
     command += [f"-Wl,--defsym={symbol}={value:#x}" for symbol, value in symbols.items()]
     command += [*(str(pathlib.Path(source).resolve()) for source in sources), "-o", str(image)]
     _call(core, command, directory, "the image")
@@ -148,8 +167,25 @@ def run(core, image, arguments=(), *, timeout=300):
     words = (["program"] if core.is_arm else []) + arguments
     config = "enable=on,target=native,chardev=out" + "".join(f",arg={word}" for word in words)
     shift = NANOSECONDS.bit_length() - 1 if core.is_arm else 0
-    command = [core.emulator, *core.machine, "-display", "none", "-monitor", "none", "-serial", "none", "-parallel",
-               "none", "-chardev", "stdio,id=out", "-semihosting-config", config, "-icount", f"shift={shift}",
-               "-kernel", str(image)]
+    command = [
+        core.emulator,
+        *core.machine,
+        "-display",
+        "none",
+        "-monitor",
+        "none",
+        "-serial",
+        "none",
+        "-parallel",
+        "none",
+        "-chardev",
+        "stdio,id=out",
+        "-semihosting-config",
+        config,
+        "-icount",
+        f"shift={shift}",
+        "-kernel",
+        str(image),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL)
     return Result(done.returncode, done.stdout)

@@ -28,8 +28,17 @@ from saaug_keras import backbones  # noqa: E402
 from tflm_export import flatbuffer, runner  # noqa: E402
 
 OPERATORS = (
-    "conv", "shift", "shift5", "shift-ps", "shift5-ps", "adder", "shiftadd", "binary", "shift/channelshift/shift", "mixed",
-)  # fmt: skip
+    "conv",
+    "shift",
+    "shift5",
+    "shift-ps",
+    "shift5-ps",
+    "adder",
+    "shiftadd",
+    "binary",
+    "shift/channelshift/shift",
+    "mixed",
+)
 
 
 def network_of(name, operator):
@@ -40,8 +49,7 @@ def network_of(name, operator):
     if operator == "mixed":
         count = len(backbones.spec(name, input_shape=shape, num_classes=10).blocks)
         policy = [("shift", "adder", "conv", "shiftadd")[index % 4] for index in range(count)]
-    return small_backbone(name, policy, shape=shape, blocks=None, classes=10, count=2,
-                          segmentation=segmentation)
+    return small_backbone(name, policy, shape=shape, blocks=None, classes=10, count=2, segmentation=segmentation)
 
 
 def check_on_wheel(model, images, has_builtin):
@@ -90,9 +98,7 @@ def main():
             checks = {"tflite-micro": lambda m=model, x=images, o=operator: check_on_wheel(m, x, o in BUILTIN)}
             with tempfile.TemporaryDirectory() as directory:
                 folder = pathlib.Path(directory) / "net"
-                checks["c"] = lambda m=model, x=images, f=folder: tflm_export.export(
-                    m, x, f, target="c", name="net", samples=1
-                )
+                checks["c"] = lambda m=model, x=images, f=folder: tflm_export.export(m, x, f, target="c", name="net", samples=1)
                 checks |= {core.name: lambda core=core, f=folder: check_on_core(core, f) for core in cores}
                 for what, check in checks.items():
                     try:

@@ -82,8 +82,11 @@ def layer_by_layer(model, network, tensors):
 
 
 PADDINGS = [((1, 1), (1, 1)), ((3, 3), (3, 3)), ((0, 4), (2, 0)), ((5, 0), (0, 1))]  # of ZeroPadding2D
-WINDOWS = [(kernel, strides, padding) for kernel in (1, 3, (1, 2))
-           for strides, padding in ((1, "valid"), (2, "valid"), (1, "same"), (2, "same"))]  # fmt: skip
+WINDOWS = [
+    (kernel, strides, padding)
+    for kernel in (1, 3, (1, 2))
+    for strides, padding in ((1, "valid"), (2, "valid"), (1, "same"), (2, "same"))
+]
 
 
 def padded_model(families, paddings=PADDINGS, windows=WINDOWS, shape=(5, 6, 2)):

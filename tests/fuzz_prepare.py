@@ -35,13 +35,19 @@ def model(edit=lambda rows, ops: None):
     from tflm_export import flatbuffer, records
 
     rng = np.random.default_rng(31)
-    layers = [("shift_conv_2d", NIBBLE), ("shift_conv_2d", BYTE), ("shift_conv_2d", BIT), ("shift_depthwise_conv_2d", NIBBLE),
-              ("shift_fully_connected", NIBBLE), ("adder_conv_2d", OFFSET), ("adder_depthwise_conv_2d", OFFSET),
-              ("channel_shift", NONE)]
+    layers = [
+        ("shift_conv_2d", NIBBLE),
+        ("shift_conv_2d", BYTE),
+        ("shift_conv_2d", BIT),
+        ("shift_depthwise_conv_2d", NIBBLE),
+        ("shift_fully_connected", NIBBLE),
+        ("adder_conv_2d", OFFSET),
+        ("adder_depthwise_conv_2d", OFFSET),
+        ("channel_shift", NONE),
+    ]
     rows, ops = [], []
     for number, (op, layout) in enumerate(layers):
-        case = kernel_cases.random_case(rng, op, layout=layout, batches=1, size=(5, 4), in_c=6, out_c=5,
-                                        depth_multiplier=1)
+        case = kernel_cases.random_case(rng, op, layout=layout, batches=1, size=(5, 4), in_c=6, out_c=5, depth_multiplier=1)
         names = [f"{number}/{name}" for name in ("x", "weights", "params", "y")]
         fully = op == "shift_fully_connected"
         shapes = [case.input.shape, (1, *case.out_size)]
@@ -56,9 +62,7 @@ def model(edit=lambda rows, ops: None):
             rows.append(flatbuffer._TensorRow(names[1], weights.shape, "uint8", weights))
             rows.append(flatbuffer._TensorRow(names[2], case.params.shape, "int32", case.params))
         options = case.options()
-        record = records.OptionRecord(
-            records.MAGIC, records.VERSION, 28, *options[:9], 0, *options[9:12], *options[12:]
-        )
+        record = records.OptionRecord(records.MAGIC, records.VERSION, 28, *options[:9], 0, *options[9:12], *options[12:])
         ops.append(flatbuffer._OpRow(op.upper(), tuple(inputs), (names[3],), (), record.pack()))
     edit(rows, ops)
     network = SimpleNamespace(input=SimpleNamespace(name="0/x"), output=SimpleNamespace(name="5/y"))

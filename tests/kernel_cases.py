@@ -109,12 +109,11 @@ def windows(case):
     out_h, out_w, _ = case.out_size
     need = [
         (out - 1) * stride + (taps - 1) * dilation + 1
-        for out, stride, taps, dilation in zip(
-            case.out_size[:2], case.strides, case.kernel, case.dilations, strict=True
-        )
+        for out, stride, taps, dilation in zip(case.out_size[:2], case.strides, case.kernel, case.dilations, strict=True)
     ]
-    image = np.full((n, max(need[0], height + case.pads[0]), max(need[1], width + case.pads[1]), channels),
-                    case.zero_points[0], np.int64)
+    image = np.full(
+        (n, max(need[0], height + case.pads[0]), max(need[1], width + case.pads[1]), channels), case.zero_points[0], np.int64
+    )
     image[:, case.pads[0] : case.pads[0] + height, case.pads[1] : case.pads[1] + width] = case.input
     result = np.empty((n, out_h, out_w, *case.kernel, channels), np.int64)
     for i in range(case.kernel[0]):
@@ -201,8 +200,7 @@ def random_case(rng, op, *, largest=9, channels=20, layout=None, requant=None, *
     taps = kernel[0] * kernel[1] * (1 if depthwise else in_c)
     extremes = [-128, 127, 0]
     zero_points = fixed.get(
-        "zero_points",
-        tuple(int(rng.choice(extremes)) if rng.random() < 0.4 else int(v) for v in rng.integers(-128, 128, 2)),
+        "zero_points", tuple(int(rng.choice(extremes)) if rng.random() < 0.4 else int(v) for v in rng.integers(-128, 128, 2))
     )
     if rng.random() < 0.6:
         activation = (-128, 127)
@@ -215,8 +213,22 @@ def random_case(rng, op, *, largest=9, channels=20, layout=None, requant=None, *
         x = rng.choice(np.array([-128, 127], np.int8), x.shape)
     if moves:
         nothing = np.zeros((0, 3), np.int32)
-        return Case(op, layout, requant, kernel, strides, dilations, pads, 1, zero_points, activation, x,
-                    (out[0], out[1], out_c), nothing, nothing)
+        return Case(
+            op,
+            layout,
+            requant,
+            kernel,
+            strides,
+            dilations,
+            pads,
+            1,
+            zero_points,
+            activation,
+            x,
+            (out[0], out[1], out_c),
+            nothing,
+            nothing,
+        )
     if layout == BIT:
         codes = rng.integers(0, 2, (out_c, taps))
     elif layout == NIBBLE:
@@ -247,8 +259,22 @@ def random_case(rng, op, *, largest=9, channels=20, layout=None, requant=None, *
         multiplier[rng.random(out_c) < 0.03] = 0
     if rng.random() < 0.1:
         shift = np.minimum(shift + rng.integers(0, 20, out_c), 30)
-    return Case(op, layout, requant, kernel, strides, dilations, pads, depth_multiplier, zero_points, activation, x,
-                (out[0], out[1], out_c), codes, np.stack([bias, multiplier, shift], axis=1).astype(np.int32))
+    return Case(
+        op,
+        layout,
+        requant,
+        kernel,
+        strides,
+        dilations,
+        pads,
+        depth_multiplier,
+        zero_points,
+        activation,
+        x,
+        (out[0], out[1], out_c),
+        codes,
+        np.stack([bias, multiplier, shift], axis=1).astype(np.int32),
+    )
 
 
 def rests(rng):
@@ -262,21 +288,53 @@ def rests(rng):
             op = "adder" if index == 4 else "shift"
             dilations = (1, 2) if strides == (2, 1) and width % 3 == 0 else (2, 1) if width % 4 == 0 else (1, 1)
             case = random_case(
-                rng, f"{op}_depthwise_conv_2d", kernel=kernel, strides=strides, dilations=dilations,
-                pads=(index // 2 % 2, width // 2 % 2), size=(int(rng.integers(1, 12)), width),
-                in_c=1 + (3 * width + index) % 11, depth_multiplier=1 + (width % 6 == 5), batches=1 + width % 2,
+                rng,
+                f"{op}_depthwise_conv_2d",
+                kernel=kernel,
+                strides=strides,
+                dilations=dilations,
+                pads=(index // 2 % 2, width // 2 % 2),
+                size=(int(rng.integers(1, 12)), width),
+                in_c=1 + (3 * width + index) % 11,
+                depth_multiplier=1 + (width % 6 == 5),
+                batches=1 + width % 2,
             )
             cases.append(dataclasses.replace(case, activation=(-128, 127)) if width % 4 else case)
     for positions in range(1, 19):
         for layout in (NIBBLE, BIT, BYTE):
-            cases.append(random_case(rng, "shift_conv_2d", layout=layout, kernel=(1, 1), strides=(1, 1), size=(1, positions),
-                                     in_c=5 + (positions * 19) % 41, out_c=1 + positions % 7, batches=1))
-        cases.append(random_case(rng, "adder_conv_2d", kernel=(1, 1), strides=(1, 1), size=(positions, 1), in_c=19, out_c=5,
-                                 batches=1))
+            cases.append(
+                random_case(
+                    rng,
+                    "shift_conv_2d",
+                    layout=layout,
+                    kernel=(1, 1),
+                    strides=(1, 1),
+                    size=(1, positions),
+                    in_c=5 + (positions * 19) % 41,
+                    out_c=1 + positions % 7,
+                    batches=1,
+                )
+            )
+        cases.append(
+            random_case(rng, "adder_conv_2d", kernel=(1, 1), strides=(1, 1), size=(positions, 1), in_c=19, out_c=5, batches=1)
+        )
     for layout in (NIBBLE, BIT, BYTE):
         for size in ((1, 3), (3, 3), (5, 5)):
-            cases.append(random_case(rng, "shift_conv_2d", layout=layout, kernel=(3, 3), pads=(1, 1), strides=(2, 2),
-                                     dilations=(1, 1), size=size, in_c=58, out_c=3, batches=1))
+            cases.append(
+                random_case(
+                    rng,
+                    "shift_conv_2d",
+                    layout=layout,
+                    kernel=(3, 3),
+                    pads=(1, 1),
+                    strides=(2, 2),
+                    dilations=(1, 1),
+                    size=size,
+                    in_c=58,
+                    out_c=3,
+                    batches=1,
+                )
+            )
     return cases
 
 
@@ -286,6 +344,5 @@ def write_cases(path, cases):
         for case in cases:
             weights = case.weights().tobytes()
             file.write(struct.pack("<25i", *case.options(), *case.shape(), len(weights), case.params.size))
-            for block in (case.input.tobytes(), weights, case.params.astype("<i4").tobytes(),
-                          case.expected().tobytes()):
+            for block in (case.input.tobytes(), weights, case.params.astype("<i4").tobytes(), case.expected().tobytes()):
                 file.write(block)

@@ -40,7 +40,9 @@ def train(recipe, folder, test):
         for epoch in range(recipe.epochs)
     ]
     result = {
-        "epochs": recipe.epochs, "train_seconds": sum(row["seconds"] for row in history), "parameters": 1000,
+        "epochs": recipe.epochs,
+        "train_seconds": sum(row["seconds"] for row in history),
+        "parameters": 1000,
         "val_accuracy": (accuracy(recipe) - 1) / 100,
-    }  # fmt: skip
+    }
     return result | ({"test_accuracy": accuracy(recipe) / 100} if test else {}), history

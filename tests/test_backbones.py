@@ -64,8 +64,9 @@ def test_the_layers_of_a_block_may_have_operators_of_their_own():
     whole = backbones.spec("tiny32-44k", operator="shift")
     assert backbones.lower(backbones.spec("tiny32-44k", operator="shift/shift/shift")) == backbones.lower(whole)
     for wrong, message in (
-        ("adder/shift", "or three as 'adder/shift/adder'"), ("adder/shfit/adder", "Received: operator='shfit'"),
-    ):  # fmt: skip
+        ("adder/shift", "or three as 'adder/shift/adder'"),
+        ("adder/shfit/adder", "Received: operator='shfit'"),
+    ):
         with pytest.raises(ValueError, match=message):
             backbones.spec("tiny32-44k", operator=wrong)
 

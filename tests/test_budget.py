@@ -25,12 +25,17 @@ def test_a_deadline_is_hours_from_now_or_a_time():
     assert abs(_budget.deadline(until=soon.isoformat()) - soon.timestamp()) < 1e-3
 
 
-@pytest.mark.parametrize("options, message", [
-    ({"hours": -1}, "budget: `hours` must be a number in"), ({"hours": float("nan")}, "budget: `hours` must be a number in"),
-    ({"hours": 1, "until": "08:00"}, "budget: `hours` must be None where `until` is given"),
-    ({"until": "8 o'clock"}, "budget: `until` must be HH:MM or an ISO"), ({"until": "99:99"}, "must be HH:MM"),
-    ({"until": "2001-01-01T00:00"}, "budget: `until` must be in the future"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"hours": -1}, "budget: `hours` must be a number in"),
+        ({"hours": float("nan")}, "budget: `hours` must be a number in"),
+        ({"hours": 1, "until": "08:00"}, "budget: `hours` must be None where `until` is given"),
+        ({"until": "8 o'clock"}, "budget: `until` must be HH:MM or an ISO"),
+        ({"until": "99:99"}, "must be HH:MM"),
+        ({"until": "2001-01-01T00:00"}, "budget: `until` must be in the future"),
+    ],
+)
 def test_what_is_no_deadline_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         _budget.deadline(**options)

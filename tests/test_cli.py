@@ -27,8 +27,10 @@ def saaug(*words, **options):
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_help_needs_no_tensorflow(name):
-    code = f"import sys; from saaug_keras.cli import main\ntry: main([{name!r}, '--help'])\n" \
-           "except SystemExit: pass\nsys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"  # fmt: skip
+    code = (
+        f"import sys; from saaug_keras.cli import main\ntry: main([{name!r}, '--help'])\n"
+        "except SystemExit: pass\nsys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and f"usage: saaug {name}" in done.stdout and "--json" in done.stdout
 
@@ -39,20 +41,23 @@ def test_version_and_missing_command():
     assert done.returncode == 2 and "COMMAND" in done.stderr
 
 
-@pytest.mark.parametrize("words, message", [
-    (["--backbone", "resnet50"], "Recipe: `backbone` must be one of"),
-    (["--dataset", "mnist"], "datasets.load: `name` must be one of"),
-    (["--data", "no/such/folder"], "`data_dir` must be an existing folder"),
-    (["--epochs", "0"], "Recipe: `epochs` must be an int in"),
-    (["--learning-rate", "nan"], "Recipe: `learning_rate` must be a number"),
-    (["--operator", "xor"], "`operator` must be one of"),
-    (["--strides", "1,2"], "`strides` must be"),
-    (["--validation-fraction", "0.99"], "`validation_fraction` must"),
-    (["--blocks", "1", "--width", "0.5,1"], "`width` must"),
-    (["--blocks", "1", "--mutation-span", "0.5,0.1"], "`end` must be greater than `start`"),
-    (["--depth-span", "0.5"], "`depth_span` must be two shares"),
-    (["--drop-blocks", "1"], "cannot be depth augmentation"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--backbone", "resnet50"], "Recipe: `backbone` must be one of"),
+        (["--dataset", "mnist"], "datasets.load: `name` must be one of"),
+        (["--data", "no/such/folder"], "`data_dir` must be an existing folder"),
+        (["--epochs", "0"], "Recipe: `epochs` must be an int in"),
+        (["--learning-rate", "nan"], "Recipe: `learning_rate` must be a number"),
+        (["--operator", "xor"], "`operator` must be one of"),
+        (["--strides", "1,2"], "`strides` must be"),
+        (["--validation-fraction", "0.99"], "`validation_fraction` must"),
+        (["--blocks", "1", "--width", "0.5,1"], "`width` must"),
+        (["--blocks", "1", "--mutation-span", "0.5,0.1"], "`end` must be greater than `start`"),
+        (["--depth-span", "0.5"], "`depth_span` must be two shares"),
+        (["--drop-blocks", "1"], "cannot be depth augmentation"),
+    ],
+)
 def test_bad_input_is_one_line_and_writes_nothing(words, message, tmp_path, capsys):
     out = tmp_path / "out"
     assert cli.main([*TRAIN, "--out", str(out), *words]) == 2
@@ -67,24 +72,37 @@ def backend_error(name, text):
     return getattr(tf.errors, name)(None, None, text)
 
 
-@pytest.mark.parametrize("make, message", [
-    (lambda: zipfile.BadZipFile("Bad CRC-32 for file 'x'"), "damaged data: Bad CRC-32"),
-    (lambda: zlib.error("Error -3 while decompressing data"), "damaged data: Error -3"),
-    (lambda: UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), "can't decode byte 0xff"),
-    (lambda: EOFError(), "damaged data: EOFError"),
-    (lambda: struct.error("unpack requires a buffer of 4 bytes"), "damaged data: unpack requires"),
-    (lambda: pickle.UnpicklingError("truncated"), "damaged data: truncated"),
-    (lambda: MemoryError(), "out of memory; a smaller batch"),
-    (lambda: np.linalg.LinAlgError("Singular matrix"), "Singular matrix"),
-    (lambda: RecursionError("maximum recursion depth exceeded"), "nested too deeply: maximum recursion"),
-    (lambda: OSError(errno.ENOSPC, "No space left on device"), "the disk is full"),
-    (lambda: ZeroDivisionError("division by zero"), "division by zero"),
-    (lambda: RuntimeError("the search cannot go on"), "the search cannot go on"),
-    (lambda: backend_error("ResourceExhaustedError", "OOM when allocating tensor with shape[9,9]"), "out of memory; a smaller"),
-    (lambda: backend_error("InvalidArgumentError", "Graph execution error:\n\nDetected at node x defined at (most recent call "
-     "last):\n  File \"a.py\", line 1, in f\n\nReceived a label value of 200 which is outside [0, 100).\n\t [[{{node x}}]] "
-     "[Op:__inference_1]"), "saaug: Received a label value of 200 which is outside [0, 100).\n"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: zipfile.BadZipFile("Bad CRC-32 for file 'x'"), "damaged data: Bad CRC-32"),
+        (lambda: zlib.error("Error -3 while decompressing data"), "damaged data: Error -3"),
+        (lambda: UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), "can't decode byte 0xff"),
+        (lambda: EOFError(), "damaged data: EOFError"),
+        (lambda: struct.error("unpack requires a buffer of 4 bytes"), "damaged data: unpack requires"),
+        (lambda: pickle.UnpicklingError("truncated"), "damaged data: truncated"),
+        (lambda: MemoryError(), "out of memory; a smaller batch"),
+        (lambda: np.linalg.LinAlgError("Singular matrix"), "Singular matrix"),
+        (lambda: RecursionError("maximum recursion depth exceeded"), "nested too deeply: maximum recursion"),
+        (lambda: OSError(errno.ENOSPC, "No space left on device"), "the disk is full"),
+        (lambda: ZeroDivisionError("division by zero"), "division by zero"),
+        (lambda: RuntimeError("the search cannot go on"), "the search cannot go on"),
+        (
+            lambda: backend_error("ResourceExhaustedError", "OOM when allocating tensor with shape[9,9]"),
+            "out of memory; a smaller",
+        ),
+        (
+            lambda: backend_error(
+                "InvalidArgumentError",
+                "Graph execution error:\n\nDetected at node x defined at (most recent call "
+                'last):\n  File "a.py", line 1, in f\n\nReceived a label value of 200 which is outside [0, 100).\n\t '
+                "[[{{node x}}]] "
+                "[Op:__inference_1]",
+            ),
+            "saaug: Received a label value of 200 which is outside [0, 100).\n",
+        ),
+    ],
+)
 def test_foreseeable_failures_are_one_line(make, message, monkeypatch, capsys, tmp_path):
     def fail(*_, **__):
         raise make()
@@ -246,10 +264,17 @@ def test_damaged_keras_files_are_one_line(exported, tmp_path, capsys):
     whole = (exported / "whole" / "target.keras").read_bytes()
     cases = []
     for name, content in (
-        ("config.json", b"{"), ("config.json", b"\xff\xfe"), ("config.json", b"[" * 100_000), ("config.json", b"[]"),
-        ("config.json", b'{"class_name": "Functional"}'), ("config.json", None), ("metadata.json", b"{"),
-        ("model.weights.h5", b"no HDF5"), ("model.weights.h5", b""), ("model.weights.h5", None),
-    ):  # fmt: skip
+        ("config.json", b"{"),
+        ("config.json", b"\xff\xfe"),
+        ("config.json", b"[" * 100_000),
+        ("config.json", b"[]"),
+        ("config.json", b'{"class_name": "Functional"}'),
+        ("config.json", None),
+        ("metadata.json", b"{"),
+        ("model.weights.h5", b"no HDF5"),
+        ("model.weights.h5", b""),
+        ("model.weights.h5", None),
+    ):
         changed = io.BytesIO()
         with zipfile.ZipFile(io.BytesIO(whole)) as old, zipfile.ZipFile(changed, "w") as new:
             for info in old.infolist():

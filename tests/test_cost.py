@@ -15,14 +15,23 @@ from saaug_keras.backbones import BlockSpec, HeadSpec, NetSpec, StemSpec
 from saaug_keras.cli import main
 
 TINY = NetSpec(
-    "tiny", (10, 6, 2), 5, StemSpec(3, kernel_size=3, strides=2),
+    "tiny",
+    (10, 6, 2),
+    5,
+    StemSpec(3, kernel_size=3, strides=2),
     (BlockSpec(3, 7, kernel_size=5, residual=True, squeeze_excite=4), BlockSpec(3, 9, residual=True, kept=False)),
-)  # fmt: skip
+)
 # Taps of TINY's layers with weights, whose outputs are 5x3 but for squeeze-excite (REDUCE, BACK) and the classifier. In
 # between: two pools, the product of squeeze-excite, the residual addition.
 STEM, EXPAND, DEPTHWISE, REDUCE, BACK, PROJECT, LAST = (
-    5 * 3 * 3 * (3 * 3 * 2), 5 * 3 * 7 * 3, 5 * 3 * 7 * (5 * 5), 4 * 7, 7 * 4, 5 * 3 * 3 * 7, 5 * 3
-)  # fmt: skip
+    5 * 3 * 3 * (3 * 3 * 2),
+    5 * 3 * 7 * 3,
+    5 * 3 * 7 * (5 * 5),
+    4 * 7,
+    7 * 4,
+    5 * 3 * 3 * 7,
+    5 * 3,
+)
 CONVOLUTIONS = STEM + EXPAND + DEPTHWISE + PROJECT + LAST
 OUTPUTS = 5 * 3 * (3 + 7 + 7 + 3) + 4 + 7 + 5  # of layers with weights
 
@@ -31,12 +40,15 @@ def at_160(name, operator="conv"):
     return backbones.spec(name, input_shape=(160, 160, 3), num_classes=100, operator=operator)
 
 
-@pytest.mark.parametrize("name, printed, energy_mj", [
-    ("mobilenetv3-w0.35", "1.726", 1.7259),
-    ("mobilenetv2-w0.35", "2.345", 2.3448),
-    ("proxylessnas-w0.35", "2.471", 2.4707),
-    ("mcunet-in3", "4.28", 4.2798),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, printed, energy_mj",
+    [
+        ("mobilenetv3-w0.35", "1.726", 1.7259),
+        ("mobilenetv2-w0.35", "2.345", 2.3448),
+        ("proxylessnas-w0.35", "2.471", 2.4707),
+        ("mcunet-in3", "4.28", 4.2798),
+    ],
+)
 def test_the_published_energies_of_multiplicative_networks(name, printed, energy_mj):
     found = cost.estimate(at_160(name), bits=32, convention="paper").energy_mj
     assert f"{found:.{len(printed) - 2}f}" == printed
@@ -94,16 +106,19 @@ def tile_by_loops(h, w, c, e, f, m, r, stride, dilation, operation_pj, bits, wei
     return min(found, key=lambda pair: (pair[0] - min(energies)) / most + (pair[1] - min(times)) / longest)
 
 
-@pytest.mark.parametrize("geometry", [
-    pytest.param((10, 9, 6, 10, 9, 12, 3, 1, 1, 5e3, 32, 32, False, False), id="convolution"),
-    pytest.param((20, 7, 8, 10, 4, 18, 5, 2, 1, 1e5, 8, 4, False, True), id="strides-and-4-bit-weights"),
-    pytest.param((10, 9, 6, 10, 9, 12, 3, 1, 1, 1e7, 8, 4, False, True), id="operations-outweigh-memory"),
-    pytest.param((16, 10, 1, 8, 5, 24, 7, 2, 1, 1e4, 8, 8, True, True), id="depthwise-that-reads-all"),
-    pytest.param((16, 10, 1, 16, 10, 24, 7, 1, 2, 1e4, 32, 32, False, False), id="dilated-depthwise"),
-    pytest.param((1, 1, 36, 1, 1, 20, 1, 1, 1, 720, 32, 32, False, False), id="dense"),
-    pytest.param((89, 4, 2, 89, 4, 4, 3, 1, 1, 1e3, 32, 32, False, False), id="prime-height"),
-    pytest.param((160, 160, 4, 160, 160, 48, 1, 1, 1, 3e6, 10.5, 10.5, False, False), id="the-buffer-limits"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        pytest.param((10, 9, 6, 10, 9, 12, 3, 1, 1, 5e3, 32, 32, False, False), id="convolution"),
+        pytest.param((20, 7, 8, 10, 4, 18, 5, 2, 1, 1e5, 8, 4, False, True), id="strides-and-4-bit-weights"),
+        pytest.param((10, 9, 6, 10, 9, 12, 3, 1, 1, 1e7, 8, 4, False, True), id="operations-outweigh-memory"),
+        pytest.param((16, 10, 1, 8, 5, 24, 7, 2, 1, 1e4, 8, 8, True, True), id="depthwise-that-reads-all"),
+        pytest.param((16, 10, 1, 16, 10, 24, 7, 1, 2, 1e4, 32, 32, False, False), id="dilated-depthwise"),
+        pytest.param((1, 1, 36, 1, 1, 20, 1, 1, 1, 720, 32, 32, False, False), id="dense"),
+        pytest.param((89, 4, 2, 89, 4, 4, 3, 1, 1, 1e3, 32, 32, False, False), id="prime-height"),
+        pytest.param((160, 160, 4, 160, 160, 48, 1, 1, 1, 3e6, 10.5, 10.5, False, False), id="the-buffer-limits"),
+    ],
+)
 def test_the_tiling_is_what_plain_loops_find(geometry):
     assert cost._tile(*geometry) == pytest.approx(tile_by_loops(*geometry), rel=1e-12)
 
@@ -142,8 +157,10 @@ def test_honest_counts_sums_requantization_and_what_stands_between():
     swish = dataclasses.replace(TINY, stem=dataclasses.replace(TINY.stem, activation="hard_swish"))
     more, outputs = cost.estimate(swish.with_operator("shift")), 5 * 3 * 3
     assert (more.multiplies, more.shifts, more.adds) == (
-        shift.multiplies + 2 * outputs, shift.shifts + outputs, shift.adds + 2 * outputs
-    )  # fmt: skip
+        shift.multiplies + 2 * outputs,
+        shift.shifts + outputs,
+        shift.adds + 2 * outputs,
+    )
 
     add = cost.estimate(TINY.with_operator("adder"))
     adds = EXPAND + DEPTHWISE + PROJECT
@@ -247,11 +264,17 @@ def random_network(number):
     for _ in range(int(rng.integers(2, 6))):
         out = filters + int(rng.choice([0, 0, 0, 4, 9]))
         strides = int(rng.integers(1, 3)) if out != filters or rng.random() < 0.4 else 1
-        blocks.append(BlockSpec(
-            out, filters * int(rng.integers(1, 7)), int(rng.choice([3, 5, 7])), strides,
-            residual=strides == 1 and out == filters, activation=str(rng.choice(activations)),
-            squeeze_excite=int(rng.choice([0, 0, 8])),
-        ))  # fmt: skip
+        blocks.append(
+            BlockSpec(
+                out,
+                filters * int(rng.integers(1, 7)),
+                int(rng.choice([3, 5, 7])),
+                strides,
+                residual=strides == 1 and out == filters,
+                activation=str(rng.choice(activations)),
+                squeeze_excite=int(rng.choice([0, 0, 8])),
+            )
+        )
         filters = out
     head = (HeadSpec(int(rng.integers(20, 60)), "hard_swish"),) if rng.random() < 0.4 else ()
     height, width, channels, classes = (int(n) for n in rng.integers((12, 12, 1, 2), (40, 40, 4, 12)))
@@ -316,11 +339,14 @@ def classifier_terms(spec):
     return energy, 8, 4, False, True
 
 
-@pytest.mark.parametrize("kwargs, kind, message", [
-    ({"bits": 16}, ValueError, "cost.estimate: `bits` must be 8, 32 or None (as deployed). Received: bits=16."),
-    ({"bits": "8"}, ValueError, "cost.estimate: `bits` must be"),
-    ({"convention": "optimistic"}, ValueError, "cost.estimate: `convention` must be one of 'honest', 'paper'."),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "kwargs, kind, message",
+    [
+        ({"bits": 16}, ValueError, "cost.estimate: `bits` must be 8, 32 or None (as deployed). Received: bits=16."),
+        ({"bits": "8"}, ValueError, "cost.estimate: `bits` must be"),
+        ({"convention": "optimistic"}, ValueError, "cost.estimate: `convention` must be one of 'honest', 'paper'."),
+    ],
+)
 def test_bad_arguments_are_named(kwargs, kind, message):
     with pytest.raises(kind) as caught:
         cost.estimate(TINY, **kwargs)
@@ -368,14 +394,17 @@ def test_the_command_says_what_does_not_fit(capsys):
     assert "does not fit the limits: operations: needs" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("words, message", [
-    (["--backbone", "resnet"], "saaug: backbones.spec: `name` must be one of"),
-    (["--device", "stm32f4"], "Did you mean"),
-    (["--resolution", "0"], "`input_shape` must be an int in"),
-    (["--classes", "0"], "`num_classes` must be"),
-    (["--operator", "xor"], "`operator` must be one of"),
-    (["--max-energy", "-1"], "devices.limits: `max_energy` must be a number"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--backbone", "resnet"], "saaug: backbones.spec: `name` must be one of"),
+        (["--device", "stm32f4"], "Did you mean"),
+        (["--resolution", "0"], "`input_shape` must be an int in"),
+        (["--classes", "0"], "`num_classes` must be"),
+        (["--operator", "xor"], "`operator` must be one of"),
+        (["--max-energy", "-1"], "devices.limits: `max_energy` must be a number"),
+    ],
+)
 def test_the_command_has_plain_errors(words, message, capsys):
     assert main([*COMMAND, *words]) == 2
     error = capsys.readouterr().err

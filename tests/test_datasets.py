@@ -24,9 +24,10 @@ def test_digits_are_those_of_scikit_learn_on_a_scale_to_255():
     dataset = datasets.load("digits")
     source = load_digits()
     assert dataset.x_train.shape[1:] == (8, 8, 1) and dataset.x_train.dtype == np.uint8
-    expected = {(image.tobytes(), label) for image, label in zip(
-        np.rint(source.images * 255 / 16).astype(np.uint8), source.target, strict=True
-    )}
+    expected = {
+        (image.tobytes(), label)
+        for image, label in zip(np.rint(source.images * 255 / 16).astype(np.uint8), source.target, strict=True)
+    }
     images = np.concatenate([dataset.x_train, dataset.x_test])
     labels = np.concatenate([dataset.y_train, dataset.y_test])
     assert len(images) == len(source.images)
@@ -178,9 +179,21 @@ def test_unknown_name_lists_the_known():
         datasets.load("mnist")
 
 
-@pytest.mark.parametrize("damage", [
-    "short", "label", "pickle", "code", "a list", "float pixels", "labels below 0", "labels of two axes", "fractions", "empty",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "short",
+        "label",
+        "pickle",
+        "code",
+        "a list",
+        "float pixels",
+        "labels below 0",
+        "labels of two axes",
+        "fractions",
+        "empty",
+    ],
+)
 def test_damaged_files_are_refused(damage, tmp_path):
     planes, labels = cifar_arrays(100)
     if damage in ("short", "label"):
@@ -192,16 +205,18 @@ def test_damaged_files_are_refused(damage, tmp_path):
         file = python_layout("cifar100", tmp_path, planes, labels) / "test"
         batch = pickle.loads(file.read_bytes(), encoding="bytes")
         pixels, fine = batch[b"data"], np.array(batch[b"fine_labels"])
-        file.write_bytes({
-            "pickle": lambda: file.read_bytes()[:-9],
-            "code": lambda: pickle.dumps({b"data": print}),
-            "a list": lambda: pickle.dumps([1, 2]),
-            "float pixels": lambda: pickle.dumps(batch | {b"data": pixels / 255}),
-            "labels below 0": lambda: pickle.dumps(batch | {b"fine_labels": list(map(int, fine - 50))}),
-            "labels of two axes": lambda: pickle.dumps(batch | {b"fine_labels": fine[:, None]}),
-            "fractions": lambda: pickle.dumps(batch | {b"fine_labels": fine / 2}),
-            "empty": lambda: b"",
-        }[damage]())  # fmt: skip
+        file.write_bytes(
+            {
+                "pickle": lambda: file.read_bytes()[:-9],
+                "code": lambda: pickle.dumps({b"data": print}),
+                "a list": lambda: pickle.dumps([1, 2]),
+                "float pixels": lambda: pickle.dumps(batch | {b"data": pixels / 255}),
+                "labels below 0": lambda: pickle.dumps(batch | {b"fine_labels": list(map(int, fine - 50))}),
+                "labels of two axes": lambda: pickle.dumps(batch | {b"fine_labels": fine[:, None]}),
+                "fractions": lambda: pickle.dumps(batch | {b"fine_labels": fine / 2}),
+                "empty": lambda: b"",
+            }[damage]()
+        )
     with pytest.raises(ValueError, match="cifar100 file .* is damaged"):
         datasets.load("cifar100", data_dir=tmp_path)
 
@@ -286,9 +301,7 @@ def test_each_image_gets_its_own_shift_and_mirror(backend):
             for top in range(5)
             for left in range(5)
             for mirrored in (False, True)
-            if np.array_equal(
-                image, padded[index, top : top + 6, left : left + 10][:, :: -1 if mirrored else 1]
-            )
+            if np.array_equal(image, padded[index, top : top + 6, left : left + 10][:, :: -1 if mirrored else 1])
         ]
         assert len(found) == 1, f"image {index} is no shifted copy of its source"
         seen.update(found)
@@ -355,8 +368,7 @@ def test_fit_takes_a_new_epoch_of_an_uncounted_pipeline_each_time(backend):
 
 def test_one_hot_labels_stay_with_their_image(backend):
     x, y = numbered(20)
-    pipeline = datasets.pipeline(x, np.eye(20, dtype="float32")[y], batch_size=8, shuffle=True, augment=True, pad=0,
-                                 flip=False)  # fmt: skip
+    pipeline = datasets.pipeline(x, np.eye(20, dtype="float32")[y], batch_size=8, shuffle=True, augment=True, pad=0, flip=False)
     for images, labels in batches(pipeline):
         np.testing.assert_array_equal(images, x[labels.argmax(1)].astype(np.float32) / 255)
         np.testing.assert_array_equal(labels.sum(1), 1)
@@ -381,14 +393,17 @@ def test_resolution_resizes_images_to_grey_values_and_labels_to_the_nearest(back
     assert datasets.resize(x, (6, 10)) is x
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (dict(x=np.zeros((2, 4, 4, 1), np.float32)), "`x` must be uint8"),
-    (dict(x=np.zeros((2, 4, 4), np.uint8)), "`x` must be uint8"),
-    (dict(y=np.zeros(3)), r"`y` must be \(N,\)"),
-    (dict(batch_size=0), "`batch_size` must"),
-    (dict(seed=-1), "`seed` must"),
-    (dict(pad=-1, augment=True), "`pad` must"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (dict(x=np.zeros((2, 4, 4, 1), np.float32)), "`x` must be uint8"),
+        (dict(x=np.zeros((2, 4, 4), np.uint8)), "`x` must be uint8"),
+        (dict(y=np.zeros(3)), r"`y` must be \(N,\)"),
+        (dict(batch_size=0), "`batch_size` must"),
+        (dict(seed=-1), "`seed` must"),
+        (dict(pad=-1, augment=True), "`pad` must"),
+    ],
+)
 def test_pipeline_names_a_wrong_argument(arguments, message):
     with pytest.raises(ValueError, match=f"datasets.pipeline: {message}"):
         datasets.pipeline(**({"x": np.zeros((2, 4, 4, 1), np.uint8), "batch_size": 2} | arguments))
@@ -491,8 +506,9 @@ def test_images_are_turned_as_their_exif_says(code, order, tmp_path):
     entries = [(0x010F, 2, 4, 0x41424344), (0x0112, 3, 1, code)]
     tiff = {"<": b"II", ">": b"MM"}[order] + struct.pack(order + "HIH", 42, 8, len(entries))
     for tag, kind, count, value in entries:
-        tiff += struct.pack(order + "HHI", tag, kind, count) + struct.pack(order + ("HH" if kind == 3 else "I"),
-                                                                           *([value, 0] if kind == 3 else [value]))  # fmt: skip
+        tiff += struct.pack(order + "HHI", tag, kind, count) + struct.pack(
+            order + ("HH" if kind == 3 else "I"), *([value, 0] if kind == 3 else [value])
+        )
     tiff += bytes(4)
     stored = np.ascontiguousarray(STORED[code](seen))
     jpeg = tf.io.encode_jpeg(stored, quality=100, chroma_downsampling=False).numpy()
@@ -527,10 +543,12 @@ def png_of(values, depth, colour):
         rows += b"\0" + int(bits, 2).to_bytes(len(bits) // 8, "big")
     palette = bytes((255 - 3 * index // 3 if part else 7) & 255 for index in range(min(256, 1 << depth)) for part in range(3))
     return (
-        b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+        b"\x89PNG\r\n\x1a\n"
+        + png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
         + (png_chunk(b"PLTE", palette) + png_chunk(b"tRNS", b"\0\x80") if colour == 3 else b"")
-        + png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b"")
-    )  # fmt: skip
+        + png_chunk(b"IDAT", zlib.compress(rows))
+        + png_chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.parametrize("depth, colour", [(1, 0), (2, 0), (4, 0), (8, 0), (16, 0), (1, 3), (2, 3), (4, 3), (8, 3)])
@@ -552,10 +570,19 @@ def test_label_maps_of_any_depth_and_with_palettes(depth, colour, tmp_path):
             datasets.load("folder", data_dir=tmp_path)
 
 
-@pytest.mark.parametrize("kind, message", [
-    ("jpeg", "It is not a PNG"), ("bmp", "It is not a PNG"), ("colour", "It has colours"), ("alpha", "It has colours"),
-    ("cut", "It is damaged"), ("flipped", "It is damaged"), ("pixels", "It is damaged"), ("none", "must have its labels in"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "kind, message",
+    [
+        ("jpeg", "It is not a PNG"),
+        ("bmp", "It is not a PNG"),
+        ("colour", "It has colours"),
+        ("alpha", "It has colours"),
+        ("cut", "It is damaged"),
+        ("flipped", "It is damaged"),
+        ("pixels", "It is damaged"),
+        ("none", "must have its labels in"),
+    ],
+)
 def test_label_maps_that_lose_classes_are_refused(kind, message, tmp_path):
     labels = np.resize(np.arange(3, dtype=np.uint8), (5, 7, 1))
     for part in ("train", "test"):
@@ -601,8 +628,9 @@ LABELS = {
 @pytest.mark.parametrize("kind", LABELS)
 def test_labels_that_are_no_classes_are_refused_in_every_part(kind, part):
     x = np.zeros((4, 8, 8, 3), np.uint8)
-    arrays = {f"{axis}_{name}": x if axis == "x" else np.arange(4) % 3
-              for axis in "xy" for name in ("train", "validation", "test")}  # fmt: skip
+    arrays = {
+        f"{axis}_{name}": x if axis == "x" else np.arange(4) % 3 for axis in "xy" for name in ("train", "validation", "test")
+    }
     datasets.Dataset("toy", class_names=("a", "b", "c"), **arrays)
     with pytest.raises(ValueError, match=f"Dataset 'toy': `y_{part}` must be"):
         datasets.Dataset("toy", class_names=("a", "b", "c"), **arrays | {f"y_{part}": LABELS[kind]})
@@ -612,8 +640,9 @@ def test_labels_that_are_no_classes_are_refused_in_every_part(kind, part):
 @pytest.mark.parametrize("kind", ["float", "flat", "size", "int"])
 def test_images_of_another_form_are_refused_in_every_part(kind, part):
     x = np.zeros((4, 8, 8, 3), np.uint8)
-    arrays = {f"{axis}_{name}": x if axis == "x" else np.arange(4) % 3
-              for axis in "xy" for name in ("train", "validation", "test")}  # fmt: skip
+    arrays = {
+        f"{axis}_{name}": x if axis == "x" else np.arange(4) % 3 for axis in "xy" for name in ("train", "validation", "test")
+    }
     wrong = {"float": x / 255, "flat": x[..., 0], "size": x[:, :6], "int": x.astype(int)}[kind]
     with pytest.raises(ValueError, match="Dataset 'toy': `x_.*` must"):
         datasets.Dataset("toy", class_names=("a", "b", "c"), **arrays | {f"x_{part}": wrong})

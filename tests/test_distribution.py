@@ -20,7 +20,9 @@ def fit(operator):
     return model.fit(*some_data(64), batch_size=32, epochs=3, shuffle=False, verbose=0).history
 """
 
-MIRRORED = PROGRAM + """
+MIRRORED = (
+    PROGRAM
+    + """
 import tensorflow as tf
 devices = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(devices[0], [tf.config.LogicalDeviceConfiguration()] * 2)
@@ -35,8 +37,11 @@ for operator in ("shift", "adder"):
     assert two["loss"][-1] < two["loss"][0]
 print("same losses")
 """
+)
 
-DATA_PARALLEL = PROGRAM + """
+DATA_PARALLEL = (
+    PROGRAM
+    + """
 import jax
 assert jax.device_count() == 2
 for operator in ("shift", "adder"):
@@ -48,6 +53,7 @@ for operator in ("shift", "adder"):
     np.testing.assert_allclose(one["loss"], two["loss"], rtol=5e-2)
 print("same losses")
 """
+)
 
 
 @pytest.mark.parametrize(

@@ -44,9 +44,10 @@ def public_names(module):
     return [
         name
         for name, value in vars(module).items()
-        if not name.startswith("_") and (inspect.isroutine(value) or inspect.isclass(value))
+        if not name.startswith("_")
+        and (inspect.isroutine(value) or inspect.isclass(value))
         and value.__module__ == module.__name__
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -17,8 +17,15 @@ from tflm_export import native
 
 INCLUDE = (KERNELS / "include", KERNELS / "src")
 # Version of the kernels that each core's compiler chooses, and the name of its getters of scratch on the host.
-VERSIONS = {"m0": "portable4", "m3": "portable4", "m4": "dsp", "m7": "dsp", "m55": "helium", "rv32": "portable8",
-            "rv32-no-m": "portable8"}
+VERSIONS = {
+    "m0": "portable4",
+    "m3": "portable4",
+    "m4": "dsp",
+    "m7": "dsp",
+    "m55": "helium",
+    "rv32": "portable8",
+    "rv32-no-m": "portable8",
+}
 
 
 @pytest.fixture(params=emulator.CORES)

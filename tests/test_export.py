@@ -54,8 +54,7 @@ def test_arena_head_covers_the_two_largest_tensors_alive_together(shift_model):
     model, images = shift_model
     network = tflm_export.compile_network(model, images)
     needed = max(
-        sum(int(np.prod(t.shape)) for t in {t.name: t for t in (*step.inputs, step.output)}.values())
-        for step in network.steps
+        sum(int(np.prod(t.shape)) for t in {t.name: t for t in (*step.inputs, step.output)}.values()) for step in network.steps
     )
     head = runner.measure_arena(flatbuffer.write(network)).head
     assert needed <= head <= 2 * needed + 1024
@@ -64,8 +63,7 @@ def test_arena_head_covers_the_two_largest_tensors_alive_together(shift_model):
 def test_custom_flavour_halves_the_weights(shift_model, tmp_path):
     model, images = shift_model
     sizes = {
-        flavour: tflm_export.export(model, images, tmp_path / flavour, flavour=flavour)
-        for flavour in ("builtin", "custom")
+        flavour: tflm_export.export(model, images, tmp_path / flavour, flavour=flavour) for flavour in ("builtin", "custom")
     }
     rows = [27, 9, 16, 8, 9, 48, 8, 9, 48, 8, 448]
     outputs = [16, 16, 8, 48, 48, 8, 48, 48, 8, 448, 7]
@@ -123,8 +121,7 @@ def wide_shift_model(least_exponent):
     return model
 
 
-@pytest.mark.parametrize("least, layout", [(-6, records.LAYOUT_NIBBLE), (-7, records.LAYOUT_BYTE),
-                                           (-14, records.LAYOUT_BYTE)])  # fmt: skip
+@pytest.mark.parametrize("least, layout", [(-6, records.LAYOUT_NIBBLE), (-7, records.LAYOUT_BYTE), (-14, records.LAYOUT_BYTE)])
 def test_layout_follows_the_exponents_in_use(least, layout):
     images = images_like((5, 4, 2), 4)
     network, _ = compile_and_compare(wide_shift_model(least), images, flavour="custom")
@@ -135,32 +132,48 @@ def test_layout_follows_the_exponents_in_use(least, layout):
 @pytest.mark.parametrize(
     "build, message",
     [
-        pytest.param(lambda x: L.Conv2DTranspose(2, 3, name="up")(x), r"layer 'up' \(Conv2DTranspose\) is of a kind",
-                     id="unknown-kind"),
+        pytest.param(
+            lambda x: L.Conv2DTranspose(2, 3, name="up")(x), r"layer 'up' \(Conv2DTranspose\) is of a kind", id="unknown-kind"
+        ),
         pytest.param(lambda x: L.PReLU(name="learned")(x), r"layer 'learned' \(PReLU\) is of a kind", id="prelu"),
-        pytest.param(lambda x: L.LeakyReLU(1e-5, name="flat")(x), "layer 'flat' .* slope from 1/1024 to 1024. Received: neg",
-                     id="leaky"),
-        pytest.param(lambda x: L.ReLU(6.0, 0.1, name="both")(x), "layer 'both' .*Received: max_value=6.0, negative_slope=0.1",
-                     id="leaky-relu6"),
-        pytest.param(lambda x: L.Concatenate(name="eleven")([x] * 11), "layer 'eleven' .* at most 10 inputs.* two steps",
-                     id="joined"),
+        pytest.param(
+            lambda x: L.LeakyReLU(1e-5, name="flat")(x), "layer 'flat' .* slope from 1/1024 to 1024. Received: neg", id="leaky"
+        ),
+        pytest.param(
+            lambda x: L.ReLU(6.0, 0.1, name="both")(x),
+            "layer 'both' .*Received: max_value=6.0, negative_slope=0.1",
+            id="leaky-relu6",
+        ),
+        pytest.param(
+            lambda x: L.Concatenate(name="eleven")([x] * 11), "layer 'eleven' .* at most 10 inputs.* two steps", id="joined"
+        ),
         pytest.param(lambda x: L.Conv2D(4, 1, groups=2, name="g")(x), "layer 'g' .* must have one group", id="groups"),
-        pytest.param(lambda x: L.Conv2D(4, 1, activation="gelu", name="act")(x),
-                     "layer 'act' .*Received: activation='gelu'", id="activation"),
+        pytest.param(
+            lambda x: L.Conv2D(4, 1, activation="gelu", name="act")(x),
+            "layer 'act' .*Received: activation='gelu'",
+            id="activation",
+        ),
         pytest.param(lambda x: L.ReLU(max_value=3.0, name="clip")(x), "layer 'clip' .* ReLU6 or leaky", id="relu3"),
         pytest.param(lambda x: L.BatchNormalization(axis=1, name="bn")(x), "layer 'bn' .* last axis", id="axis"),
         pytest.param(lambda x: L.Add(name="three")([x, x, x]), "layer 'three' .* two tensors", id="add-of-three"),
-        pytest.param(lambda x: L.Resizing(9, 9, interpolation="nearest", name="near")(x), "layer 'near' .* bilinear",
-                     id="nearest"),
-        pytest.param(lambda x: ours.ShiftConv2D(2, 1, activation_bits=4, name="narrow")(x),
-                     "layer 'narrow' .* must have seen inputs in training", id="activation-bits"),
-        pytest.param(lambda x: ours.HybridConv2D(4, 1, target_filters=2, target_channels=4, name="aug")(x),
-                     r"layer 'aug' .* export_target\(\)", id="hybrid"),
+        pytest.param(
+            lambda x: L.Resizing(9, 9, interpolation="nearest", name="near")(x), "layer 'near' .* bilinear", id="nearest"
+        ),
+        pytest.param(
+            lambda x: ours.ShiftConv2D(2, 1, activation_bits=4, name="narrow")(x),
+            "layer 'narrow' .* must have seen inputs in training",
+            id="activation-bits",
+        ),
+        pytest.param(
+            lambda x: ours.HybridConv2D(4, 1, target_filters=2, target_channels=4, name="aug")(x),
+            r"layer 'aug' .* export_target\(\)",
+            id="hybrid",
+        ),
         pytest.param(lambda x: x * 0.0, r"\(Multiply\) must add, .* by a finite number. Received: 0.0 as", id="times-nothing"),
         pytest.param(lambda x: 2.0 / x, "must add, subtract, multiply by or divide by", id="reciprocal"),
         pytest.param(lambda x: x**2.0, r"\(Power\) is of a kind that export does not know", id="power"),
     ],
-)  # fmt: skip
+)
 def test_layer_that_export_does_not_know_is_named(build, message, tmp_path):
     image = keras.Input((8, 6, 4))
     model = keras.Model(image, build(image))
@@ -310,8 +323,11 @@ def test_a_channel_whose_exponents_no_code_holds_is_refused(bits, fits):
     model.get_layer("wide").kernel.assign(kernel)
     images = images_like((5, 4, 2), 4)
     if not fits:
-        with pytest.raises(ValueError, match=r"layer 'wide', output channel 0: its weights must span at most 16 exponents"
-                           r".*2\*\*-16 to 2\*\*0\. Train with weight_bits <= 5"):  # fmt: skip
+        with pytest.raises(
+            ValueError,
+            match=r"layer 'wide', output channel 0: its weights must span at most 16 exponents"
+            r".*2\*\*-16 to 2\*\*0\. Train with weight_bits <= 5",
+        ):
             tflm_export.compile_network(model, images, flavour="custom")
         return
     network, _ = compile_and_compare(model, images, flavour="custom")
@@ -377,7 +393,7 @@ def plain_model(shape=(6, 5, 2)):
         pytest.param({"sram_bytes": 10}, r"does not fit: activations .* at layer .* `sram_bytes` is 10", id="sram"),
         pytest.param({"sram_bytes": 0}, "`sram_bytes` must be an int", id="sram-zero"),
     ],
-)  # fmt: skip
+)
 def test_wrong_argument_is_named_and_nothing_is_written(change, message, tmp_path):
     arguments = {"representative_data": images_like((6, 5, 2), 3)} | change
     with pytest.raises(ValueError, match=message):
@@ -412,9 +428,7 @@ def test_sequential_nested_and_shared_layers_lower_to_the_same_function():
     settle(model, images)
     lowered = graph.lower(model)
     assert [op.name for op in lowered.ops] == ["shared", "shared_2", "dw", "dense"]
-    np.testing.assert_allclose(
-        graph.run_float(lowered, images)[lowered.output], model.predict(images, verbose=0), atol=1e-5
-    )
+    np.testing.assert_allclose(graph.run_float(lowered, images)[lowered.output], model.predict(images, verbose=0), atol=1e-5)
     compile_and_compare(model, images)
 
 
@@ -424,8 +438,13 @@ def test_uint8_images_batches_and_datasets_are_the_same_representative_data():
     model = plain_model()
     images = images_like((6, 5, 2), 6)
     pixels = np.round(images * 255).astype("uint8")
-    forms = [images, pixels, [images[:4], images[4:]], [(pixels[:2], None), (pixels[2:], None)],
-             tf.data.Dataset.from_tensor_slices((images, np.zeros(6))).batch(4)]  # fmt: skip
+    forms = [
+        images,
+        pixels,
+        [images[:4], images[4:]],
+        [(pixels[:2], None), (pixels[2:], None)],
+        tf.data.Dataset.from_tensor_slices((images, np.zeros(6))).batch(4),
+    ]
     models = {flatbuffer.write(tflm_export.compile_network(model, form)) for form in forms}
     assert len(models) == 1
 
@@ -656,8 +675,15 @@ def test_mobilenet_v3_of_keras_is_exported(tmp_path):
     settle(model, images)
     network, _ = compile_and_compare(model, images, input_range=(0, 255))
     assert {step.op.kind for step in network.steps} == {
-        "conv", "depthwise", "add", "multiply", "mean", "hard_swish", "reshape", "softmax",
-    }  # fmt: skip
+        "conv",
+        "depthwise",
+        "add",
+        "multiply",
+        "mean",
+        "hard_swish",
+        "reshape",
+        "softmax",
+    }
     report = tflm_export.export(
         model, images, tmp_path / "out", input_range=(0, 255), evaluation_data=(images, np.arange(6) % 5)
     )

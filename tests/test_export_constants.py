@@ -38,8 +38,9 @@ def dead(layer, gain=0.0, bias=-5.0):
     """The layer, a batch norm that makes a constant of it, and a ReLU that makes 0 of that."""
 
     def apply(x):
-        norm = L.BatchNormalization(gamma_initializer=keras.initializers.Constant(gain),
-                                    beta_initializer=keras.initializers.Constant(bias))  # fmt: skip
+        norm = L.BatchNormalization(
+            gamma_initializer=keras.initializers.Constant(gain), beta_initializer=keras.initializers.Constant(bias)
+        )
         return L.ReLU()(norm(layer(x)))
 
     return apply
@@ -64,12 +65,15 @@ STILL = {
     "mean of balanced values": alternating,
     "h-swish of zeros": lambda x: L.Activation("hard_swish")(L.Add()(opposite(x))),
     "pooled sum of opposites": lambda x: L.MaxPooling2D(2)(L.Add()(opposite(x))),
-    "dead conv": dead(L.Conv2D(3, 1)), "dead depthwise": dead(L.DepthwiseConv2D(1)),
-    "dead shift": dead(ours.ShiftConv2D(3, 1)), "dead adder": dead(ours.AdderConv2D(3, 1)),
-    "very dead conv": dead(L.Conv2D(3, 1), 1e-3, -1e6), "very dead shift": dead(ours.ShiftConv2D(3, 1), 1e-3, -1e6),
+    "dead conv": dead(L.Conv2D(3, 1)),
+    "dead depthwise": dead(L.DepthwiseConv2D(1)),
+    "dead shift": dead(ours.ShiftConv2D(3, 1)),
+    "dead adder": dead(ours.AdderConv2D(3, 1)),
+    "very dead conv": dead(L.Conv2D(3, 1), 1e-3, -1e6),
+    "very dead shift": dead(ours.ShiftConv2D(3, 1), 1e-3, -1e6),
     "very dead shift depthwise": dead(ours.ShiftDepthwiseConv2D(1), 1e-3, -1e6),
     "very dead adder": dead(ours.AdderConv2D(3, 1), 1e-3, -1e6),
-}  # fmt: skip
+}
 
 
 def balanced(shape, count):
@@ -184,7 +188,7 @@ def test_c_project_sees_damaged_options_and_constants_before_it_runs(tmp_path, r
         "conv overflow": (3, *params(2, "2147483647, 1073741824, 5")),
         "conv stride": (3, code, r"(layer_2 = {{3?4?, ?[^}]*2, 2, )1, 1, 1, 1", r"\g<1>0, 1, 1, 1"),
         "multiplier": (4, *params(3, "0, (-2147483647 - 1), 5")),
-    }  # fmt: skip
+    }
     for name, (step, file, pattern, replacement) in faults.items():
         text = file.read_text()
         damaged, count = re.subn(pattern, replacement, text, count=1)
@@ -195,8 +199,10 @@ def test_c_project_sees_damaged_options_and_constants_before_it_runs(tmp_path, r
         file.write_text(text)
 
 
-@pytest.mark.parametrize("options", [{"kernel_size": (1, 300)}, {"kernel_size": 1, "strides": 300},
-                                     {"kernel_size": (2, 1), "dilation_rate": (299, 1)}])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [{"kernel_size": (1, 300)}, {"kernel_size": 1, "strides": 300}, {"kernel_size": (2, 1), "dilation_rate": (299, 1)}],
+)
 def test_window_that_the_option_record_cannot_hold_is_refused_by_name(options, tmp_path):
     image = keras.Input((302, 302, 1))
     model = keras.Model(image, ours.ShiftConv2D(1, name="wide", **options)(image))
@@ -217,7 +223,7 @@ def test_constant_outside_its_type_is_never_written(kind, change):
     model(images, training=True)
     network = tflm_export.compile_network(model, images, flavour="custom")
     step = network.steps[0]
-    (name, value), = change.items()
+    ((name, value),) = change.items()
     if name == "weights" and kind != "conv":
         return  # packed in codes of their own
     wrong = getattr(step.constants, name).astype("int64")
@@ -246,9 +252,7 @@ def test_scale_that_is_no_number_above_zero_is_never_written(scale):
 def test_softmax_of_an_input_that_is_too_fine_is_refused():
     image = keras.Input((4, 3, 2))
     with pytest.raises(ValueError, match="cannot read steps as fine as the input's.*`input_range`"):
-        tflm_export.compile_network(
-            keras.Model(image, L.Softmax()(image)), np.zeros((2, 4, 3, 2)), input_range=(-1e-7, 1e-7)
-        )
+        tflm_export.compile_network(keras.Model(image, L.Softmax()(image)), np.zeros((2, 4, 3, 2)), input_range=(-1e-7, 1e-7))
 
 
 @pytest.mark.timeout(20)

@@ -55,13 +55,14 @@ def test_integer_images_span_the_models_own_input_range_everywhere(kind, dtype, 
 @pytest.mark.parametrize(
     "images, error, message",
     [
-        pytest.param(np.full((1, 4, 3, 1), 256), ValueError, r"pixels in \[0, 255\]. Received: values in \[256, 256\]",
-                     id="above"),
+        pytest.param(
+            np.full((1, 4, 3, 1), 256), ValueError, r"pixels in \[0, 255\]. Received: values in \[256, 256\]", id="above"
+        ),
         pytest.param(np.full((1, 4, 3, 1), -1), ValueError, r"pixels in \[0, 255\]", id="below"),
         pytest.param(np.zeros((1, 4, 3, 1), bool), TypeError, "uint8, float or int8. Received: bool", id="bool"),
         pytest.param(np.full((1, 4, 3, 1), "a"), TypeError, "uint8, float or int8", id="text"),
     ],
-)  # fmt: skip
+)
 def test_images_that_are_neither_pixels_nor_floats_are_refused_at_both_doors(images, error, message, tmp_path):
     model = linear()
     with pytest.raises(error, match="`representative_data` .*" + message):
@@ -149,12 +150,18 @@ def test_evaluation_data_is_what_keras_evaluates():
 
     parts = [(images[:10], truth[:10]), (images[10:], truth[10:])]
     forms = {
-        "pair": (images, truth), "list": [images, truth], "weighted": (images, truth, np.ones(24)),
-        "nested lists": (images.tolist(), truth.tolist()), "tensors": (tf.constant(images), tf.constant(truth)),
-        "batches": parts, "generator": (part for part in parts), "names": ({"image": images}, truth),
-        "dataset": tf.data.Dataset.from_tensor_slices((images, truth[:, None])).batch(7), "PyDataset": Batches(),
+        "pair": (images, truth),
+        "list": [images, truth],
+        "weighted": (images, truth, np.ones(24)),
+        "nested lists": (images.tolist(), truth.tolist()),
+        "tensors": (tf.constant(images), tf.constant(truth)),
+        "batches": parts,
+        "generator": (part for part in parts),
+        "names": ({"image": images}, truth),
+        "dataset": tf.data.Dataset.from_tensor_slices((images, truth[:, None])).batch(7),
+        "PyDataset": Batches(),
         "one-hot dataset": tf.data.Dataset.from_tensor_slices((images, np.eye(3)[truth], np.ones(24))).batch(24),
-    }  # fmt: skip
+    }
     for form, data in forms.items():
         found, notes = exporting._evaluate(model, {"tflm_accuracy": network}, data, None)
         assert (found["float_accuracy"], found["images"], notes) == (23 / 24, 24, ()), form
@@ -170,7 +177,7 @@ def test_evaluation_data_is_what_keras_evaluates():
         pytest.param(np.zeros((24, 2)), r"labels of shape \(24, 2\)", id="two-columns"),
         pytest.param(np.zeros((24, 4, 3)), r"labels of shape \(24, 4, 3\)", id="per-pixel"),
     ],
-)  # fmt: skip
+)
 def test_labels_that_are_no_classes_are_refused(labels, message):
     with pytest.raises(ValueError, match=r"`evaluation_data` must have labels .*in \[0, 2\].*" + message):
         ends.class_labels(labels, (3,), owner="test", name="evaluation_data")
@@ -328,8 +335,19 @@ def test_model_that_begins_with_rescaling_takes_pixels(tmp_path, capsys):
     data = datasets.load("digits")
     labels = model.predict_on_batch(data.x_test.astype("float32")).argmax(axis=-1)
     model.save(tmp_path / "model.keras")
-    words = ["export", str(tmp_path / "model.keras"), "--dataset", "digits", "--evaluate", "--input-range", "0", "255",
-             "--out", str(tmp_path / "out"), "--json"]  # fmt: skip
+    words = [
+        "export",
+        str(tmp_path / "model.keras"),
+        "--dataset",
+        "digits",
+        "--evaluate",
+        "--input-range",
+        "0",
+        "255",
+        "--out",
+        str(tmp_path / "out"),
+        "--json",
+    ]
     assert main(words) == 0
     written = json.loads((tmp_path / "out" / "report.json").read_text())
     assert written["agreement"] > 0.97

@@ -134,14 +134,14 @@ def random_model(rng):
         dilated = rng.random() < 0.2
         padding = str(rng.choice(["same", "valid"])) if height > 5 and width > 5 else "same"
         window = {
-            "strides": 1 if dilated else int(rng.integers(1, 3)), "padding": padding,
-            "dilation_rate": 2 if dilated and operator != "adder" else 1, "use_bias": bool(rng.integers(2)),
-        }  # fmt: skip
+            "strides": 1 if dilated else int(rng.integers(1, 3)),
+            "padding": padding,
+            "dilation_rate": 2 if dilated and operator != "adder" else 1,
+            "use_bias": bool(rng.integers(2)),
+        }
         options = {"shift": {}, "shift5": {"weight_bits": 5}}.get(operator, {})
         family = {"conv": L.Conv2D, "adder": ours.AdderConv2D}.get(operator, ours.ShiftConv2D)
-        depthwise = {"conv": L.DepthwiseConv2D, "adder": ours.AdderDepthwiseConv2D}.get(
-            operator, ours.ShiftDepthwiseConv2D
-        )
+        depthwise = {"conv": L.DepthwiseConv2D, "adder": ours.AdderDepthwiseConv2D}.get(operator, ours.ShiftDepthwiseConv2D)
         if rng.random() < 0.4:
             y = depthwise(kernel, depth_multiplier=int(rng.integers(1, 3)), **options, **window)(x)
         else:

@@ -9,9 +9,10 @@ from saaug_keras import layers as ours
 from tflm_export import graph
 
 FAMILIES = {
-    "shift": (ours.ShiftConv2D, ours.ShiftDepthwiseConv2D), "adder": (ours.AdderConv2D, ours.AdderDepthwiseConv2D),
+    "shift": (ours.ShiftConv2D, ours.ShiftDepthwiseConv2D),
+    "adder": (ours.AdderConv2D, ours.AdderDepthwiseConv2D),
     "conv": (keras.layers.Conv2D, keras.layers.DepthwiseConv2D),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("depthwise", [False, True])

@@ -219,9 +219,17 @@ def test_tflm_project_has_model_resolver_kernels_and_arena(tmp_path):
     report = tflm_export.export(model, images, tmp_path / "net", target="tflm", name="my-net")
     folder = tmp_path / "net"
     assert {path.name for path in folder.iterdir()} == {
-        "CMakeLists.txt", "README.md", "main.cc", "my_net.tflite", "my_net_model.cc", "my_net_model.h", "samples.cc",
-        "samples.h", "kernels", "report.json",
-    }  # fmt: skip
+        "CMakeLists.txt",
+        "README.md",
+        "main.cc",
+        "my_net.tflite",
+        "my_net_model.cc",
+        "my_net_model.h",
+        "samples.cc",
+        "samples.h",
+        "kernels",
+        "report.json",
+    }
     data = (folder / "my_net.tflite").read_bytes()
     array = re.findall(r"0x([0-9a-f]{2})", (folder / "my_net_model.cc").read_text())
     assert bytes(int(byte, 16) for byte in array) == data
@@ -309,8 +317,15 @@ def test_all_c_files_are_clean(standard, compiler, two_projects):
         folder = two_projects[name][0]
         for version in ("REFERENCE", "PORTABLE"):
             for file in sources(folder):
-                words = [compiler, f"-std={standard}", "-fsyntax-only", *STRICT, f"-DSAAUG_FORCE_{version}",
-                         *(f"-I{path}" for path in includes(folder)), file]  # fmt: skip
+                words = [
+                    compiler,
+                    f"-std={standard}",
+                    "-fsyntax-only",
+                    *STRICT,
+                    f"-DSAAUG_FORCE_{version}",
+                    *(f"-I{path}" for path in includes(folder)),
+                    file,
+                ]
                 done = subprocess.run(list(map(str, words)), capture_output=True, text=True)
                 assert done.returncode == 0, done.stderr[-3000:]
 
@@ -332,10 +347,7 @@ def test_two_networks_run_in_one_program_of_cxx(two_projects, tmp_path):
             f"  if (std::memcmp({name}_found, {name}_output, {upper}_OUTPUT_BYTES)) return 2;\n"
         )
     (tmp_path / "main.cc").write_text(text + f'int main() {{\n{body * 2}  std::puts("both right");\n}}\n')
-    for words in (
-        ["gcc", "-std=c99", *flags, "-c", *files],
-        ["g++", "-std=c++17", *STRICT, *flags, "-c", "main.cc"],
-    ):
+    for words in (["gcc", "-std=c99", *flags, "-c", *files], ["g++", "-std=c++17", *STRICT, *flags, "-c", "main.cc"]):
         done = subprocess.run(list(map(str, words)), capture_output=True, text=True, cwd=tmp_path)
         assert done.returncode == 0, done.stderr[-3000:]
     link = ["g++", *map(str, tmp_path.glob("*.o")), "-o", "program"]

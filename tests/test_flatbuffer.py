@@ -30,8 +30,21 @@ def test_builtin_model_reads_back_as_what_was_written(shift_model):
     assert (model.version, len(model.subgraphs), data[4:8]) == (3, 1, b"TFL3")
     assert model.buffers[0].data is None
     codes = [NAMES[model.operatorCodes[op.opcodeIndex].builtinCode] for op in graph.operators]
-    assert codes == ["CONV_2D", "DEPTHWISE_CONV_2D", "CONV_2D", "CONV_2D", "DEPTHWISE_CONV_2D", "CONV_2D", "CONV_2D",
-                     "DEPTHWISE_CONV_2D", "CONV_2D", "ADD", "CONV_2D", "MEAN", "FULLY_CONNECTED"]  # fmt: skip
+    assert codes == [
+        "CONV_2D",
+        "DEPTHWISE_CONV_2D",
+        "CONV_2D",
+        "CONV_2D",
+        "DEPTHWISE_CONV_2D",
+        "CONV_2D",
+        "CONV_2D",
+        "DEPTHWISE_CONV_2D",
+        "CONV_2D",
+        "ADD",
+        "CONV_2D",
+        "MEAN",
+        "FULLY_CONNECTED",
+    ]
     for step, op in zip(network.steps, graph.operators, strict=True):
         output = graph.tensors[op.outputs[0]]
         assert output.name.decode() == step.output.name and output.type == schema.TensorType.INT8
@@ -85,9 +98,7 @@ def test_custom_model_holds_names_options_packed_weights_and_params(shift_model)
         assert (record.magic, record.version, record.length) == (0x47414153, 1, 28)
         assert (record.kernel_h, record.kernel_w) == step.op.kernel_size
         assert (record.pad_top, record.pad_left) == step.op.pads[:2]
-        assert (record.input_zero_point, record.output_zero_point) == (
-            step.inputs[0].zero_point, step.output.zero_point,
-        )  # fmt: skip
+        assert (record.input_zero_point, record.output_zero_point) == (step.inputs[0].zero_point, step.output.zero_point)
         assert (record.act_min, record.act_max) == (step.act_min, step.act_max)
         weights, params = (graph.tensors[i] for i in op.inputs[1:])
         assert (weights.type, params.type) == (schema.TensorType.UINT8, schema.TensorType.INT32)
@@ -148,10 +159,27 @@ def test_the_generated_c_headers_are_up_to_date():
 
 def test_option_record_round_trip_and_bytes():
     record = records.OptionRecord(
-        magic=records.MAGIC, version=1, length=28, op=2, layout=1, requant=1, kernel_h=3, kernel_w=5, stride_h=2,
-        stride_w=1, dilation_h=1, dilation_w=2, reserved=0, pad_top=1, pad_left=258, depth_multiplier=3,
-        input_zero_point=-128, output_zero_point=127, act_min=-5, act_max=9,
-    )  # fmt: skip
+        magic=records.MAGIC,
+        version=1,
+        length=28,
+        op=2,
+        layout=1,
+        requant=1,
+        kernel_h=3,
+        kernel_w=5,
+        stride_h=2,
+        stride_w=1,
+        dilation_h=1,
+        dilation_w=2,
+        reserved=0,
+        pad_top=1,
+        pad_left=258,
+        depth_multiplier=3,
+        input_zero_point=-128,
+        output_zero_point=127,
+        act_min=-5,
+        act_max=9,
+    )
     data = record.pack()
     assert len(data) == records.RECORD_BYTES == 28
     assert data[:8] == b"SAAG\x01\x00\x1c\x00" and data[18:24] == bytes([1, 0, 2, 1, 3, 0])

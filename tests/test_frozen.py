@@ -29,9 +29,13 @@ OPTIONS = {
     "HybridDense": [{"operator": "shift", "remap": "learned"}],
     **{name: [{"operator": "shift5"}] for name in ("RoundedConv2D", "RoundedDense", "RoundedDepthwiseConv2D")},
     "ShiftConv2D": [{"variant": variant} for variant in ("ps", "q")],
-}  # fmt: skip
-CASES = [(name, options) for name in LAYERS for options in OPTIONS.get(name, [{}])
-         if keras.backend.backend() != "jax" or options != {"operator": "adder", "extra": "same"}]  # fmt: skip
+}
+CASES = [
+    (name, options)
+    for name in LAYERS
+    for options in OPTIONS.get(name, [{}])
+    if keras.backend.backend() != "jax" or options != {"operator": "adder", "extra": "same"}
+]
 
 
 def made(name, options):
@@ -83,10 +87,17 @@ def test_a_frozen_layer_keeps_its_statistics(name, options):
 @pytest.mark.parametrize("frozen", [True, False])
 def test_a_base_under_a_new_head_stays_what_it_was(frozen):
     """Frozen by `trainable` or by the call, inside a model that trains."""
-    base = keras.Sequential([
-        keras.Input((6, 5, 3)), layers.ShiftConv2D(4, 3), layers.AdderConv2D(3, 2), layers.ShiftDepthwiseConv2D(2),
-        keras.layers.BatchNormalization(), keras.layers.GlobalAveragePooling2D(), layers.ShiftDense(3),
-    ])  # fmt: skip
+    base = keras.Sequential(
+        [
+            keras.Input((6, 5, 3)),
+            layers.ShiftConv2D(4, 3),
+            layers.AdderConv2D(3, 2),
+            layers.ShiftDepthwiseConv2D(2),
+            keras.layers.BatchNormalization(),
+            keras.layers.GlobalAveragePooling2D(),
+            layers.ShiftDense(3),
+        ]
+    )
     base(random_inputs((4, 6, 5, 3), 1), training=True)
     before = base.get_weights()
     base.trainable = not frozen

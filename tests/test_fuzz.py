@@ -49,6 +49,7 @@ def edited(model, edit):
 
 def operator(name, **changes):
     """Changes fields of an operator, or of its options."""
+
     def edit(schema, subgraph, operators, tensors):
         for field, value in changes.items():
             target = operators[name] if hasattr(operators[name], field) else operators[name].builtinOptions
@@ -59,6 +60,7 @@ def operator(name, **changes):
 
 def tensor_of(name, which, index, **changes):
     """Changes fields of a tensor that an operator reads or writes, or of its quantization."""
+
     def edit(schema, subgraph, operators, tensors):
         tensor = tensors[getattr(operators[name], which)[index]]
         for field, value in changes.items():
@@ -69,6 +71,7 @@ def tensor_of(name, which, index, **changes):
 
 def data_of(name, index, change):
     """Changes the bytes of a constant."""
+
     def edit(schema, subgraph, operators, tensors):
         buffer = schema.buffers[tensors[operators[name].inputs[index]].buffer]
         buffer.data = change(np.array(buffer.data))
@@ -196,19 +199,38 @@ SHIFT = [
     pytest.param(data_of("SHIFT_CONV_2D", 1, zeroed), "known codes", id="reserved-code"),
     pytest.param(data_of("SHIFT_CONV_2D", 1, lambda data: data[:9]), "must have", id="short-weights"),
     pytest.param(data_of("SHIFT_CONV_2D", 2, lambda data: data * 0), "shifts from 1", id="shift-0"),
-    *(pytest.param(record(place, value), "a sound record", id=f"record-{place}-{value}") for place, value in
-      [(0, 0), (4, 2), (6, 27), (8, 2), (9, 2), (10, 7), (11, 0), (13, 0), (15, 0), (17, 1), (19, 9), (22, 2), (24, 5)]),
-]  # fmt: skip
+    *(
+        pytest.param(record(place, value), "a sound record", id=f"record-{place}-{value}")
+        for place, value in [
+            (0, 0),
+            (4, 2),
+            (6, 27),
+            (8, 2),
+            (9, 2),
+            (10, 7),
+            (11, 0),
+            (13, 0),
+            (15, 0),
+            (17, 1),
+            (19, 9),
+            (22, 2),
+            (24, 5),
+        ]
+    ),
+]
 
 
 # What harms nothing but the result, or is left to the Prepare of our own operators.
 NOT_IN_FIRMWARE = {"computed-twice", "backwards", "no-operators"}
 
 
-@pytest.mark.parametrize("name, edit, sentence", [
-    *(pytest.param("products", *case.values, id=f"products-{case.id}") for case in PRODUCTS),
-    *(pytest.param("shift", *case.values, id=f"shift-{case.id}") for case in SHIFT),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, edit, sentence",
+    [
+        *(pytest.param("products", *case.values, id=f"products-{case.id}") for case in PRODUCTS),
+        *(pytest.param("shift", *case.values, id=f"shift-{case.id}") for case in SHIFT),
+    ],
+)
 def test_what_is_wrong_is_said(sound, name, edit, sentence, request):
     model = edited(sound[name], edit)
     in_firmware = fuzz_tflite.c_check()(model)

@@ -102,9 +102,7 @@ def test_depthwise_concatenates_its_parts_with_every_gradient(operator, channels
 def test_dense_adds_its_parts_with_every_gradient(channels):
     layer = built(HybridDense, DENSE, (6, 5), remap=False)
     x, augmented = random_inputs((6, 5))[:, :channels], channels > 3
-    output, (dx, dk, db), upstream = gradients(
-        lambda x, *_: layer(x, augmented=augmented), x, layer.kernel, layer.bias
-    )
+    output, (dx, dk, db), upstream = gradients(lambda x, *_: layer(x, augmented=augmented), x, layer.kernel, layer.bias)
     kernel = array(layer.kernel).astype("float64")[:channels]
     used = np.concatenate([reference.powers_of_two(kernel[:3]), kernel[3:]])
     quantized, inside, _ = reference.fake_quantized(x[:, :3], *RANGE)
@@ -125,10 +123,12 @@ CASES = [
     pytest.param(HybridDense, DENSE, {"augmented": True}, id="dense"),
 ]
 PLAIN = {
-    ("HybridConv2D", "shift"): "ShiftConv2D", ("HybridConv2D", "adder"): "AdderConv2D",
-    ("HybridDepthwise", "shift"): "ShiftDepthwiseConv2D", ("HybridDepthwise", "adder"): "AdderDepthwiseConv2D",
+    ("HybridConv2D", "shift"): "ShiftConv2D",
+    ("HybridConv2D", "adder"): "AdderConv2D",
+    ("HybridDepthwise", "shift"): "ShiftDepthwiseConv2D",
+    ("HybridDepthwise", "adder"): "AdderDepthwiseConv2D",
     ("HybridDense", "shift"): "ShiftDense",
-}  # fmt: skip
+}
 
 
 def plain_twin(layer):
@@ -160,13 +160,16 @@ def test_the_target_cut_out_is_a_plain_layer_with_the_same_outputs(cls, kwargs, 
         np.testing.assert_allclose(array(plain.quantized_kernel()), array(layer.quantized_kernel()), rtol=1e-6)
 
 
-@pytest.mark.parametrize("cls, kwargs, call, operator", [
-    pytest.param(*CASES[0].values, "shift", id="conv-shift"),
-    pytest.param(*CASES[1].values, "adder", id="pointwise-adder"),
-    pytest.param(*CASES[2].values, "adder", id="depthwise-adder"),
-    pytest.param(*CASES[2].values, "conv", id="depthwise-conv"),
-    pytest.param(*CASES[3].values, "shift", id="dense-shift"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "cls, kwargs, call, operator",
+    [
+        pytest.param(*CASES[0].values, "shift", id="conv-shift"),
+        pytest.param(*CASES[1].values, "adder", id="pointwise-adder"),
+        pytest.param(*CASES[2].values, "adder", id="depthwise-adder"),
+        pytest.param(*CASES[2].values, "conv", id="depthwise-conv"),
+        pytest.param(*CASES[3].values, "shift", id="dense-shift"),
+    ],
+)
 def test_layer_contract(cls, kwargs, call, operator, tmp_path):
     shape = (6, 5) if cls is HybridDense else (2, 9, 8, 5)
     options = {"operator": operator, "use_bias": True, "mutable": operator == "shift"}
@@ -275,8 +278,7 @@ def test_extra_same_is_multiplication_free_as_a_whole(operator):
             HybridConv2D(**CONV, operator=operator, extra="same")
         return
     layer = built(HybridConv2D, CONV, operator=operator, extra="same", remap=False)
-    whole = getattr(saaug_keras, PLAIN["HybridConv2D", operator])(6, (3, 2), strides=(2, 1), padding="same",
-                                                                 use_bias=False)  # fmt: skip
+    whole = getattr(saaug_keras, PLAIN["HybridConv2D", operator])(6, (3, 2), strides=(2, 1), padding="same", use_bias=False)
     whole.build(SHAPE)
     whole.kernel.assign(array(layer.kernel)[..., :6])
     whole.input_range.assign(RANGE)

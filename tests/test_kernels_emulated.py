@@ -30,8 +30,14 @@ def test_random_layers_on_a_core(core, tmp_path):
     if (reason := emulator.missing(core)) is not None:
         pytest.skip(reason)
     sources = [*KERNELS.glob("src/*.c"), *KERNELS.glob("src/*/*.c"), HERE / "kernel_driver.c"]
-    image = emulator.build(core, sources, tmp_path, include=[KERNELS / "include", KERNELS / "src"], flags=WARNINGS,
-                           optimize=("-O2", "-ffunction-sections", "-fdata-sections"))
+    image = emulator.build(
+        core,
+        sources,
+        tmp_path,
+        include=[KERNELS / "include", KERNELS / "src"],
+        flags=WARNINGS,
+        optimize=("-O2", "-ffunction-sections", "-fdata-sections"),
+    )
     cases = layers()
     kernel_cases.write_cases(tmp_path / "cases.bin", cases)
     result = emulator.run(core, image, [tmp_path / "cases.bin"])

@@ -104,7 +104,12 @@ def run_layer(library, case, *, scratch=True):
     room = np.zeros(max(size, 0) // 8 + 1, np.int64)
     weights, x, params = case.weights(), np.ascontiguousarray(case.input), np.ascontiguousarray(case.params)
     status = function(
-        ctypes.byref(options), ctypes.byref(shape), pointer(x), pointer(weights), pointer(params), pointer(output),
+        ctypes.byref(options),
+        ctypes.byref(shape),
+        pointer(x),
+        pointer(weights),
+        pointer(params),
+        pointer(output),
         pointer(room) if scratch and size > 0 else None,
     )
     return status, output, size
@@ -116,8 +121,13 @@ def check_constants(checks, case, *, weights=None, params=None):
     params = np.ascontiguousarray(case.params if params is None else params)
     channel = ctypes.c_int32(-7)
     status = checks.saaug_check_constants(
-        ctypes.byref(options), ctypes.byref(shape), pointer(weights), ctypes.c_size_t(weights.size), pointer(params),
-        ctypes.c_size_t(params.size), ctypes.byref(channel),
+        ctypes.byref(options),
+        ctypes.byref(shape),
+        pointer(weights),
+        ctypes.c_size_t(weights.size),
+        pointer(params),
+        ctypes.c_size_t(params.size),
+        ctypes.byref(channel),
     )
     return status, channel.value
 
@@ -141,25 +151,37 @@ def test_layers_larger_than_a_block_of_scratch(driver):
     """Versions hold some channels or some rows at a time: here are several such blocks, and an odd rest."""
     rng = np.random.default_rng(8)
     one = {"kernel": (1, 1), "batches": 1}
-    driver([
-        kernel_cases.random_case(rng, "shift_conv_2d", layout=NIBBLE, size=(3, 5), in_c=93, out_c=131, **one),
-        kernel_cases.random_case(rng, "shift_conv_2d", layout=BYTE, size=(3, 5), in_c=93, out_c=75, **one),
-        kernel_cases.random_case(rng, "shift_conv_2d", layout=BIT, size=(3, 5), in_c=93, out_c=131, **one),
-        kernel_cases.random_case(rng, "shift_conv_2d", kernel=(3, 5), size=(6, 7), in_c=70, out_c=9, batches=1),
-        kernel_cases.random_case(rng, "shift_conv_2d", layout=BIT, kernel=(3, 5), size=(6, 7), in_c=70, out_c=9, batches=1),
-        kernel_cases.random_case(rng, "adder_conv_2d", size=(3, 5), in_c=93, out_c=131, **one),
-        kernel_cases.random_case(rng, "adder_conv_2d", kernel=(3, 5), size=(6, 7), in_c=70, out_c=9, batches=1),
-        kernel_cases.random_case(rng, "shift_fully_connected", layout=NIBBLE, in_c=1281, out_c=37, batches=1),
-        kernel_cases.random_case(rng, "shift_fully_connected", layout=BYTE, in_c=1281, out_c=37, batches=3),
-        kernel_cases.random_case(rng, "shift_fully_connected", layout=BIT, in_c=1281, out_c=37, batches=1),
-        kernel_cases.random_case(rng, "shift_fully_connected", layout=BIT, in_c=1281, out_c=37, batches=5),
-        *(
-            kernel_cases.random_case(rng, f"{operator}_depthwise_conv_2d", layout=layout, kernel=kernel, strides=strides,
-                                     dilations=(1, 1), size=(61, 47), in_c=in_c, depth_multiplier=1, batches=1)
-            for operator, layout in (("shift", NIBBLE), ("shift", BYTE), ("shift", BIT), ("adder", OFFSET))
-            for kernel, strides, in_c in [((3, 3), (1, 1), 6), ((5, 5), (2, 2), 130), ((7, 7), (1, 1), 3)]
-        ),
-    ])
+    driver(
+        [
+            kernel_cases.random_case(rng, "shift_conv_2d", layout=NIBBLE, size=(3, 5), in_c=93, out_c=131, **one),
+            kernel_cases.random_case(rng, "shift_conv_2d", layout=BYTE, size=(3, 5), in_c=93, out_c=75, **one),
+            kernel_cases.random_case(rng, "shift_conv_2d", layout=BIT, size=(3, 5), in_c=93, out_c=131, **one),
+            kernel_cases.random_case(rng, "shift_conv_2d", kernel=(3, 5), size=(6, 7), in_c=70, out_c=9, batches=1),
+            kernel_cases.random_case(rng, "shift_conv_2d", layout=BIT, kernel=(3, 5), size=(6, 7), in_c=70, out_c=9, batches=1),
+            kernel_cases.random_case(rng, "adder_conv_2d", size=(3, 5), in_c=93, out_c=131, **one),
+            kernel_cases.random_case(rng, "adder_conv_2d", kernel=(3, 5), size=(6, 7), in_c=70, out_c=9, batches=1),
+            kernel_cases.random_case(rng, "shift_fully_connected", layout=NIBBLE, in_c=1281, out_c=37, batches=1),
+            kernel_cases.random_case(rng, "shift_fully_connected", layout=BYTE, in_c=1281, out_c=37, batches=3),
+            kernel_cases.random_case(rng, "shift_fully_connected", layout=BIT, in_c=1281, out_c=37, batches=1),
+            kernel_cases.random_case(rng, "shift_fully_connected", layout=BIT, in_c=1281, out_c=37, batches=5),
+            *(
+                kernel_cases.random_case(
+                    rng,
+                    f"{operator}_depthwise_conv_2d",
+                    layout=layout,
+                    kernel=kernel,
+                    strides=strides,
+                    dilations=(1, 1),
+                    size=(61, 47),
+                    in_c=in_c,
+                    depth_multiplier=1,
+                    batches=1,
+                )
+                for operator, layout in (("shift", NIBBLE), ("shift", BYTE), ("shift", BIT), ("adder", OFFSET))
+                for kernel, strides, in_c in [((3, 3), (1, 1), 6), ((5, 5), (2, 2), 130), ((7, 7), (1, 1), 3)]
+            ),
+        ]
+    )
 
 
 def test_layers_that_end_in_the_middle_of_a_group(driver):
@@ -192,8 +214,19 @@ def test_accumulators_at_the_bound(driver, checks, requant, sign):
     cases = []
     layouts = {"shift": (NIBBLE, BYTE, BIT), "adder": (OFFSET,)}
     for op, layout in [(name, layout) for name in OPS for layout in layouts.get(name.partition("_")[0], ())]:
-        case = example(op, layout=layout, requant=requant, kernel=(1, 1), strides=(1, 1), size=(2, 3), in_c=6, out_c=6,
-                       depth_multiplier=1, zero_points=(-3, 5), batches=2)
+        case = example(
+            op,
+            layout=layout,
+            requant=requant,
+            kernel=(1, 1),
+            strides=(1, 1),
+            size=(2, 3),
+            in_c=6,
+            out_c=6,
+            depth_multiplier=1,
+            zero_points=(-3, 5),
+            batches=2,
+        )
         case.activation = (-128, 127)
         if layout == OFFSET:
             case.codes[:] = 0 if sign > 0 else 255
@@ -229,8 +262,15 @@ def test_a_layer_through_ctypes(library):
 
 def test_scratch_that_is_needed_must_be_there(library):
     for op in OPS:
-        case = example(op, kernel=(1, 1) if op == "shift_fully_connected" else (3, 3), strides=(1, 1), dilations=(1, 1),
-                       size=(7, 9), in_c=8, layout=OFFSET if op.startswith("adder") else NIBBLE)
+        case = example(
+            op,
+            kernel=(1, 1) if op == "shift_fully_connected" else (3, 3),
+            strides=(1, 1),
+            dilations=(1, 1),
+            size=(7, 9),
+            in_c=8,
+            layout=OFFSET if op.startswith("adder") else NIBBLE,
+        )
         status, output, size = run_layer(library, case, scratch=False)
         if size > 0:
             assert status == BAD_SCRATCH and (output == 77).all()
@@ -263,30 +303,33 @@ def test_option_record_is_read(checks):
     assert options == (2, 0, 1, 3, 5, 2, 1, 1, 2, 2, 8, 3, -128, 127, -100, 99)
 
 
-@pytest.mark.parametrize("field, value", [
-    pytest.param(0, 0x47414152, id="magic"),
-    pytest.param(1, 0, id="version-0"),
-    pytest.param(1, 2, id="version-2"),
-    pytest.param(2, 27, id="length"),
-    pytest.param(3, 0, id="op-0"),
-    pytest.param(3, 7, id="op-7"),
-    pytest.param(3, 6, id="op-of-a-channel-shift"),
-    pytest.param(4, 2, id="layout-of-add-layers"),
-    pytest.param(4, 4, id="layout-of-channel-shifts"),
-    pytest.param(4, 5, id="layout-5"),
-    pytest.param(5, 2, id="requant"),
-    pytest.param(6, 0, id="kernel-height-0"),
-    pytest.param(7, 0, id="kernel-width-0"),
-    pytest.param(8, 0, id="stride-height-0"),
-    pytest.param(9, 0, id="stride-width-0"),
-    pytest.param(10, 0, id="dilation-height-0"),
-    pytest.param(11, 0, id="dilation-width-0"),
-    pytest.param(12, 1, id="reserved"),
-    pytest.param(13, 3, id="pad-top-beyond-kernel"),
-    pytest.param(14, 9, id="pad-left-beyond-kernel"),
-    pytest.param(15, 0, id="depth-multiplier-0"),
-    pytest.param(18, 100, id="activation-range-empty"),
-])
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        pytest.param(0, 0x47414152, id="magic"),
+        pytest.param(1, 0, id="version-0"),
+        pytest.param(1, 2, id="version-2"),
+        pytest.param(2, 27, id="length"),
+        pytest.param(3, 0, id="op-0"),
+        pytest.param(3, 7, id="op-7"),
+        pytest.param(3, 6, id="op-of-a-channel-shift"),
+        pytest.param(4, 2, id="layout-of-add-layers"),
+        pytest.param(4, 4, id="layout-of-channel-shifts"),
+        pytest.param(4, 5, id="layout-5"),
+        pytest.param(5, 2, id="requant"),
+        pytest.param(6, 0, id="kernel-height-0"),
+        pytest.param(7, 0, id="kernel-width-0"),
+        pytest.param(8, 0, id="stride-height-0"),
+        pytest.param(9, 0, id="stride-width-0"),
+        pytest.param(10, 0, id="dilation-height-0"),
+        pytest.param(11, 0, id="dilation-width-0"),
+        pytest.param(12, 1, id="reserved"),
+        pytest.param(13, 3, id="pad-top-beyond-kernel"),
+        pytest.param(14, 9, id="pad-left-beyond-kernel"),
+        pytest.param(15, 0, id="depth-multiplier-0"),
+        pytest.param(18, 100, id="activation-range-empty"),
+    ],
+)
 def test_option_record_with_a_wrong_field_is_refused_and_nothing_written(checks, field, value):
     fields = list(GOOD_RECORD)
     fields[field] = value
@@ -296,14 +339,17 @@ def test_option_record_with_a_wrong_field_is_refused_and_nothing_written(checks,
 GOOD_MOVES = (0x47414153, 1, 28, 6, 4, 0, 3, 5, 2, 1, 1, 2, 0, 2, 8, 1, -7, -7, -128, 127)
 
 
-@pytest.mark.parametrize("field, value", [
-    pytest.param(4, 0, id="layout"),
-    pytest.param(5, 1, id="requant"),
-    pytest.param(15, 2, id="depth-multiplier"),
-    pytest.param(17, -6, id="zero-point"),
-    pytest.param(18, -127, id="activation-least"),
-    pytest.param(19, 126, id="activation-most"),
-])
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        pytest.param(4, 0, id="layout"),
+        pytest.param(5, 1, id="requant"),
+        pytest.param(15, 2, id="depth-multiplier"),
+        pytest.param(17, -6, id="zero-point"),
+        pytest.param(18, -127, id="activation-least"),
+        pytest.param(19, 126, id="activation-most"),
+    ],
+)
 def test_a_channel_shift_does_nothing_but_move(checks, field, value):
     fields = list(GOOD_MOVES)
     assert parse(checks, struct.pack(RECORD, *fields))[0] == OK
@@ -317,17 +363,20 @@ def test_option_record_of_another_length_is_refused(checks, length):
     assert parse(checks, record)[0] == BAD_OPTIONS
 
 
-@pytest.mark.parametrize("changes, status", [
-    pytest.param({"in_h": 0}, BAD_INPUT, id="no-rows"),
-    pytest.param({"in_c": -4}, BAD_INPUT, id="negative-channels"),
-    pytest.param({"in_w": 65536}, BAD_INPUT, id="too-wide"),
-    pytest.param({"batches": 65535, "in_h": 65535}, BAD_INPUT, id="more-than-memory"),
-    pytest.param({"out_h": 3}, BAD_OUTPUT, id="output-too-low"),
-    pytest.param({"out_h": 6}, BAD_OUTPUT, id="output-too-high"),
-    pytest.param({"out_w": 5}, BAD_OUTPUT, id="output-too-wide"),
-    pytest.param({"out_c": 0}, BAD_OUTPUT, id="no-output-channels"),
-    pytest.param({}, OK, id="sound"),
-])
+@pytest.mark.parametrize(
+    "changes, status",
+    [
+        pytest.param({"in_h": 0}, BAD_INPUT, id="no-rows"),
+        pytest.param({"in_c": -4}, BAD_INPUT, id="negative-channels"),
+        pytest.param({"in_w": 65536}, BAD_INPUT, id="too-wide"),
+        pytest.param({"batches": 65535, "in_h": 65535}, BAD_INPUT, id="more-than-memory"),
+        pytest.param({"out_h": 3}, BAD_OUTPUT, id="output-too-low"),
+        pytest.param({"out_h": 6}, BAD_OUTPUT, id="output-too-high"),
+        pytest.param({"out_w": 5}, BAD_OUTPUT, id="output-too-wide"),
+        pytest.param({"out_c": 0}, BAD_OUTPUT, id="no-output-channels"),
+        pytest.param({}, OK, id="sound"),
+    ],
+)
 def test_shapes_that_do_not_fit_are_refused(checks, changes, status):
     # Rows: 9 + 1 above + 0 to 2 below, kernel 3, stride 2: 4 or 5. Columns: 7 + 0, kernel 1, stride 2: 4.
     options = Options(1, NIBBLE, Q31, 3, 1, 2, 2, 1, 1, 1, 0, 1, 0, 0, -128, 127)
@@ -344,16 +393,19 @@ def test_depthwise_output_channels_follow_from_the_input(checks):
         assert checks.saaug_check(ctypes.byref(options), ctypes.byref(shape)) == status
 
 
-@pytest.mark.parametrize("op, layout, position, byte", [
-    pytest.param("shift_conv_2d", NIBBLE, 5, 0x08, id="reserved-low-nibble"),
-    pytest.param("shift_conv_2d", NIBBLE, 5, 0x81, id="reserved-high-nibble"),
-    pytest.param("shift_conv_2d", NIBBLE, 7, 0x30, id="padding-of-a-nibble-row"),
-    pytest.param("shift_conv_2d", BYTE, 9, 17, id="code-17"),
-    pytest.param("shift_conv_2d", BYTE, 9, 256 - 17, id="code-minus-17"),
-    pytest.param("shift_conv_2d", BYTE, 15, 1, id="padding-of-a-byte-row"),
-    pytest.param("shift_conv_2d", BIT, 1, 0x80, id="padding-of-a-row-of-bits"),
-    pytest.param("adder_conv_2d", OFFSET, 15, 1, id="padding-of-an-add-row"),
-])
+@pytest.mark.parametrize(
+    "op, layout, position, byte",
+    [
+        pytest.param("shift_conv_2d", NIBBLE, 5, 0x08, id="reserved-low-nibble"),
+        pytest.param("shift_conv_2d", NIBBLE, 5, 0x81, id="reserved-high-nibble"),
+        pytest.param("shift_conv_2d", NIBBLE, 7, 0x30, id="padding-of-a-nibble-row"),
+        pytest.param("shift_conv_2d", BYTE, 9, 17, id="code-17"),
+        pytest.param("shift_conv_2d", BYTE, 9, 256 - 17, id="code-minus-17"),
+        pytest.param("shift_conv_2d", BYTE, 15, 1, id="padding-of-a-byte-row"),
+        pytest.param("shift_conv_2d", BIT, 1, 0x80, id="padding-of-a-row-of-bits"),
+        pytest.param("adder_conv_2d", OFFSET, 15, 1, id="padding-of-an-add-row"),
+    ],
+)
 def test_weights_that_no_exporter_writes_are_refused(checks, op, layout, position, byte):
     case = example(op, layout=layout, kernel=(1, 1), in_c=7, out_c=5)  # rows of 8 codes: 1 byte, 4 or 8
     weights = case.weights().reshape(-1)
@@ -368,15 +420,18 @@ def test_constants_that_are_too_short_are_refused(checks):
     assert check_constants(checks, case, params=case.params.reshape(-1)[:-1]) == (BAD_PARAMS, -1)
 
 
-@pytest.mark.parametrize("requant, column, value", [
-    pytest.param(Q31, 2, 0, id="shift-0"),
-    pytest.param(Q31, 2, 31, id="shift-31"),
-    pytest.param(Q31, 2, -1, id="shift-negative"),
-    pytest.param(Q31, 1, -(2**31), id="multiplier-whose-product-saturates"),
-    pytest.param(POWER_OF_TWO, 1, 0, id="sign-0"),
-    pytest.param(POWER_OF_TWO, 1, 2, id="sign-2"),
-    pytest.param(Q31, 0, -(2**31), id="bias-beyond-the-bound"),
-])
+@pytest.mark.parametrize(
+    "requant, column, value",
+    [
+        pytest.param(Q31, 2, 0, id="shift-0"),
+        pytest.param(Q31, 2, 31, id="shift-31"),
+        pytest.param(Q31, 2, -1, id="shift-negative"),
+        pytest.param(Q31, 1, -(2**31), id="multiplier-whose-product-saturates"),
+        pytest.param(POWER_OF_TWO, 1, 0, id="sign-0"),
+        pytest.param(POWER_OF_TWO, 1, 2, id="sign-2"),
+        pytest.param(Q31, 0, -(2**31), id="bias-beyond-the-bound"),
+    ],
+)
 def test_params_out_of_range_are_refused(checks, requant, column, value):
     case = example(in_c=7, out_c=5, kernel=(1, 1), requant=requant)
     params = case.params.copy()

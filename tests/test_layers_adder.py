@@ -53,9 +53,7 @@ def test_forward_and_gradients_are_those_of_loops(cls, kwargs):
 
     output, (dx, dk, db), upstream = gradients(lambda x, *_: layer(x), inputs, layer.kernel, layer.bias)
     run = reference.depthwise if cls is AdderDepthwiseConv2D else reference.convolution
-    want, want_dx, want_dk = run(
-        quantized, kernel, layer.strides, layer.padding, layer.dilation_rate, upstream, adder=True
-    )
+    want, want_dx, want_dk = run(quantized, kernel, layer.strides, layer.padding, layer.dilation_rate, upstream, adder=True)
     np.testing.assert_allclose(output, want + array(layer.bias), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(dx, want_dx * inside, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(dk, want_dk, rtol=1e-5, atol=1e-4)
@@ -75,9 +73,10 @@ def test_any_number_of_channels_is_summed_whole_as_by_loops(channels, filters, f
     np.testing.assert_allclose(df, want_df, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("strides, padding, dilation", [
-    ((1, 1), "same", (1, 1)), ((2, 3), "same", (1, 1)), ((3, 2), "valid", (1, 1)), ((1, 1), "valid", (2, 1)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "strides, padding, dilation",
+    [((1, 1), "same", (1, 1)), ((2, 3), "same", (1, 1)), ((3, 2), "valid", (1, 1)), ((1, 1), "valid", (2, 1))],
+)
 @pytest.mark.parametrize("fused", [False, True], ids=["islands", "fused"])
 def test_large_kernels_are_summed_tap_by_tap_as_by_loops(strides, padding, dilation, fused, monkeypatch):
     monkeypatch.setattr(_sums, "_fuses_sums", lambda: fused)

@@ -88,9 +88,17 @@ def test_a_digits_network_trains_and_is_what_runs(tmp_path):
     """Custom and built-in flavour, TFLite Micro and reference: the same bits; a bit a weight in the file."""
     data = datasets.load("digits")
     recipe = recipes.Recipe(
-        "mobilenetv2-tiny", operator="binary", strides=(1, 2, 2, 1, 1), blocks=2, epochs=5, batch_size=64,
-        aug_loss_weight=0, remap=False, augment_data=False, evaluate_every=5,
-    )  # fmt: skip
+        "mobilenetv2-tiny",
+        operator="binary",
+        strides=(1, 2, 2, 1, 1),
+        blocks=2,
+        epochs=5,
+        batch_size=64,
+        aug_loss_weight=0,
+        remap=False,
+        augment_data=False,
+        evaluate_every=5,
+    )
     recipes.train(recipe, data, tmp_path)
     model = keras.models.load_model(tmp_path / "target.keras")
     images = data.x_test
@@ -98,17 +106,18 @@ def test_a_digits_network_trains_and_is_what_runs(tmp_path):
     for flavour in ("custom", "builtin"):
         networks[flavour] = tflm_export.compile_network(model, data.x_train[:200], flavour=flavour)
         assert_every_tensor_equal(networks[flavour], images[:8])
-    shifted = tflm_export.compile_network(
-        model, data.x_train[:200], flavour="custom", requantization="power-of-two"
-    )
+    shifted = tflm_export.compile_network(model, data.x_train[:200], flavour="custom", requantization="power-of-two")
     assert_every_tensor_equal(shifted, images[:8])
     classes = tflm_export.Interpreter(flatbuffer.write(networks["custom"])).classify(images)
     assert (classes == tflm_export.Interpreter(flatbuffer.write(shifted)).classify(images)).mean() > 0.8
     assert (classes == tflm_export.Interpreter(flatbuffer.write(networks["builtin"])).classify(images)).all()
     assert (classes == data.y_test.ravel()).mean() > 0.85
     assert (classes == model.predict(images / 255.0, verbose=0).argmax(axis=-1)).mean() > 0.98
-    packed = [flatbuffer.custom_layer(step) for step in networks["custom"].steps
-              if step.constants is not None and step.constants.operator is deployed.BINARY]  # fmt: skip
+    packed = [
+        flatbuffer.custom_layer(step)
+        for step in networks["custom"].steps
+        if step.constants is not None and step.constants.operator is deployed.BINARY
+    ]
     assert packed and all(layer.record.layout == records.LAYOUT_BIT for layer in packed)
     for step in networks["custom"].steps:
         if step.constants is not None and step.constants.operator is deployed.BINARY:

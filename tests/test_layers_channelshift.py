@@ -10,17 +10,7 @@ from contract import array, assert_layer_contract, gradients, random_inputs
 from export_models import assert_every_tensor_equal, images_like
 
 import tflm_export
-from saaug_keras import (
-    ChannelShift2D,
-    HybridDepthwise,
-    augment,
-    backbones,
-    callbacks,
-    cost,
-    datasets,
-    operators,
-    recipes,
-)
+from saaug_keras import ChannelShift2D, HybridDepthwise, augment, backbones, callbacks, cost, datasets, operators, recipes
 from saaug_keras.operators.channelshift import kernel_of, tap_of_channels
 from tflm_export import flatbuffer, records
 
@@ -51,9 +41,7 @@ def test_a_channel_is_read_at_its_place(window):
     kernel = np.zeros((*layer.kernel_size, 22, 1), "float32")
     for channel, tap in enumerate(tap_of_channels(22, layer.kernel_size[0] * layer.kernel_size[1])):
         kernel[tap // layer.kernel_size[1], tap % layer.kernel_size[1], channel, 0] = 1
-    expected, expected_dx, _ = reference.depthwise(
-        x, kernel, layer.strides, layer.padding, layer.dilation_rate, upstream
-    )
+    expected, expected_dx, _ = reference.depthwise(x, kernel, layer.strides, layer.padding, layer.dilation_rate, upstream)
     np.testing.assert_array_equal(output, expected.astype("float32"))
     np.testing.assert_allclose(dx, expected_dx, rtol=1e-6)
     assert layer.compute_output_shape(x.shape) == output.shape
@@ -95,9 +83,10 @@ def test_what_computes_nothing_has_no_bias():
         operators.ChannelShift().make_layer("depthwise", kernel_size=3, use_bias=True)
 
 
-@pytest.mark.parametrize("operator, place", [
-    ("channelshift", "expanding"), ("shift/shift/channelshift", "projecting"), ("channelshift/shift/shift", "expanding"),
-])
+@pytest.mark.parametrize(
+    "operator, place",
+    [("channelshift", "expanding"), ("shift/shift/channelshift", "projecting"), ("channelshift/shift/shift", "expanding")],
+)
 def test_other_layers_than_depthwise_cannot_move(operator, place):
     message = f"the operator of the {place} layer must be one that conv layers can have.*'shift/channelshift/shift'"
     with pytest.raises(ValueError, match=message):
@@ -146,9 +135,17 @@ def test_a_digits_network_trains_and_is_what_runs(tmp_path):
     """Custom and built-in flavour, TFLite Micro and reference: the same bits; no weights in the file."""
     data = datasets.load("digits")
     recipe = recipes.Recipe(
-        "mobilenetv2-tiny", operator=TEXT, strides=(1, 2, 2, 1, 1), blocks=3, epochs=6, batch_size=64, width=(1.0, 1.5),
-        expand=(1.0, 2.0), augment_data=False, evaluate_every=6,
-    )  # fmt: skip
+        "mobilenetv2-tiny",
+        operator=TEXT,
+        strides=(1, 2, 2, 1, 1),
+        blocks=3,
+        epochs=6,
+        batch_size=64,
+        width=(1.0, 1.5),
+        expand=(1.0, 2.0),
+        augment_data=False,
+        evaluate_every=6,
+    )
     recipes.train(recipe, data, tmp_path)
     model = keras.models.load_model(tmp_path / "target.keras")
     assert any(isinstance(layer, ChannelShift2D) for layer in model.layers)

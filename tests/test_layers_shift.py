@@ -19,15 +19,24 @@ SHAPE = (2, 7, 6, 3)
         pytest.param(ShiftConv2D, CONV, SHAPE, id="conv"),
         pytest.param(ShiftConv2D, {**CONV, "variant": "ps", "weight_bits": 5}, SHAPE, id="conv-ps"),
         pytest.param(
-            ShiftConv2D, {"filters": 4, "kernel_size": 1, "exponent_scope": "layer", "activation_bits": None,
-                          "use_bias": False, "zero_code": False}, SHAPE, id="pointwise-bare",
+            ShiftConv2D,
+            {
+                "filters": 4,
+                "kernel_size": 1,
+                "exponent_scope": "layer",
+                "activation_bits": None,
+                "use_bias": False,
+                "zero_code": False,
+            },
+            SHAPE,
+            id="pointwise-bare",
         ),
         pytest.param(ShiftDepthwiseConv2D, {**DEPTHWISE, "activation": "relu"}, SHAPE, id="depthwise"),
         pytest.param(ShiftDepthwiseConv2D, {"kernel_size": 3, "variant": "ps"}, SHAPE, id="depthwise-ps"),
         pytest.param(ShiftDense, {"units": 4}, (6, 5), id="dense"),
         pytest.param(ShiftDense, {"units": 4, "variant": "ps"}, (6, 5), id="dense-ps"),
     ],
-)  # fmt: skip
+)
 def test_layer_contract(cls, kwargs, shape, tmp_path):
     assert_layer_contract(cls, kwargs, shape, tmp_path)
 

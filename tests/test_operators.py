@@ -14,12 +14,25 @@ import tflm_export
 from saaug_keras import backbones, cost, datasets, operators, recipes
 
 
-@pytest.mark.parametrize("operator", [
-    operators.Conv(), operators.Adder(), operators.Adder(activation_bits=None), operators.Adder(gradient_scale=0.5),
-    operators.ShiftAdd(), operators.Binary(), operators.Binary(0.5, None), Ternary(), Ternary(0.5),
-    *(operators.Shift(*options) for options in itertools.product(
-        (3, 4, 5, 8), (True, False), ("channel", "layer"), ("q", "ps"), (8, 2, None))),
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "operator",
+    [
+        operators.Conv(),
+        operators.Adder(),
+        operators.Adder(activation_bits=None),
+        operators.Adder(gradient_scale=0.5),
+        operators.ShiftAdd(),
+        operators.Binary(),
+        operators.Binary(0.5, None),
+        Ternary(),
+        Ternary(0.5),
+        *(
+            operators.Shift(*options)
+            for options in itertools.product((3, 4, 5, 8), (True, False), ("channel", "layer"), ("q", "ps"), (8, 2, None))
+        ),
+    ],
+    ids=str,
+)
 def test_a_text_stands_for_an_operator_and_back(operator):
     assert operators.parse(str(operator)) == operator
     assert operators.parse(operator) is operator
@@ -44,10 +57,22 @@ def test_every_name_keeps_its_text_and_its_operator():
     assert block == backbones.BlockSpec(8, 8, operator=operators.Shift())
 
 
-@pytest.mark.parametrize("text", [
-    "xnor", "", "shift(", "shift(weight_bits=9)", "shift(bits=4)", "shift(4)", "shift(weight_bits=__import__('os'))",
-    "shift)", "adder(gradient_scale='a')", None, 3,
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "xnor",
+        "",
+        "shift(",
+        "shift(weight_bits=9)",
+        "shift(bits=4)",
+        "shift(4)",
+        "shift(weight_bits=__import__('os'))",
+        "shift)",
+        "adder(gradient_scale='a')",
+        None,
+        3,
+    ],
+)
 def test_an_unknown_text_names_those_known(text):
     with pytest.raises((ValueError, TypeError), match="'conv', 'shift', 'shift5'|must be"):
         operators.parse(text)

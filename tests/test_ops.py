@@ -107,9 +107,11 @@ def test_step_rounding_neither_clips_nor_stops_gradients():
 @pytest.mark.parametrize(
     "kernel_size, strides, padding, dilation",
     [
-        ((3, 2), (2, 1), "same", (1, 1)), ((1, 1), (2, 3), "valid", (1, 1)), ((2, 3), (1, 1), "same", (2, 1)),
+        ((3, 2), (2, 1), "same", (1, 1)),
+        ((1, 1), (2, 3), "valid", (1, 1)),
+        ((2, 3), (1, 1), "same", (2, 1)),
         ((4, 5), (2, 2), "same", (1, 1)),  # more taps than one loop takes
-    ],  # fmt: skip
+    ],
 )
 def test_convolutions_are_those_of_the_loops(kernel_size, strides, padding, dilation):
     x, f = random_inputs((2, 7, 6, 3)), random_inputs((*kernel_size, 3, 4), 2)
@@ -123,8 +125,11 @@ def test_convolutions_are_those_of_the_loops(kernel_size, strides, padding, dila
 @pytest.mark.parametrize(
     "call, error, message",
     [
-        (lambda: _validate.int_in("Owner", "arg", 9, 1, 7, " bits"), ValueError,
-         r"^Owner: `arg` must be an int in \[1, 7\] bits. Received: arg=9.$"),
+        (
+            lambda: _validate.int_in("Owner", "arg", 9, 1, 7, " bits"),
+            ValueError,
+            r"^Owner: `arg` must be an int in \[1, 7\] bits. Received: arg=9.$",
+        ),
         (lambda: _validate.int_in("Owner", "arg", True, 0, 7), TypeError, r"`arg` must be an int in .* arg=True"),
         (lambda: _validate.int_in("Owner", "arg", 2.0, 0, 7), TypeError, "arg=2.0"),
         (lambda: _validate.number_in("Owner", "arg", float("nan"), 0, 1), ValueError, r"a number in \[0, 1\]"),
@@ -134,7 +139,7 @@ def test_convolutions_are_those_of_the_loops(kernel_size, strides, padding, dila
         (lambda: _validate.pair_of("Owner", "arg", (1, 0)), ValueError, r"each at least 1. Received: arg=\(1, 0\)"),
         (lambda: _validate.pair_of("Owner", "arg", "ab"), TypeError, "a pair of ints"),
     ],
-)  # fmt: skip
+)
 def test_messages_name_owner_argument_bounds_and_value(call, error, message):
     with pytest.raises(error, match=message):
         call()
@@ -151,15 +156,34 @@ def test_the_layers_pass_on_jax():
     """Every comparison with loops, and the remap, with the JAX backend in a process of its own."""
     pytest.importorskip("jax")
     here = pathlib.Path(__file__).parent
-    files = ["test_ops.py", "test_layers_shift.py", "test_layers_adder.py", "test_layers_binary.py",
-             "test_layers_channelshift.py", "test_hybrid.py", "test_remap.py"]  # fmt: skip
+    files = [
+        "test_ops.py",
+        "test_layers_shift.py",
+        "test_layers_adder.py",
+        "test_layers_binary.py",
+        "test_layers_channelshift.py",
+        "test_hybrid.py",
+        "test_remap.py",
+    ]
     # What is computed, and its gradients; the rest is Keras's business on every backend.
     chosen = "loops or every_gradient or ps_ or width or float32 or are_finite or gradients_pass or moves or at_its_place"
     result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", chosen,
-         *(str(here / file) for file in files)],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-x",
+            "-p",
+            "no:cacheprovider",
+            "-k",
+            chosen,
+            *(str(here / file) for file in files),
+        ],
         env={**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
-        capture_output=True, text=True, cwd=here,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=here,
+    )
     assert result.returncode == 0, result.stdout[-4000:]
     assert " passed" in result.stdout

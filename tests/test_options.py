@@ -44,8 +44,9 @@ def test_the_grid_has_every_option():
     assert set(backbones.LAYER_OPTIONS) == set(hybrid.OPTIONS) - {"operator", "use_bias", "input_activation"}
     of_keras = {"kwargs", "filters", "units", "kernel_size", "kernel_initializer", "depthwise_initializer"}
     for kind, names in {
-        "shift": ("ShiftConv2D", "ShiftDepthwiseConv2D", "ShiftDense"), "adder": ("AdderConv2D", "AdderDepthwiseConv2D"),
-    }.items():  # fmt: skip
+        "shift": ("ShiftConv2D", "ShiftDepthwiseConv2D", "ShiftDense"),
+        "adder": ("AdderConv2D", "AdderDepthwiseConv2D"),
+    }.items():
         for name in names:
             parameters = set(inspect.signature(getattr(saaug_keras, name)).parameters) - of_keras
             assert parameters == set(operators.parse(kind).options()), name
@@ -57,9 +58,7 @@ def trained(kind, options, fit, images):
     layer_options = {kind: options} if options else {}
     if kind == "adder":  # its classifier is a shift layer
         layer_options["shift"] = {key: options[key] for key in options if key == "activation_bits"}
-    model = saaug_keras.augment(
-        SPEC.with_operator(kind), width=(1.0, 2.0), expand=(1.0,), layer_options=layer_options
-    )
+    model = saaug_keras.augment(SPEC.with_operator(kind), width=(1.0, 2.0), expand=(1.0,), layer_options=layer_options)
     rng = np.random.default_rng(3)
     for norm in model.network.norms.values():
         norm.gamma.assign(rng.uniform(0.5, 1.5, norm.gamma.shape) * rng.choice([1, 1, -1], norm.gamma.shape))
@@ -134,11 +133,14 @@ def test_the_price_of_options_is_what_the_exporter_makes(options):
     assert found.records_bytes == pytest.approx(arena.tail, rel=0.05)
 
 
-@pytest.mark.parametrize("owner, call", [
-    ("HybridNetwork", lambda options: saaug_keras.augment(SPEC, layer_options=options)),
-    ("backbones.build", lambda options: backbones.build(SPEC, layer_options=options)),
-    ("cost.estimate", lambda options: cost.estimate(SPEC, layer_options=options)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "owner, call",
+    [
+        ("HybridNetwork", lambda options: saaug_keras.augment(SPEC, layer_options=options)),
+        ("backbones.build", lambda options: backbones.build(SPEC, layer_options=options)),
+        ("cost.estimate", lambda options: cost.estimate(SPEC, layer_options=options)),
+    ],
+)
 def test_options_that_are_the_specs_or_nobodys_are_named(owner, call):
     with pytest.raises(ValueError, match=f"^{owner}: `layer_options` must be one of 'adder'.*Received: .*'block9_expand'"):
         call({"block9_expand": {"weight_bits": 5}})
@@ -169,20 +171,23 @@ class Unpriced(operators.Operator):
     tap = "divisions"
 
 
-@pytest.mark.parametrize("call", [
-    lambda layer: backbones.make_layer(dataclasses.replace(layer, kind="cosine")),
-    lambda layer: dataclasses.replace(layer, kind="cosine").weight_count,
-    lambda layer: cost._layer_cost(dataclasses.replace(layer, kind="cosine"), 1, False, 8, False),
-    lambda layer: backbones.make_layer(dataclasses.replace(layer, operator=operators.ShiftAdd())),
-    lambda layer: backbones.make_layer(dataclasses.replace(layer, kind="dense", operator=operators.Adder())),
-    lambda layer: cost._layer_cost(dataclasses.replace(layer, operator=Unpriced()), 1, False, 8, False),
-    lambda layer: backbones.BlockSpec(8, 8, operator="xnor"),
-    lambda layer: backbones.BlockSpec(8, 8, operator="shift/xnor/shift"),
-    lambda layer: backbones.StemSpec(8, operator="shift(bits=3)"),
-    lambda layer: backbones.StemSpec(8, operator="shift(weight_bits=print)"),
-    lambda layer: operators.parse("xnor"),
-    lambda layer: backbones.make_activation("tanh", "a"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda layer: backbones.make_layer(dataclasses.replace(layer, kind="cosine")),
+        lambda layer: dataclasses.replace(layer, kind="cosine").weight_count,
+        lambda layer: cost._layer_cost(dataclasses.replace(layer, kind="cosine"), 1, False, 8, False),
+        lambda layer: backbones.make_layer(dataclasses.replace(layer, operator=operators.ShiftAdd())),
+        lambda layer: backbones.make_layer(dataclasses.replace(layer, kind="dense", operator=operators.Adder())),
+        lambda layer: cost._layer_cost(dataclasses.replace(layer, operator=Unpriced()), 1, False, 8, False),
+        lambda layer: backbones.BlockSpec(8, 8, operator="xnor"),
+        lambda layer: backbones.BlockSpec(8, 8, operator="shift/xnor/shift"),
+        lambda layer: backbones.StemSpec(8, operator="shift(bits=3)"),
+        lambda layer: backbones.StemSpec(8, operator="shift(weight_bits=print)"),
+        lambda layer: operators.parse("xnor"),
+        lambda layer: backbones.make_activation("tanh", "a"),
+    ],
+)
 def test_an_unknown_kind_or_operator_of_a_spec_is_refused_with_those_known(call):
     with pytest.raises(ValueError, match="must be one of '.*Received: "):
         call(backbones.lower(SPEC)[0])

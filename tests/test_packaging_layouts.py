@@ -22,19 +22,48 @@ FLAGS = ("-DSAAUG_FORCE_REFERENCE", "-Wall", "-Werror")
 EXPECTED = "output as expected"
 BESIDE_THE_SOURCES = {
     "plain": {"CMakeLists.txt", "main.c", "samples.c", "samples.h", "one.h", "saaug_plain.h"},
-    "cmake": {"CMakeLists.txt", "cmake/oneConfig.cmake", "example/main.c", "example/samples.c", "example/samples.h",
-              "include/one.h", "include/saaug_plain.h"},
-    "arduino": {"library.properties", "src/one.h", "src/saaug_plain.h",
-                *(f"examples/Samples/{file}" for file in ("Samples.ino", "samples.c", "samples.h"))},
-    "platformio": {"library.json", "include/one.h", "include/saaug_plain.h", "examples/samples/platformio.ini",
-                   *(f"examples/samples/src/{file}" for file in ("main.c", "samples.c", "samples.h"))},
-    "zephyr": {"zephyr/module.yml", "zephyr/CMakeLists.txt", "zephyr/Kconfig", "include/one.h", "include/saaug_plain.h",
-               "samples/classify/CMakeLists.txt", "samples/classify/prj.conf",
-               *(f"samples/classify/src/{file}" for file in ("main.c", "samples.c", "samples.h"))},
-    "esp-idf": {"CMakeLists.txt", "idf_component.yml", "include/one.h", "include/saaug_plain.h",
-                "examples/samples/CMakeLists.txt", "examples/samples/main/CMakeLists.txt",
-                *(f"examples/samples/main/{file}" for file in ("main.c", "samples.c", "samples.h"))},
-}  # fmt: skip
+    "cmake": {
+        "CMakeLists.txt",
+        "cmake/oneConfig.cmake",
+        "example/main.c",
+        "example/samples.c",
+        "example/samples.h",
+        "include/one.h",
+        "include/saaug_plain.h",
+    },
+    "arduino": {
+        "library.properties",
+        "src/one.h",
+        "src/saaug_plain.h",
+        *(f"examples/Samples/{file}" for file in ("Samples.ino", "samples.c", "samples.h")),
+    },
+    "platformio": {
+        "library.json",
+        "include/one.h",
+        "include/saaug_plain.h",
+        "examples/samples/platformio.ini",
+        *(f"examples/samples/src/{file}" for file in ("main.c", "samples.c", "samples.h")),
+    },
+    "zephyr": {
+        "zephyr/module.yml",
+        "zephyr/CMakeLists.txt",
+        "zephyr/Kconfig",
+        "include/one.h",
+        "include/saaug_plain.h",
+        "samples/classify/CMakeLists.txt",
+        "samples/classify/prj.conf",
+        *(f"samples/classify/src/{file}" for file in ("main.c", "samples.c", "samples.h")),
+    },
+    "esp-idf": {
+        "CMakeLists.txt",
+        "idf_component.yml",
+        "include/one.h",
+        "include/saaug_plain.h",
+        "examples/samples/CMakeLists.txt",
+        "examples/samples/main/CMakeLists.txt",
+        *(f"examples/samples/main/{file}" for file in ("main.c", "samples.c", "samples.h")),
+    },
+}
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +132,16 @@ def test_arduino_properties_are_as_its_specification_wants_them(packages):
     assert not properties["name"].lower().startswith("arduino")
     assert re.fullmatch(r"\d+\.\d+\.\d+", properties["version"]) and properties["version"] == _version.__version__
     assert properties["category"] in (
-        "Display", "Communication", "Signal Input/Output", "Sensors", "Device Control", "Timing", "Data Storage",
-        "Data Processing", "Other",
-    )  # fmt: skip
+        "Display",
+        "Communication",
+        "Signal Input/Output",
+        "Sensors",
+        "Device Control",
+        "Timing",
+        "Data Storage",
+        "Data Processing",
+        "Other",
+    )
     assert properties["url"].startswith("https://") and properties["dot_a_linkage"] == "true"
     assert (folder / "src" / properties["includes"]).is_file()
     for sketch in (folder / "examples").iterdir():
@@ -115,8 +151,19 @@ def test_arduino_properties_are_as_its_specification_wants_them(packages):
 def test_platformio_manifest_is_as_its_schema_wants_it(packages):
     folder = packages["platformio"]["one"]
     manifest = json.loads((folder / "library.json").read_text())
-    kinds = {"name": str, "version": str, "description": str, "keywords": list, "authors": list, "homepage": str,
-             "frameworks": str, "platforms": str, "headers": str, "examples": list, "build": dict}  # fmt: skip
+    kinds = {
+        "name": str,
+        "version": str,
+        "description": str,
+        "keywords": list,
+        "authors": list,
+        "homepage": str,
+        "frameworks": str,
+        "platforms": str,
+        "headers": str,
+        "examples": list,
+        "build": dict,
+    }
     assert {key: type(value) for key, value in manifest.items()} == kinds
     assert re.fullmatch(r"[^:;/,@<>]{1,100}", manifest["name"]) and re.fullmatch(r"\d+\.\d+\.\d+", manifest["version"])
     assert all(re.fullmatch(r"[a-z\d\-+. ]{1,50}", keyword) for keyword in manifest["keywords"])
@@ -336,15 +383,27 @@ def test_export_writes_a_package_whole_and_reports_where_the_constants_are(tmp_p
     assert json.loads((folder / "report.json").read_text())["files"] == list(report.files)
 
 
-@pytest.mark.parametrize("options, message", [
-    pytest.param({"packaging": "mbed"}, "`packaging` must be one of 'arduino', 'cmake', 'esp-idf', .*Received: "
-                 "packaging='mbed'", id="unknown"),
-    pytest.param({"packaging": "cmake", "target": "tflm"}, "`packaging` must come with target 'c'. Received: "
-                 "packaging='cmake', target='tflm'", id="another-target"),
-    pytest.param({"packaging": "zephyr", "name": "n" * 64}, "`name` must be at most 63 of", id="long-name"),
-    pytest.param({"packaging": "cmake", "name": "_net"}, "`name` must be .*, a letter or digit first, for "
-                 "packaging='cmake'. Received: name='_net'", id="begins-with-an-underscore"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        pytest.param(
+            {"packaging": "mbed"},
+            "`packaging` must be one of 'arduino', 'cmake', 'esp-idf', .*Received: packaging='mbed'",
+            id="unknown",
+        ),
+        pytest.param(
+            {"packaging": "cmake", "target": "tflm"},
+            "`packaging` must come with target 'c'. Received: packaging='cmake', target='tflm'",
+            id="another-target",
+        ),
+        pytest.param({"packaging": "zephyr", "name": "n" * 64}, "`name` must be at most 63 of", id="long-name"),
+        pytest.param(
+            {"packaging": "cmake", "name": "_net"},
+            "`name` must be .*, a letter or digit first, for packaging='cmake'. Received: name='_net'",
+            id="begins-with-an-underscore",
+        ),
+    ],
+)
 def test_export_refuses_what_no_package_can_be(options, message, tmp_path):
     model, images = small_backbone("mobilenetv2-tiny", "shift", blocks=1, shape=(11, 9, 3))
     with pytest.raises(ValueError, match=f"tflm_export.export: {message}"):

@@ -18,18 +18,30 @@ from saaug_keras.recipes import Recipe
 from saaug_keras.study import runner
 
 SMALL = {
-    "backbone": "mobilenetv2-tiny", "blocks": 3, "strides": (1, 2, 2, 1, 1), "epochs": 3, "batch_size": 64,
-    "width": (1.0, 1.5), "expand": (1.0, 1.5), "recalibrate_batches": 2, "learning_rate": 0.1,
-}  # fmt: skip
+    "backbone": "mobilenetv2-tiny",
+    "blocks": 3,
+    "strides": (1, 2, 2, 1, 1),
+    "epochs": 3,
+    "batch_size": 64,
+    "width": (1.0, 1.5),
+    "expand": (1.0, 1.5),
+    "recalibrate_batches": 2,
+    "learning_rate": 0.1,
+}
 
 
 @pytest.fixture(scope="module")
 def digits():
     whole = datasets.load("digits")
     return datasets.Dataset(
-        "digits", whole.x_train[:320], whole.y_train[:320], whole.x_test[:100], whole.y_test[:100],
-        whole.class_names, mirror=False,
-    )  # fmt: skip
+        "digits",
+        whole.x_train[:320],
+        whole.y_train[:320],
+        whole.x_test[:100],
+        whole.y_test[:100],
+        whole.class_names,
+        mirror=False,
+    )
 
 
 def test_a_recipe_survives_json_and_refuses_unknown_keys():
@@ -62,15 +74,17 @@ def test_a_recipe_of_an_earlier_version_is_the_same_run(digits, tmp_path):
 @pytest.mark.parametrize("dtype", ["float32", "mixed_float16"])
 @pytest.mark.parametrize("decay", ["coupled", "decoupled"])
 def test_what_is_no_kernel_has_no_weight_decay(decay, dtype):
-    recipe = Recipe("mobilenetv2-tiny", operator="adder", weight_decay=0.5, decay=decay, dtype=dtype, blocks=1,
-                    aug_loss_weight=0)  # fmt: skip
+    recipe = Recipe(
+        "mobilenetv2-tiny", operator="adder", weight_decay=0.5, decay=decay, dtype=dtype, blocks=1, aug_loss_weight=0
+    )
     model = recipes.make_model(recipe, recipe.spec((16, 16, 3), 4))
     model.compile(recipes.make_optimizer(recipe, 10))
     recipes.exclude_from_decay(model)
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     assert (optimizer.l2 if decay == "coupled" else optimizer.weight_decay) == 0.5
-    decayed = {variable.path.split("network/")[-1] for variable in model.trainable_variables
-               if optimizer._use_weight_decay(variable)}  # fmt: skip
+    decayed = {
+        variable.path.split("network/")[-1] for variable in model.trainable_variables if optimizer._use_weight_decay(variable)
+    }
     assert decayed == {"stem/kernel", "classifier/kernel"}
 
 
@@ -92,8 +106,13 @@ def test_a_finished_run_is_not_repeated(digits, tmp_path):
     result = recipes.train(recipe, digits, tmp_path / "run", test=True)
     assert {"val_accuracy", "test_accuracy", "train_seconds", "parameters"} <= set(result)
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
-        "augmented.weights.h5", "history.json", "manifest.json", "recipe.json", "result.json", "target.keras",
-    ]  # fmt: skip
+        "augmented.weights.h5",
+        "history.json",
+        "manifest.json",
+        "recipe.json",
+        "result.json",
+        "target.keras",
+    ]
     written = (tmp_path / "run" / "target.keras").stat().st_mtime_ns
     assert recipes.train(recipe, digits, tmp_path / "run", test=True) == result
     assert (tmp_path / "run" / "target.keras").stat().st_mtime_ns == written
@@ -154,13 +173,21 @@ def restored(out):
     return checkpoint.restore(model), model.text, len(checkpoint.history)
 
 
-@pytest.mark.parametrize("damage", [
-    ("history.json", lambda data: b"[]"), ("history.json", lambda data: data[: len(data) // 2]),
-    ("history.json", lambda data: data.replace(b"0.3333", b"0.3334")), ("history.json", None),
-    ("checkpoint-2.weights.h5", lambda data: data[:-1] + b"3"), ("checkpoint-2.weights.h5", None),
-    ("manifest.json", lambda data: data.replace(b'epoch": 2', b'epoch": 3')), ("manifest.json", lambda data: data[1:]),
-    ("manifest.json", lambda data: data.replace(b"files", b"fires")),
-], ids=range(9))  # fmt: skip
+@pytest.mark.parametrize(
+    "damage",
+    [
+        ("history.json", lambda data: b"[]"),
+        ("history.json", lambda data: data[: len(data) // 2]),
+        ("history.json", lambda data: data.replace(b"0.3333", b"0.3334")),
+        ("history.json", None),
+        ("checkpoint-2.weights.h5", lambda data: data[:-1] + b"3"),
+        ("checkpoint-2.weights.h5", None),
+        ("manifest.json", lambda data: data.replace(b'epoch": 2', b'epoch": 3')),
+        ("manifest.json", lambda data: data[1:]),
+        ("manifest.json", lambda data: data.replace(b"files", b"fires")),
+    ],
+    ids=range(9),
+)
 def test_a_checkpoint_that_is_not_what_was_written_is_not_resumed_from(damage, tmp_path):
     checkpointed(tmp_path, 2)
     assert restored(tmp_path) == (2, "weights of epoch 2", 2)
@@ -248,6 +275,7 @@ def test_a_run_that_is_killed_goes_on_to_the_same_numbers(digits, tmp_path):
     for first, second in zip(*histories, strict=True):
         assert second["loss"] == pytest.approx(first["loss"], rel=1e-5)
 
+
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="an epoch is checkpointed within on TensorFlow alone")
 def test_a_run_that_is_killed_within_an_epoch_goes_on_to_the_same_numbers(digits, tmp_path, monkeypatch):
     stops = [(1, 2)]
@@ -314,9 +342,12 @@ def test_a_run_begun_on_jax_without_tensorflow_goes_on_with_it(digits, tmp_path)
     )
     tests = os.path.dirname(os.path.abspath(__file__))
     environment = {
-        **os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "KERAS_BACKEND": "jax",
-        "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    }  # fmt: skip
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+        "KERAS_BACKEND": "jax",
+        "JAX_PLATFORMS": "cpu",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
     command = [sys.executable, "-c", program, json.dumps(recipe.as_dict()), str(tmp_path), tests]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 7, done.stderr[-2000:]
@@ -328,8 +359,10 @@ def test_a_run_begun_on_jax_without_tensorflow_goes_on_with_it(digits, tmp_path)
 
         def on_epoch_begin(self, epoch, logs=None):
             if epoch == 1:
-                self.found += [np.asarray(self.model(digits.x_test.astype("float32") / 255)),
-                               int(self.model.optimizer.iterations)]  # fmt: skip
+                self.found += [
+                    np.asarray(self.model(digits.x_test.astype("float32") / 255)),
+                    int(self.model.optimizer.iterations),
+                ]
 
     recipes.train(recipe, digits, tmp_path, callbacks=[Compare()])
     rows = json.loads((tmp_path / "history.json").read_text())
@@ -350,12 +383,8 @@ def test_segmentation_learns_a_map(tmp_path):
     images = generator.integers(0, 255, (40, 32, 24, 3)).astype("uint8")
     labels = (images[..., 0] // 2 // 64).astype("uint8")
     labels[:, :2] = 2
-    data = datasets.Dataset(
-        "maps", images, labels, images[:8], labels[:8], ("dark", "light"), ignore_class=2,
-    )  # fmt: skip
-    recipe = Recipe(
-        **{**SMALL, "batch_size": 8, "strides": (2, 2, 1, 1, 1)}, segmentation={"filters": 8, "skip_stride": 2}
-    )
+    data = datasets.Dataset("maps", images, labels, images[:8], labels[:8], ("dark", "light"), ignore_class=2)
+    recipe = Recipe(**{**SMALL, "batch_size": 8, "strides": (2, 2, 1, 1, 1)}, segmentation={"filters": 8, "skip_stride": 2})
     result = recipes.train(recipe, data, tmp_path, test=True)
     assert 0 < result["val_mean_iou"] <= 1 and 0 < result["test_mean_iou"] <= 1
     assert keras.saving.load_model(tmp_path / "target.keras").output_shape == (None, 32, 24, 2)

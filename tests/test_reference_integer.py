@@ -84,9 +84,23 @@ def test_every_op_equals_tflite_micro_bit_for_bit():
     network = compile_network(model, images)
     kinds = {step.op.kind for step in network.steps}
     assert kinds == {
-        "conv", "depthwise", "dense", "add", "multiply", "mean", "hard_swish", "resize", "max_pool", "average_pool",
-        "pad", "reshape", "softmax", "leaky_relu", "sigmoid", "concatenate",
-    }  # fmt: skip
+        "conv",
+        "depthwise",
+        "dense",
+        "add",
+        "multiply",
+        "mean",
+        "hard_swish",
+        "resize",
+        "max_pool",
+        "average_pool",
+        "pad",
+        "reshape",
+        "softmax",
+        "leaky_relu",
+        "sigmoid",
+        "concatenate",
+    }
     tensors = assert_every_tensor_equal(network, images, count=4)
     floats = graph.run_float(graph.lower(model), images[:4])
     for step in network.steps:

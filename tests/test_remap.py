@@ -33,9 +33,7 @@ def test_float32_is_within_1e_4_of_float64_up_to_8_sigma():
 
 def test_gradients_are_finite_and_those_of_float64():
     weights = Z.astype("float32")
-    _, (found,), upstream = gradients(
-        lambda w: remap.gaussian_to_laplace(w, mean=0.0, std=1.0, scale=0.3), weights
-    )
+    _, (found,), upstream = gradients(lambda w: remap.gaussian_to_laplace(w, mean=0.0, std=1.0, scale=0.3), weights)
     _, slope = exact(weights, 0.3)
     assert np.isfinite(found).all()
     np.testing.assert_allclose(found, upstream * slope, rtol=1e-4)
@@ -103,10 +101,14 @@ def test_fc_matches_the_quantiles_of_a_twin(operator, kernel_size):
         kernel = keras.ops.convert_to_tensor(trained.astype("float32"))
         seen = array(
             remap.remap_kernel(
-                kernel, keras.ops.convert_to_tensor(fc_kernel), keras.ops.convert_to_tensor(fc_bias),
-                moments=(keras.ops.mean(kernel), keras.ops.std(kernel)), operator=operator, laplace_scale=0.5,
+                kernel,
+                keras.ops.convert_to_tensor(fc_kernel),
+                keras.ops.convert_to_tensor(fc_bias),
+                moments=(keras.ops.mean(kernel), keras.ops.std(kernel)),
+                operator=operator,
+                laplace_scale=0.5,
             )
-        )  # fmt: skip
+        )
         probability = np.linspace(0.01, 0.99, 99)
         gaps = [
             np.abs(np.quantile(s, probability) - np.quantile(t, probability)).mean()
@@ -173,8 +175,9 @@ def test_training_a_learned_remap_draws_the_weights_to_laplacian_ones(operator):
 
 def test_learned_contract(tmp_path):
     options = {"target_filters": 4, "target_channels": 3, "remap": "learned"}
-    assert_layer_contract(HybridConv2D, {"filters": 7, "kernel_size": 3, **options}, (2, 9, 8, 5), tmp_path,
-                          call={"filters": 6})  # fmt: skip
+    assert_layer_contract(
+        HybridConv2D, {"filters": 7, "kernel_size": 3, **options}, (2, 9, 8, 5), tmp_path, call={"filters": 6}
+    )
 
 
 GOOD = np.random.default_rng(9).normal(size=(3, 3, 2, 2))

@@ -11,12 +11,45 @@ from saaug_keras.backbones import NetSpec
 from saaug_keras.cli import main
 
 SMALLEST = [
-    "search", "--dataset", "digits", "--device", "ch32v003", "--widths", "0.5", "--resolutions", "8",
-    "--subnet-trials", "6", "--target-trials", "4", "--population-size", "3", "--top", "2", "--supernet-epochs", "2",
-    "--supernet-rate", "0.05", "--adapt-epochs", "1", "--epochs", "2", "--batch-size", "64", "--width", "1,1.6",
-    "--expand", "1", "--no-data-augmentation", "--validation-fraction", "0.3", "--target", "tflite",
-    "--exported-images", "100",
-]  # fmt: skip
+    "search",
+    "--dataset",
+    "digits",
+    "--device",
+    "ch32v003",
+    "--widths",
+    "0.5",
+    "--resolutions",
+    "8",
+    "--subnet-trials",
+    "6",
+    "--target-trials",
+    "4",
+    "--population-size",
+    "3",
+    "--top",
+    "2",
+    "--supernet-epochs",
+    "2",
+    "--supernet-rate",
+    "0.05",
+    "--adapt-epochs",
+    "1",
+    "--epochs",
+    "2",
+    "--batch-size",
+    "64",
+    "--width",
+    "1,1.6",
+    "--expand",
+    "1",
+    "--no-data-augmentation",
+    "--validation-fraction",
+    "0.3",
+    "--target",
+    "tflite",
+    "--exported-images",
+    "100",
+]
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +78,17 @@ def test_the_page_needs_nothing_else_and_tells_the_whole(folder):
     page = (folder / "report.html").read_text()
     assert not re.search(r"(src|href)=|url\(|<script|@import", page)
     assert len(page) < 1_000_000
-    for text in ("Choice of width and resolution", "History", "Accuracy against cost", "peak SRAM, bytes",
-                 "rejected before they cost a trial", "The chosen network", "Costs, operator and bit width apart",
-                 "As deployed, on TFLite Micro", "inherited weights"):  # fmt: skip
+    for text in (
+        "Choice of width and resolution",
+        "History",
+        "Accuracy against cost",
+        "peak SRAM, bytes",
+        "rejected before they cost a trial",
+        "The chosen network",
+        "Costs, operator and bit width apart",
+        "As deployed, on TFLite Micro",
+        "inherited weights",
+    ):
         assert text in page, text
     assert page.count("<svg") >= 6
     # Every drawn number is a number.
@@ -83,13 +124,16 @@ def test_a_folder_of_another_search_is_refused(folder, capsys):
     assert "holds another search (seed: 0 there, 1 here)" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("options, message", [
-    pytest.param(["--sram", "500"], "peak SRAM, bytes: the limit is 500, the smallest network needs", id="limit"),
-    pytest.param(["--device", "stm32f999"], "`name` must be one of 'ch32v003'", id="device"),
-    pytest.param(["--operators", "shiftadd"], "`operators` must be one of 'adder', 'binary', 'conv'", id="operator"),
-    pytest.param(["--supernet-rate", "nan"], "Plan: `supernet_rate` must be a number in", id="rate"),
-    pytest.param(["--minimize", "watts"], "must be one of 'energy_mj'", id="cost"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        pytest.param(["--sram", "500"], "peak SRAM, bytes: the limit is 500, the smallest network needs", id="limit"),
+        pytest.param(["--device", "stm32f999"], "`name` must be one of 'ch32v003'", id="device"),
+        pytest.param(["--operators", "shiftadd"], "`operators` must be one of 'adder', 'binary', 'conv'", id="operator"),
+        pytest.param(["--supernet-rate", "nan"], "Plan: `supernet_rate` must be a number in", id="rate"),
+        pytest.param(["--minimize", "watts"], "must be one of 'energy_mj'", id="cost"),
+    ],
+)
 def test_bad_input_is_one_line_before_anything_is_trained(options, message, tmp_path, capsys):
     arguments = [a for a in SMALLEST if a != "ch32v003" and a != "--device"] if "--device" in options else SMALLEST
     assert main([*arguments, *options, "--out", str(tmp_path / "out")]) == 2

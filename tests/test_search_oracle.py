@@ -182,9 +182,14 @@ def test_evolution_beats_random_search_at_equal_evaluations(tmp_path, monkeypatc
         best = {}
         for strategy in ("evolution", "random"):
             oracle = make_oracle(
-                tmp_path / f"{strategy}{seed}", (200,), strategy=strategy, seed=seed, population_size=50, top=10,
+                tmp_path / f"{strategy}{seed}",
+                (200,),
+                strategy=strategy,
+                seed=seed,
+                population_size=50,
+                top=10,
                 space=ToySpace(second=False),
-            )  # fmt: skip
+            )
             run(oracle)
             best[strategy] = oracle.get_best_trials()[0].score
         wins += best["evolution"] > best["random"]
@@ -394,10 +399,19 @@ def test_a_tuner_resumes_and_answers_like_any_keras_tuner(tmp_path, capsys):
     assert os.path.exists(tmp_path / "plain" / "tuner0.json")
 
 
-@pytest.mark.parametrize("options", [
-    {"executions_per_trial": 3}, {"optimizer": "adam"}, {"loss": "mse"}, {"metrics": ["accuracy"]}, {"max_model_size": 10**6},
-    {"hypermodel": lambda hp: None}, {"distribution_strategy": object()},
-], ids=lambda options: next(iter(options)))  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"executions_per_trial": 3},
+        {"optimizer": "adam"},
+        {"loss": "mse"},
+        {"metrics": ["accuracy"]},
+        {"max_model_size": 10**6},
+        {"hypermodel": lambda hp: None},
+        {"distribution_strategy": object()},
+    ],
+    ids=lambda options: next(iter(options)),
+)
 def test_arguments_of_keras_tuner_without_effect_are_refused_by_name(tmp_path, options):
     (name,) = options
     oracle = make_oracle(tmp_path)

@@ -19,11 +19,20 @@ def make(**options):
 def test_a_candidate_is_the_network_that_its_genes_say():
     spec = make().spec(
         {
-            "width": 1.0, "resolution": 32, "stage0_depth": 1, "stage0_block0_kernel": 5, "stage0_block0_expand": 4,
-            "stage1_depth": 3, "stage1_block0_kernel": 7, "stage1_block0_expand": 3, "stage1_block1_kernel": 3,
-            "stage1_block1_expand": 6, "stage1_block2_kernel": 3, "stage1_block2_expand": 3,
+            "width": 1.0,
+            "resolution": 32,
+            "stage0_depth": 1,
+            "stage0_block0_kernel": 5,
+            "stage0_block0_expand": 4,
+            "stage1_depth": 3,
+            "stage1_block0_kernel": 7,
+            "stage1_block0_expand": 3,
+            "stage1_block1_kernel": 3,
+            "stage1_block1_expand": 6,
+            "stage1_block2_kernel": 3,
+            "stage1_block2_expand": 3,
         }
-    )  # fmt: skip
+    )
     assert spec.input_shape == (32, 32, 3) and spec.stem.filters == 16
     shapes = [(b.filters, b.expanded, b.kernel_size, b.strides, b.residual) for b in spec.blocks]
     assert shapes == [
@@ -76,11 +85,14 @@ def test_the_second_stage_drops_residual_blocks_only_and_chooses_operators():
     assert min(costs) < targets.costs({**values, "block2_keep": 1})["flash_bytes"]
 
 
-@pytest.mark.parametrize("options, message", [
-    pytest.param({"widths": (1.0, 0.5)}, "`widths` must be ascending", id="order"),
-    pytest.param({"operators": ("shiftadd",)}, "`operators` must be one of 'adder', 'binary', 'conv'", id="operator"),
-    pytest.param({"resolutions": (2,)}, "`resolutions` must be a number in", id="resolution"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        pytest.param({"widths": (1.0, 0.5)}, "`widths` must be ascending", id="order"),
+        pytest.param({"operators": ("shiftadd",)}, "`operators` must be one of 'adder', 'binary', 'conv'", id="operator"),
+        pytest.param({"resolutions": (2,)}, "`resolutions` must be a number in", id="resolution"),
+    ],
+)
 def test_a_space_that_makes_no_sense_is_refused(options, message):
     with pytest.raises(ValueError, match="SearchSpace: " + message):
         make(**options)

@@ -20,9 +20,15 @@ from saaug_keras.search.space import OPERATORS
 
 def make_space(stages=2, **options):
     options = {
-        "channels": 1, "resolutions": (8, 12), "widths": (0.5, 1.0), "stem": 8, "stem_strides": 1, "first": 8,
-        "divisor": 4, "operators": ("shift", "adder"),
-    } | options  # fmt: skip
+        "channels": 1,
+        "resolutions": (8, 12),
+        "widths": (0.5, 1.0),
+        "stem": 8,
+        "stem_strides": 1,
+        "first": 8,
+        "divisor": 4,
+        "operators": ("shift", "adder"),
+    } | options
     shapes = [StageSpace(filters, strides, (1, 2), (3, 5), (2, 3)) for filters, strides in ((12, 2), (16, 1))]
     return SearchSpace(shapes[:stages], 10, **options)
 
@@ -207,14 +213,13 @@ def test_add_blocks_learn_their_own_kernels_and_leave_the_shared_ones(digits):
     for operator in ("shift", "adder"):
         values = {"stage": 2, **subnet, **targets.canonical({**genes, "block1_operator": operator})}
         _, _, gradients = net._step(x, y, None, tf.constant(net.encode(values)), None)
-        norms[operator] = {
-            v.name: float(np.linalg.norm(g)) for v, g in zip(net.trainable_variables, gradients, strict=True)
-        }
+        norms[operator] = {v.name: float(np.linalg.norm(g)) for v, g in zip(net.trainable_variables, gradients, strict=True)}
     before, block = net.space.candidate_spec(values).blocks[:2]
     sizes = {
-        "expand": before.filters * block.expanded, "depthwise": block.kernel_size**2 * block.expanded,
+        "expand": before.filters * block.expanded,
+        "depthwise": block.kernel_size**2 * block.expanded,
         "project": block.expanded * block.filters,
-    }  # fmt: skip
+    }
     place = net.slots[net.space.occupied(values)[1]].name
     for part, size in sizes.items():
         shared, own = f"{place}_{part}_kernel", f"{place}_{part}_adder_kernel"
@@ -237,9 +242,17 @@ def test_a_search_on_inherited_weights_from_both_stages(digits, tmp_path):
     tuner = TwoStageTuner(oracle, evaluator, directory=str(tmp_path), project_name="trials")
     x, y, held_out = digits
     tuner.search(
-        x, y, validation_data=held_out, epochs=4, adapt_epochs=1, batch_size=64, learning_rate=0.05, augment=False,
-        flip=False, verbose=0,
-    )  # fmt: skip
+        x,
+        y,
+        validation_data=held_out,
+        epochs=4,
+        adapt_epochs=1,
+        batch_size=64,
+        learning_rate=0.05,
+        augment=False,
+        flip=False,
+        verbose=0,
+    )
     best = oracle.get_best_trials()[0]
     assert best.hyperparameters.values["stage"] == 2 and best.score > 0.5
     assert oracle.candidate(best.trial_id)["costs"]["flash_bytes"] <= 8000
@@ -262,7 +275,7 @@ def test_training_that_was_cut_goes_on_to_the_same_weights(digits, tmp_path):
 
     results = []
     for name, cuts in (("whole", []), ("cut", [Cut()])):
-        for callbacks in ([*cuts, None] if cuts else [None]):
+        for callbacks in [*cuts, None] if cuts else [None]:
             evaluator = SuperNetEvaluator(SuperNet(space, random_candidates=1, seed=2), tmp_path / name)
             try:
                 prepare(evaluator, digits, callbacks=[] if callbacks is None else [callbacks])

@@ -49,13 +49,20 @@ def free_port():
 
 def start(folder, port, tuner_id, **more):
     environment = {
-        **os.environ, "KERASTUNER_TUNER_ID": tuner_id, "KERASTUNER_ORACLE_IP": "127.0.0.1",
-        "KERASTUNER_ORACLE_PORT": str(port), "TF_CPP_MIN_LOG_LEVEL": "3", **more,
-    }  # fmt: skip
+        **os.environ,
+        "KERASTUNER_TUNER_ID": tuner_id,
+        "KERASTUNER_ORACLE_IP": "127.0.0.1",
+        "KERASTUNER_ORACLE_PORT": str(port),
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        **more,
+    }
     return subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", PROCESS.format(here=str(HERE), folder=str(folder))], env=environment,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [sys.executable, "-W", "ignore", "-c", PROCESS.format(here=str(HERE), folder=str(folder))],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def test_a_killed_worker_and_a_foreign_one_stop_nobody(tmp_path):

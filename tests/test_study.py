@@ -72,33 +72,36 @@ def finished(tmp_path_factory):
 # The grid
 
 
-@pytest.mark.parametrize("change, kind, message", [
-    ({"operator": ["shift"]}, ValueError, r"study: `key` must be one of .*'operators'.* Received: key='operator'"),
-    ({"operators": ["shfit"]}, ValueError, "study, `operators`: .* must be one of 'conv'.* Received: operator='shfit'"),
-    ({"operators": []}, ValueError, "study: `operators` must be given"),
-    ({"backbones": "mcunet-in0"}, TypeError, "study: `backbones` must be a list"),
-    ({"backbones": ["resnet50"]}, ValueError, "study: `backbones` must be one of"),
-    ({"seeds": [1, 1]}, ValueError, "study: `seeds` must hold one or more different values"),
-    ({"seeds": [0.5]}, TypeError, "study: `seeds` must be an int"),
-    ({"tuning": {"epoch": 4}}, ValueError, r"study \[tuning\]: `key` must be one of 'epochs', 'seed'"),
-    ({"tuning": {"epochs": 0}}, ValueError, r"study \[tuning\]: `epochs` must be an int in \[1, 100000\]"),
-    ({"recipe": {"epoch": 10}}, ValueError, "Recipe: `key` must be one of.* Received: key='epoch'"),
-    ({"recipe": {"seed": 1}}, ValueError, r"study \[recipe\]: `seed` must not be here"),
-    ({"recipe": {"validation_fraction": 0}}, ValueError, "`validation_fraction` must be greater than 0"),
-    ({"candidates": {"rate": [1]}}, ValueError, r"study \[candidates\]: `key` must be one of"),
-    ({"candidates": {"learning_rate": [0.1, -1]}}, ValueError, r"study \[arms.direct\].*`learning_rate` must be"),
-    ({"recipe": {"epochs": 10, "warmup_epochs": 6}}, ValueError, "tuning run.*`warmup_epochs` must be"),
-    (arms(direct={"recipes": {}}), ValueError, r"study \[arms.direct\]: `key` must be one of"),
-    (arms(direct={"recipe": {"width_": 1}}), ValueError, r"study \[arms.direct\].*`key` must be one of"),
-    (arms(direct={"operators": ["adder"]}), ValueError, r"study \[arms.direct.*`operators` must be"),
-    (arms(remap_off={"based_on": "twin"}), ValueError, r"study \[arms.remap-off\]: `based_on` must be one of"),
-    (arms(direct={"based_on": "augmented"}), ValueError, r"study \[arms.direct\]: `based_on` must be one of"),
-    ({"arms": {"a": {}, "b": {"equal_compute_to": "a"}}}, ValueError, r"\[arms.b\]: `based_on` must name the arm"),
-    (arms(direct_equal_compute={"equal_compute_to": "x"}), ValueError, "`equal_compute_to` must be one of"),
-    (arms(direct_equal_compute={"compute_ratio": 0}), ValueError, "`compute_ratio` must be a number"),
-    ({"arms": {"a b": {}}}, ValueError, "an arm's name must be letters, digits"),
-    ({"comparisons": [{"arm": "augmented", "against": "twin"}]}, ValueError, "`against` must be one of"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, kind, message",
+    [
+        ({"operator": ["shift"]}, ValueError, r"study: `key` must be one of .*'operators'.* Received: key='operator'"),
+        ({"operators": ["shfit"]}, ValueError, "study, `operators`: .* must be one of 'conv'.* Received: operator='shfit'"),
+        ({"operators": []}, ValueError, "study: `operators` must be given"),
+        ({"backbones": "mcunet-in0"}, TypeError, "study: `backbones` must be a list"),
+        ({"backbones": ["resnet50"]}, ValueError, "study: `backbones` must be one of"),
+        ({"seeds": [1, 1]}, ValueError, "study: `seeds` must hold one or more different values"),
+        ({"seeds": [0.5]}, TypeError, "study: `seeds` must be an int"),
+        ({"tuning": {"epoch": 4}}, ValueError, r"study \[tuning\]: `key` must be one of 'epochs', 'seed'"),
+        ({"tuning": {"epochs": 0}}, ValueError, r"study \[tuning\]: `epochs` must be an int in \[1, 100000\]"),
+        ({"recipe": {"epoch": 10}}, ValueError, "Recipe: `key` must be one of.* Received: key='epoch'"),
+        ({"recipe": {"seed": 1}}, ValueError, r"study \[recipe\]: `seed` must not be here"),
+        ({"recipe": {"validation_fraction": 0}}, ValueError, "`validation_fraction` must be greater than 0"),
+        ({"candidates": {"rate": [1]}}, ValueError, r"study \[candidates\]: `key` must be one of"),
+        ({"candidates": {"learning_rate": [0.1, -1]}}, ValueError, r"study \[arms.direct\].*`learning_rate` must be"),
+        ({"recipe": {"epochs": 10, "warmup_epochs": 6}}, ValueError, "tuning run.*`warmup_epochs` must be"),
+        (arms(direct={"recipes": {}}), ValueError, r"study \[arms.direct\]: `key` must be one of"),
+        (arms(direct={"recipe": {"width_": 1}}), ValueError, r"study \[arms.direct\].*`key` must be one of"),
+        (arms(direct={"operators": ["adder"]}), ValueError, r"study \[arms.direct.*`operators` must be"),
+        (arms(remap_off={"based_on": "twin"}), ValueError, r"study \[arms.remap-off\]: `based_on` must be one of"),
+        (arms(direct={"based_on": "augmented"}), ValueError, r"study \[arms.direct\]: `based_on` must be one of"),
+        ({"arms": {"a": {}, "b": {"equal_compute_to": "a"}}}, ValueError, r"\[arms.b\]: `based_on` must name the arm"),
+        (arms(direct_equal_compute={"equal_compute_to": "x"}), ValueError, "`equal_compute_to` must be one of"),
+        (arms(direct_equal_compute={"compute_ratio": 0}), ValueError, "`compute_ratio` must be a number"),
+        ({"arms": {"a b": {}}}, ValueError, "an arm's name must be letters, digits"),
+        ({"comparisons": [{"arm": "augmented", "against": "twin"}]}, ValueError, "`against` must be one of"),
+    ],
+)
 def test_a_grid_that_cannot_be_is_refused(change, kind, message):
     with pytest.raises(kind, match=message):
         grid(**change)
@@ -123,8 +126,10 @@ def test_a_shipped_grid_loads_and_tunes_its_arms(path):
 
 
 def test_an_arm_starts_from_the_arm_that_it_is_based_on():
-    study = grid(candidates={"learning_rate": [0.1], "weight_decay": [0.0, 1e-4]},
-                 **arms(direct={"candidates": {"learning_rate": [0.2, 0.3]}}))  # fmt: skip
+    study = grid(
+        candidates={"learning_rate": [0.1], "weight_decay": [0.0, 1e-4]},
+        **arms(direct={"candidates": {"learning_rate": [0.2, 0.3]}}),
+    )
     cell = Cell("mobilenetv2-tiny", "shift", "direct-equal-compute")
     assert study.candidates_of(cell) == tuple(
         {"learning_rate": rate, "weight_decay": decay} for rate in (0.2, 0.3) for decay in (0.0, 1e-4)
@@ -138,9 +143,7 @@ def test_an_arm_starts_from_the_arm_that_it_is_based_on():
 def test_only_chooses_by_arm_or_by_whole_name():
     study = grid(operators=["shift", "adder"])
     assert [str(cell) for cell in study.cells("direct*")] == [
-        f"mobilenetv2-tiny/{operator}/direct{more}"
-        for operator in ("shift", "adder")
-        for more in ("", "-equal-compute")
+        f"mobilenetv2-tiny/{operator}/direct{more}" for operator in ("shift", "adder") for more in ("", "-equal-compute")
     ]
     assert [cell.arm for cell in study.cells("*/adder/a*")] == ["augmented"]
     with pytest.raises(ValueError, match="`only` must match an arm .*'remap-off'.* Received: only='twin'"):
@@ -172,10 +175,12 @@ def test_a_line_says_what_ended_and_what_is_left(finished):
     _, lines, _ = finished
     line, until = lines[0].split(", until ")
     assert time.strptime(until, "%a %H:%M")
-    assert line.split() == (
-        "1/24 tune mobilenetv2-tiny/shift/direct seed 0 4 epochs learning_rate 0.05 val 56.4 % 48 s "
-        "about 20 min 48 s left"
-    ).split()
+    assert (
+        line.split()
+        == (
+            "1/24 tune mobilenetv2-tiny/shift/direct seed 0 4 epochs learning_rate 0.05 val 56.4 % 48 s about 20 min 48 s left"
+        ).split()
+    )
     # All that is left at direct's speed, 40 s and 2 s an epoch: tuning 11 x 4 epochs, final runs 12 x 10.
     assert 23 * 40 + (11 * 4 + 12 * 10) * 2 == 20 * 60 + 48
     assert lines[-1].endswith("done") and lines[-1].startswith(" 24/24  final")
@@ -301,9 +306,9 @@ def test_a_failed_run_is_recorded_and_the_others_go_on(tmp_path):
     assert run_toy(study, tmp_path)[1] == []
 
 
-@pytest.mark.parametrize("fault", [
-    MemoryError(), RecursionError("too deep"), ValueError("too wide"), "backend", "val_loss", "epoch",
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "fault", [MemoryError(), RecursionError("too deep"), ValueError("too wide"), "backend", "val_loss", "epoch"], ids=str
+)
 def test_one_run_that_breaks_ends_no_study(fault, tmp_path):
     """However it breaks; figures that are not finite are no result, of one epoch nor of the run."""
 
@@ -396,16 +401,27 @@ def test_summary_has_one_plain_record_per_final_run(finished):
     summary = json.loads((book.out / "summary.json").read_text())
     assert len(summary) == 4 * 3
     assert summary[0] == {
-        "backbone": "mobilenetv2-tiny", "operator": "shift", "arm": "direct", "seed": 0, "epochs": 10,
-        "train_seconds": 10 * 2.0 + 40, "learning_rate": 0.1, "val_accuracy": pytest.approx(0.60),
+        "backbone": "mobilenetv2-tiny",
+        "operator": "shift",
+        "arm": "direct",
+        "seed": 0,
+        "epochs": 10,
+        "train_seconds": 10 * 2.0 + 40,
+        "learning_rate": 0.1,
+        "val_accuracy": pytest.approx(0.60),
         "test_accuracy": pytest.approx(0.61),
-    }  # fmt: skip
+    }
 
 
-@pytest.mark.parametrize("values, verdict", [
-    ((2.0, 2.1, 2.2), "better"), ((-2.0, -2.1, -2.2), "worse"), ((0.1, -0.2, 0.3), "no difference shown"),
-    ((1.0,), "one seed"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "values, verdict",
+    [
+        ((2.0, 2.1, 2.2), "better"),
+        ((-2.0, -2.1, -2.2), "worse"),
+        ((0.1, -0.2, 0.3), "no difference shown"),
+        ((1.0,), "one seed"),
+    ],
+)
 def test_a_verdict_needs_an_interval_away_from_zero(values, verdict):
     assert results.Estimate(values).verdict == verdict
 
@@ -413,15 +429,14 @@ def test_a_verdict_needs_an_interval_away_from_zero(values, verdict):
 @pytest.mark.parametrize("count", [2, 3, 5, 31])
 def test_the_margin_is_that_of_students_t(count):
     values = tuple(float(index % 7) for index in range(count))
-    low, high = scipy.stats.t.interval(
-        0.95, count - 1, loc=sum(values) / count, scale=scipy.stats.sem(values)
-    )
+    low, high = scipy.stats.t.interval(0.95, count - 1, loc=sum(values) / count, scale=scipy.stats.sem(values))
     assert results.Estimate(values).margin == pytest.approx((high - low) / 2, rel=1e-3)
 
 
 def test_a_choice_at_the_edge_is_said():
-    book_choice = results.Choice(Cell("b", "shift", "a"), (({"learning_rate": 0.1}, {}), ({"learning_rate": 0.2}, {})),
-                                 {"learning_rate": 0.2})  # fmt: skip
+    book_choice = results.Choice(
+        Cell("b", "shift", "a"), (({"learning_rate": 0.1}, {}), ({"learning_rate": 0.2}, {})), {"learning_rate": 0.2}
+    )
     assert book_choice.edges == ["learning_rate"]
     middle = dataclasses.replace(book_choice, tried=(*book_choice.tried, ({"learning_rate": 0.4}, {})))
     assert middle.edges == []
@@ -462,9 +477,9 @@ def test_ticks_are_few_round_and_inside(low, high):
     assert len(steps) == 1 and f"{steps.pop():e}"[0] in "125"
 
 
-@pytest.mark.parametrize("seconds, text", [
-    (0.4, "0 s"), (38.4, "38 s"), (59.6, "1 min 00 s"), (250, "4 min 10 s"), (11_100, "3 h 05 min"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "seconds, text", [(0.4, "0 s"), (38.4, "38 s"), (59.6, "1 min 00 s"), (250, "4 min 10 s"), (11_100, "3 h 05 min")]
+)
 def test_a_time_reads_well(seconds, text):
     assert duration(seconds) == text
 
@@ -474,7 +489,7 @@ def test_a_time_reads_well(seconds, text):
 
 def test_a_schedule_that_ends_before_it_begins_stops_before_any_training(tmp_path, capsys):
     text = (STUDIES / "digits-smallest.toml").read_text()
-    text += '\n[arms.mutation]\nrecipe = { mutation_span = [0.6, 0.1] }\n'
+    text += "\n[arms.mutation]\nrecipe = { mutation_span = [0.6, 0.1] }\n"
     (tmp_path / "grid.toml").write_text(text)
     assert cli.main(["study", "--config", str(tmp_path / "grid.toml"), "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
@@ -493,8 +508,18 @@ def test_labels_per_pixel_are_refused(tmp_path, monkeypatch):
 def test_the_smallest_study_survives_a_kill(tmp_path):
     """The real thing: killed in the middle of a run by signal 9, started again, and reported."""
     out = tmp_path / "out"
-    command = [sys.executable, "-W", "ignore", "-m", "saaug_keras.cli", "study", "--out", str(out), "--config",
-               str(STUDIES / "digits-smallest.toml")]  # fmt: skip
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "saaug_keras.cli",
+        "study",
+        "--out",
+        str(out),
+        "--config",
+        str(STUDIES / "digits-smallest.toml"),
+    ]
     with open(tmp_path / "log", "w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
         give_up = time.monotonic() + 300

@@ -21,8 +21,20 @@ STUB = pathlib.Path(__file__).resolve().parent / "tflm_stub"
 def compile_adapter(compiler, tmp_path, *flags):
     if shutil.which(compiler) is None:
         pytest.skip(f"{compiler} not found")
-    command = [compiler, "-std=c++17", "-Wall", "-Wextra", "-Werror", *flags, f"-I{KERNELS / 'include'}",
-               f"-I{KERNELS / 'tflm'}", "-c", KERNELS / "tflm" / "saaug_ops.cc", "-o", tmp_path / "ops.o"]
+    command = [
+        compiler,
+        "-std=c++17",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        *flags,
+        f"-I{KERNELS / 'include'}",
+        f"-I{KERNELS / 'tflm'}",
+        "-c",
+        KERNELS / "tflm" / "saaug_ops.cc",
+        "-o",
+        tmp_path / "ops.o",
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -141,31 +153,36 @@ def of_moves(**changes):
     return edit
 
 
-@pytest.mark.parametrize("edit, sentence", [
-    pytest.param(record(0, 0), "`options` must be a record of this operator", id="magic"),
-    pytest.param(record(4, 9), "`options` must be a record of this operator", id="version"),
-    pytest.param(record(8, 2), "`options` must be a record of this operator", id="another-operator"),
-    pytest.param(inputs(2), "there must be N inputs and N output", id="two-inputs"),
-    pytest.param(replaced(X, type="uint8"), "`input` must be of type intN", id="input-type"),
-    pytest.param(replaced(X, shape=(5, 4, 6)), "`input` must have N dimensions, NHWC", id="input-rank"),
-    pytest.param(replaced(X, scales=np.zeros(0, "float32"), zero_points=()), "`input` must have", id="no-scale"),
-    pytest.param(replaced(X, zero_points=(99,)), "`input` must have the zero point of the options", id="zero-point"),
-    pytest.param(replaced(Y, zero_points=(99,)), "`output` must have the zero point of the", id="zero-point-out"),
-    pytest.param(replaced(Y, shape=(2, 5, 4, 5)), "`output` must have the batches of `input`", id="batches"),
-    pytest.param(replaced(Y, shape=(1, 50, 4, 5)), "`output` does not fit the options", id="output-size"),
-    pytest.param(replaced(X, shape=(1, 70000, 4, 6)), "`input` must have sizes in [N, N]", id="input-size"),
-    pytest.param(replaced(WEIGHTS, type="int8"), "`weights` must be of type uintN", id="weights-type"),
-    pytest.param(replaced(WEIGHTS, data=None), "`weights` must be a constant of the model", id="weights-computed"),
-    pytest.param(shortened(WEIGHTS, 7), "`weights` must have at least N bytes", id="weights-short"),
-    pytest.param(first_code(0x08), "`weights` has a value out of its range in output channel N", id="reserved-code"),
-    pytest.param(replaced(PARAMS, data=None), "`params` must be a constant of the model", id="params-computed"),
-    pytest.param(shortened(PARAMS, 5), "`params` must have at least N bytes", id="params-short"),
-    pytest.param(param(2, 0), "`params` has a value out of its range in output channel N", id="shift"),
-    pytest.param(param(0, 2**30), "`params` has a value out of its range in output channel N", id="overflow"),
-    pytest.param(of_moves(inputs=("0/weights", "0/params")), "there must be N inputs and N output", id="moves-with-weights"),
-    pytest.param(of_moves(scales=np.array([0.06], "float32")), "`output` must have the scale of `input`", id="moves-scale"),
-    pytest.param(of_moves(zero_points=(99,)), "`output` must have the zero point of the options", id="moves-zero-point"),
-])
+@pytest.mark.parametrize(
+    "edit, sentence",
+    [
+        pytest.param(record(0, 0), "`options` must be a record of this operator", id="magic"),
+        pytest.param(record(4, 9), "`options` must be a record of this operator", id="version"),
+        pytest.param(record(8, 2), "`options` must be a record of this operator", id="another-operator"),
+        pytest.param(inputs(2), "there must be N inputs and N output", id="two-inputs"),
+        pytest.param(replaced(X, type="uint8"), "`input` must be of type intN", id="input-type"),
+        pytest.param(replaced(X, shape=(5, 4, 6)), "`input` must have N dimensions, NHWC", id="input-rank"),
+        pytest.param(replaced(X, scales=np.zeros(0, "float32"), zero_points=()), "`input` must have", id="no-scale"),
+        pytest.param(replaced(X, zero_points=(99,)), "`input` must have the zero point of the options", id="zero-point"),
+        pytest.param(replaced(Y, zero_points=(99,)), "`output` must have the zero point of the", id="zero-point-out"),
+        pytest.param(replaced(Y, shape=(2, 5, 4, 5)), "`output` must have the batches of `input`", id="batches"),
+        pytest.param(replaced(Y, shape=(1, 50, 4, 5)), "`output` does not fit the options", id="output-size"),
+        pytest.param(replaced(X, shape=(1, 70000, 4, 6)), "`input` must have sizes in [N, N]", id="input-size"),
+        pytest.param(replaced(WEIGHTS, type="int8"), "`weights` must be of type uintN", id="weights-type"),
+        pytest.param(replaced(WEIGHTS, data=None), "`weights` must be a constant of the model", id="weights-computed"),
+        pytest.param(shortened(WEIGHTS, 7), "`weights` must have at least N bytes", id="weights-short"),
+        pytest.param(first_code(0x08), "`weights` has a value out of its range in output channel N", id="reserved-code"),
+        pytest.param(replaced(PARAMS, data=None), "`params` must be a constant of the model", id="params-computed"),
+        pytest.param(shortened(PARAMS, 5), "`params` must have at least N bytes", id="params-short"),
+        pytest.param(param(2, 0), "`params` has a value out of its range in output channel N", id="shift"),
+        pytest.param(param(0, 2**30), "`params` has a value out of its range in output channel N", id="overflow"),
+        pytest.param(
+            of_moves(inputs=("0/weights", "0/params")), "there must be N inputs and N output", id="moves-with-weights"
+        ),
+        pytest.param(of_moves(scales=np.array([0.06], "float32")), "`output` must have the scale of `input`", id="moves-scale"),
+        pytest.param(of_moves(zero_points=(99,)), "`output` must have the zero point of the options", id="moves-zero-point"),
+    ],
+)
 def test_prepare_names_what_is_wrong(show, edit, sentence):
     status, output = show(fuzz_prepare.model(edit))
     assert "sound: 7 ran, 1 refused, 0 unreadable" in output

@@ -64,8 +64,15 @@ def test_fit_lowers_both_losses_and_logs_them_apart(operator):
 
 @pytest.mark.parametrize(
     "operator, remap",
-    [("conv", False), ("shift", True), ("shift5-ps", True), ("adder", True), ("shiftadd", False), ("binary", True),
-     ("shift/channelshift/shift", True)],
+    [
+        ("conv", False),
+        ("shift", True),
+        ("shift5-ps", True),
+        ("adder", True),
+        ("shiftadd", False),
+        ("binary", True),
+        ("shift/channelshift/shift", True),
+    ],
 )
 def test_the_exported_target_computes_what_the_model_computes(operator, remap):
     images, labels = some_data()
@@ -143,8 +150,11 @@ def test_a_model_that_is_saved_and_loaded_trains_on_as_if_it_had_not_been(tmp_pa
     images, labels = some_data()
     model = compiled()
     rate = keras.optimizers.schedules.CosineDecay(0.05, 6)
-    model.compile(CoupledSGD(rate, l2=0.1, momentum=0.9), metrics=["accuracy", keras.metrics.TopKCategoricalAccuracy(2)]
-                  , loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1))  # fmt: skip
+    model.compile(
+        CoupledSGD(rate, l2=0.1, momentum=0.9),
+        metrics=["accuracy", keras.metrics.TopKCategoricalAccuracy(2)],
+        loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1),
+    )
     undecayed = [variable for variable in model.trainable_variables if variable.name in ("gamma", "beta", "bias")]
     model.optimizer.exclude_from_weight_decay(var_list=undecayed)
     one_hot = np.eye(5, dtype="float32")[labels]

@@ -113,9 +113,9 @@ def computing(layer, kernel):
     return layer.quantized_kernel() if hasattr(layer, "quantized_kernel") else kernel
 
 
-@pytest.mark.parametrize("operator", [
-    "conv", "shift", "shift5", "shift-ps", "adder", "shiftadd", "binary", "shift/channelshift/adder",
-])
+@pytest.mark.parametrize(
+    "operator", ["conv", "shift", "shift5", "shift-ps", "adder", "shiftadd", "binary", "shift/channelshift/adder"]
+)
 def test_weight_files_give_back_what_a_network_computes(operator, tmp_path):
     model, images = small_backbone("mobilenetv2-tiny", operator, blocks=2, shape=(12, 9, 3))
     before = {layer.name: np.array(computing(layer, kernel)) for layer, kernel in weights._kernels(model)}
@@ -332,8 +332,13 @@ def test_training_an_entry_measures_it(entry, monkeypatch, tmp_path):
     measured = making.train("digits-shift", tmp_path / "run")
     again = zoo.Entry.read("digits-shift")
     assert again.measured == measured and set(again.files) == {
-        "weights.npz", "calibration.npz", "curves.png", "custom.tflite", "builtin.tflite", "history.json",
-    }  # fmt: skip
+        "weights.npz",
+        "calibration.npz",
+        "curves.png",
+        "custom.tflite",
+        "builtin.tflite",
+        "history.json",
+    }
     rows = making.verify("digits-shift")
     assert all(agrees is not False for *_, agrees in rows), rows
     making.record_instructions("digits-shift", {"m4": 12345})
@@ -446,8 +451,14 @@ def test_a_network_loads_with_other_ends(name, shape):
     np.testing.assert_allclose(whole.get_layer("classifier")(pooled[:, :]), logits, rtol=1e-3, atol=1e-3)
     other = zoo.load(name, num_classes=7)
     assert other.output_shape == (None, 7)
-    kept = {layer.name for layer in other.layers if layer.get_weights() and all(
-        np.array_equal(a, b) for a, b in zip(layer.get_weights(), whole.get_layer(layer.name).get_weights(), strict=True))}
+    kept = {
+        layer.name
+        for layer in other.layers
+        if layer.get_weights()
+        and all(
+            np.array_equal(a, b) for a, b in zip(layer.get_weights(), whole.get_layer(layer.name).get_weights(), strict=True)
+        )
+    }
     assert kept == {layer.name for layer in other.layers if layer.get_weights()} - {"classifier"}
     assert np.ptp(np.asarray(other.get_layer("classifier").kernel)) > 0
     larger = zoo.load(name, input_shape=(shape[0] + 8, shape[1] + 5, shape[2]))

@@ -11,7 +11,7 @@ from saaug_keras import operators, ops
 class Ternary(operators.Operator):
     """Weights -s, 0 and s, a scale s per output channel; the sum of the inputs that are added or taken away.
 
-        w = sign(k) * s if |k| > threshold * mean|k| else 0,    s = mean of the |k| that are kept
+    w = sign(k) * s if |k| > threshold * mean|k| else 0,    s = mean of the |k| that are kept
     """
 
     threshold: float = 0.7

@@ -1,6 +1,6 @@
 """Export of Keras models to TensorFlow Lite for Microcontrollers.
 
-    report = tflm_export.export(model, images, "out", flavour="custom")
+report = tflm_export.export(model, images, "out", flavour="custom")
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ KERNELS = pathlib.Path(__file__).resolve().parent / "kernels"
 """The folder of the C kernels."""
 
 _HOMES = {
-    "compile_network": "exporting", "export": "exporting", "observe": "exporting",
-    "Interpreter": "runner", "Report": "report",
-}  # fmt: skip
+    "compile_network": "exporting",
+    "export": "exporting",
+    "observe": "exporting",
+    "Interpreter": "runner",
+    "Report": "report",
+}
 
 __all__ = ["KERNELS", "Interpreter", "Report", "compile_network", "export", "observe"]
 

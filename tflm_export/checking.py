@@ -284,8 +284,10 @@ def _tensor(index, row, buffers):
     shape = () if shape is None else tuple(shape.tolist())
     dtype = np.dtype(_TYPES[kind]).newbyteorder("<")
     if not 1 <= len(shape) <= MOST_DIMENSIONS or min(shape) < 1 or math.prod(shape) * dtype.itemsize > _MOST_BYTES:
-        _fail(f"tensor {index} must have 1 to {MOST_DIMENSIONS} positive dimensions and fewer than 2**31 bytes, its shape "
-              f"is {shape}")  # fmt: skip
+        _fail(
+            f"tensor {index} must have 1 to {MOST_DIMENSIONS} positive dimensions and fewer than 2**31 bytes, its shape "
+            f"is {shape}"
+        )
     if variable:
         _fail(f"tensor {index} is a variable")
     if buffer >= len(buffers):
@@ -295,8 +297,10 @@ def _tensor(index, row, buffers):
         data = None
     if data is not None:
         if len(data) != math.prod(shape) * dtype.itemsize:
-            _fail(f"the constant tensor {index} of shape {shape} must have {math.prod(shape) * dtype.itemsize:,} bytes, it has "
-                  f"{len(data):,}")  # fmt: skip
+            _fail(
+                f"the constant tensor {index} of shape {shape} must have {math.prod(shape) * dtype.itemsize:,} bytes, it has "
+                f"{len(data):,}"
+            )
         data = data.view(dtype).reshape(shape)
     scales, zero_points, axis = (), (), 0
     if quantization is not None:
@@ -305,8 +309,10 @@ def _tensor(index, row, buffers):
         if quantization[4]:
             _fail(f"tensor {index} is quantized in a way that is not known")
     if len(scales) != len(zero_points) or len(scales) not in (0, 1, shape[axis] if 0 <= axis < len(shape) else -1):
-        _fail(f"tensor {index} of shape {shape} must have a scale and a zero point, or one for each of its channels; it has "
-              f"{len(scales)} and {len(zero_points)} on dimension {axis}")  # fmt: skip
+        _fail(
+            f"tensor {index} of shape {shape} must have a scale and a zero point, or one for each of its channels; it has "
+            f"{len(scales)} and {len(zero_points)} on dimension {axis}"
+        )
     if not all(2.0**-120 < scale < 2.0**120 for scale in scales):
         _fail(f"the scales of tensor {index} must be positive and finite")
     if any(not -128 <= zero_point <= 127 for zero_point in zero_points):
@@ -419,8 +425,10 @@ def _check_convolution(step):
     step.rank(4)
     weights = step.constant(1, "int8")
     channels = step.output.shape[3]
-    step.require(len(weights.shape) == 4 and weights.shape[::3] == (channels, step.input.shape[3]),
-                 "weights (output channels, height, width, input channels)")  # fmt: skip
+    step.require(
+        len(weights.shape) == 4 and weights.shape[::3] == (channels, step.input.shape[3]),
+        "weights (output channels, height, width, input channels)",
+    )
     step.weights(channels, 0)
     step.activation(activation)
     step.window(padding, weights.shape[1:3], (stride_h, stride_w), (dilation_h, dilation_w))
@@ -444,8 +452,10 @@ def _check_dense(step):
     rows = math.prod(step.output.shape[:-1])
     step.require(weights_format == 0, "weights in their plain order")
     step.require(len(weights.shape) == 2 and weights.shape[0] == channels, "weights (output channels, inputs)")
-    step.require(math.prod(step.input.shape) == rows * weights.shape[1] and rows == step.input.shape[0],
-                 f"inputs for {rows} rows of {weights.shape[1]}")  # fmt: skip
+    step.require(
+        math.prod(step.input.shape) == rows * weights.shape[1] and rows == step.input.shape[0],
+        f"inputs for {rows} rows of {weights.shape[1]}",
+    )
     step.weights(channels, 0)
     step.activation(activation)
 
@@ -481,8 +491,7 @@ def _check_multiply(step):
 
 def _check_mean(step):
     axes = step.constant(1, "int32").data
-    step.require(len(step.input.shape) == 4 and axes.ndim == 1 and sorted(axes.tolist()) == [1, 2],
-                 "dimensions 1 and 2")  # fmt: skip
+    step.require(len(step.input.shape) == 4 and axes.ndim == 1 and sorted(axes.tolist()) == [1, 2], "dimensions 1 and 2")
     batch, _, _, channels = step.input.shape
     shape = (batch, 1, 1, channels) if step.options[0] else (batch, channels)
     step.require(step.output.shape == shape, f"an output of shape {shape}")

@@ -37,9 +37,7 @@ def observe(model, representative_data, *, input_range=None) -> quantize.Observa
     return quantize.observe(graph, _images(_array(representative_data)[0], graph.shapes[graph.input], input_range))
 
 
-def compile_network(
-    model, representative_data, *, flavour="builtin", requantization="q31", input_range=None, observation=None
-):
+def compile_network(model, representative_data, *, flavour="builtin", requantization="q31", input_range=None, observation=None):
     """Keras model -> integer `quantize.Network`, without writing anything.
 
     Args: as `export`.
@@ -49,8 +47,7 @@ def compile_network(
     power_of_two = requantization == "power-of-two"
     if power_of_two and flavour != "custom":
         raise ValueError(
-            f"{_OWNER}: `requantization` 'power-of-two' needs our kernels, flavour='custom'. Received: "
-            f"flavour={flavour!r}."
+            f"{_OWNER}: `requantization` 'power-of-two' needs our kernels, flavour='custom'. Received: flavour={flavour!r}."
         )
     graph = ir.lower(model)
     for op in graph.ops:
@@ -90,9 +87,7 @@ def _array(data):
     array = np.concatenate(batches) if batches and batches[0].ndim else np.zeros(0, "float32")
     if not cut and count <= MOST_REPRESENTATIVE:
         return array, ()
-    return array[:MOST_REPRESENTATIVE], (
-        f"representative data: only the first {MOST_REPRESENTATIVE:,} images were used.",
-    )  # fmt: skip
+    return array[:MOST_REPRESENTATIVE], (f"representative data: only the first {MOST_REPRESENTATIVE:,} images were used.",)
 
 
 def _iterate(data):
@@ -140,7 +135,7 @@ def _spread_notes(images, input_range, graph, observation):
         notes = (
             f"representative data show little spread: values lie in [{least:g}, {most:g}], of an input range "
             f"[{low:g}, {high:g}]. {advice}",
-        )  # fmt: skip
+        )
     still = [op.name for op in graph.ops if op.weights is not None and _is_still(observation.channels[op.name])]
     if still:
         shown = ", ".join(f"'{name}'" for name in still[:5]) + (f" and {len(still) - 5} more" if len(still) > 5 else "")
@@ -153,10 +148,22 @@ def _is_still(channels):
 
 
 def export(
-    model, representative_data, out_dir, *, flavour=None, target="tflite", requantization="q31",
-    evaluation_data=None, input_range=None, sram_bytes=None, flash_bytes=None, name=None, samples=4, observation=None,
+    model,
+    representative_data,
+    out_dir,
+    *,
+    flavour=None,
+    target="tflite",
+    requantization="q31",
+    evaluation_data=None,
+    input_range=None,
+    sram_bytes=None,
+    flash_bytes=None,
+    name=None,
+    samples=4,
+    observation=None,
     packaging=None,
-) -> Report:  # fmt: skip
+) -> Report:
     """Writes a Keras model as an int8 model for TFLite Micro, and measures it.
 
     Args:
@@ -241,15 +248,25 @@ def export(
                 size = _arena_for_device(network, arena, scratch)
                 firmware.write_tflm(network, name, data, size, shown, folder)
         report = Report(
-            name=name, flavour=flavour, target=target, requantization=requantization, model_file=model_file,
+            name=name,
+            flavour=flavour,
+            target=target,
+            requantization=requantization,
+            model_file=model_file,
             model_sha256=hashlib.sha256((folder / model_file).read_bytes()).hexdigest(),
             parameters=sum(s.constants.weights.size + s.constants.bias.size for s in network.steps if s.constants),
-            weight_bytes=weight_bytes, constant_bytes=constant_bytes, flash_bytes=len(data),
-            arena_bytes=arena and arena.head, arena_tail_host_bytes=arena and arena.tail,
-            scratch_bytes=scratch and {version: max(sizes) for version, sizes in scratch.items()}, plan_bytes=plans,
-            operations=count_operations(network), notes=notes,
-            files=tuple(sorted([path.name for path in folder.iterdir()] + [REPORT])), **accuracy,
-        )  # fmt: skip
+            weight_bytes=weight_bytes,
+            constant_bytes=constant_bytes,
+            flash_bytes=len(data),
+            arena_bytes=arena and arena.head,
+            arena_tail_host_bytes=arena and arena.tail,
+            scratch_bytes=scratch and {version: max(sizes) for version, sizes in scratch.items()},
+            plan_bytes=plans,
+            operations=count_operations(network),
+            notes=notes,
+            files=tuple(sorted([path.name for path in folder.iterdir()] + [REPORT])),
+            **accuracy,
+        )
         (folder / REPORT).write_text(json.dumps(report.as_dict(), indent=1) + "\n")
     return report
 
@@ -299,8 +316,11 @@ def _check_sram(network, limit, arena, scratch):
         return
     fast = [sizes for version, sizes in (scratch or {}).items() if version != "reference"]
     least = min(fast, key=max) if fast else ()
-    size, how = (arena.head, "as TFLite Micro places them") if arena else (
-        plan.make_plan(network, least).arena_bytes, "in a static plan")  # fmt: skip
+    size, how = (
+        (arena.head, "as TFLite Micro places them")
+        if arena
+        else (plan.make_plan(network, least).arena_bytes, "in a static plan")
+    )
     if arena and fast:
         size += max(least)
     layer, _ = plan.largest_step(network, least)
@@ -316,9 +336,7 @@ def _arena_for_device(network, arena, scratch):
     """Bytes of a firmware project's tensor arena: measured on this host, where the kernels keep their own memory outside of
     it; so the hungriest version's scratch is added, and what the adapter allocates for each of our operators."""
     if arena is None:
-        raise ImportError(
-            f"{_OWNER}: target 'tflm' measures the arena in TFLite Micro itself: pip install 'saaug-keras[run]'."
-        )
+        raise ImportError(f"{_OWNER}: target 'tflm' measures the arena in TFLite Micro itself: pip install 'saaug-keras[run]'.")
     most = max((max(sizes) for sizes in scratch.values()), default=0) if scratch else 0
     kept = ADAPTER_BYTES * sum(network.flavour == "custom" and flatbuffer.is_ours(step) for step in network.steps)
     return -(-(arena.head + arena.tail + most + kept + 512) // 1024) * 1024

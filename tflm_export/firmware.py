@@ -20,18 +20,34 @@ from tflm_export.quantize import Network
 
 # As SAAUG_<VERSION> of saaug_internal.h; the portable one works on columns of 4 or 8 words, as the core has registers.
 VERSIONS = ("reference", "portable4", "portable8", "dsp", "helium")
-_LAYOUT_NAMES = ("SAAUG_LAYOUT_NIBBLE", "SAAUG_LAYOUT_BYTE", "SAAUG_LAYOUT_OFFSET", "SAAUG_LAYOUT_BIT",
-                 "SAAUG_LAYOUT_NONE")  # fmt: skip
+_LAYOUT_NAMES = ("SAAUG_LAYOUT_NIBBLE", "SAAUG_LAYOUT_BYTE", "SAAUG_LAYOUT_OFFSET", "SAAUG_LAYOUT_BIT", "SAAUG_LAYOUT_NONE")
 _REQUANT_NAMES = ("SAAUG_REQUANT_Q31", "SAAUG_REQUANT_POWER_OF_TWO")
 
 
 class _Options(ctypes.Structure):
     """saaug_options of saaug_nn.h."""
 
-    _fields_ = [(name, ctypes.c_int32) for name in (
-        "op", "layout", "requant", "kernel_h", "kernel_w", "stride_h", "stride_w", "dilation_h", "dilation_w",
-        "pad_top", "pad_left", "depth_multiplier", "input_zero_point", "output_zero_point", "act_min", "act_max",
-    )]  # fmt: skip
+    _fields_ = [
+        (name, ctypes.c_int32)
+        for name in (
+            "op",
+            "layout",
+            "requant",
+            "kernel_h",
+            "kernel_w",
+            "stride_h",
+            "stride_w",
+            "dilation_h",
+            "dilation_w",
+            "pad_top",
+            "pad_left",
+            "depth_multiplier",
+            "input_zero_point",
+            "output_zero_point",
+            "act_min",
+            "act_max",
+        )
+    ]
 
 
 class _Shape(ctypes.Structure):
@@ -170,9 +186,10 @@ class _CWriter:
         record = layer.record
         rest = (getattr(record, name) for name, _ in _Options._fields_[3:])
         options = self.static(
-            "saaug_options", f"{index}_options",
+            "saaug_options",
+            f"{index}_options",
             (f"SAAUG_{layer.name}", _LAYOUT_NAMES[record.layout], _REQUANT_NAMES[record.requant], *rest),
-        )  # fmt: skip
+        )
         shape = self.static("saaug_shape", f"{index}_shape", _shape_of(step))
         weights, params, sizes = "NULL", "NULL", "0, NULL, 0"
         if layer.weights.size:
@@ -183,21 +200,22 @@ class _CWriter:
                 f"                            sizeof {params} / sizeof {params}[0]"
             )
         function = f"saaug_{layer.name.lower()}_s8"
-        self.calls.append(
-            f"status = {function}(&{options}, &{shape}, {source}, {weights}, {params}, {out}, SCRATCH_{index});"
-        )
+        self.calls.append(f"status = {function}(&{options}, &{shape}, {source}, {weights}, {params}, {out}, SCRATCH_{index});")
         self.calls.append("if (status != SAAUG_OK) {\n    return (int)status;\n}")
         self.check(index, f"saaug_check(&{options}, &{shape}) == SAAUG_OK")
         self.check(index, f"{function}_get_buffer_size(&{options}, &{shape}) <= SCRATCH_BYTES_{index}")
-        self.check(
-            index,
-            f"saaug_check_constants(&{options}, &{shape}, {weights}, {sizes}, NULL) == SAAUG_OK",
-        )
+        self.check(index, f"saaug_check_constants(&{options}, &{shape}, {weights}, {sizes}, NULL) == SAAUG_OK")
 
     def window(self, step):
         op = step.op
-        return (*_image(step.inputs[0], op.kind == "dense"), *_image(step.output, op.kind == "dense"), *op.kernel_size,
-                *op.strides, *op.dilation, *op.pads[:2])  # fmt: skip
+        return (
+            *_image(step.inputs[0], op.kind == "dense"),
+            *_image(step.output, op.kind == "dense"),
+            *op.kernel_size,
+            *op.strides,
+            *op.dilation,
+            *op.pads[:2],
+        )
 
     def convolution(self, index, step, source, out):
         constants, zero_point = step.constants, step.inputs[0].zero_point
@@ -206,9 +224,8 @@ class _CWriter:
         weights = self.constant(index, "weights", flatbuffer.exact(rows, "int8", self.layer), words=True)
         params = self.constant(index, "params", np.stack([bias, constants.multiplier, constants.shift], axis=1))
         layer = self.static(
-            "saaug_plain_conv", index,
-            (self.window(step), zero_point, step.output.zero_point, step.act_min, step.act_max),
-        )  # fmt: skip
+            "saaug_plain_conv", index, (self.window(step), zero_point, step.output.zero_point, step.act_min, step.act_max)
+        )
         function = "saaug_plain_depthwise_conv_2d" if step.op.kind == "depthwise" else "saaug_plain_conv_2d"
         self.call(function, f"&{layer}", source, f"(const int8_t *){weights}", params, out)
         taps = rows.shape[1]
@@ -222,10 +239,18 @@ class _CWriter:
         first, second = step.inputs
         *scales, output = reference.add_scales(step)
         layer = self.static(
-            "saaug_plain_add", index,
-            (_count(step), (first.zero_point, second.zero_point), step.output.zero_point, step.act_min, step.act_max,
-             tuple(_scale(*scale) for scale in scales), _scale(*output)),
-        )  # fmt: skip
+            "saaug_plain_add",
+            index,
+            (
+                _count(step),
+                (first.zero_point, second.zero_point),
+                step.output.zero_point,
+                step.act_min,
+                step.act_max,
+                tuple(_scale(*scale) for scale in scales),
+                _scale(*output),
+            ),
+        )
         same = len({(tensor.scale, tensor.zero_point) for tensor in (*step.inputs, step.output)}) == 1
         self.call("saaug_plain_add_same" if same else "saaug_plain_add_tensors", f"&{layer}", *inputs, out)
 
@@ -233,10 +258,18 @@ class _CWriter:
         first, second = step.inputs
         scale = quantize_multiplier(effective_scale(first.scale, second.scale, step.output.scale))
         layer = self.static(
-            "saaug_plain_multiply", index,
-            (_count(step), int(np.prod(second.shape)), (first.zero_point, second.zero_point), step.output.zero_point,
-             step.act_min, step.act_max, _scale(*scale)),
-        )  # fmt: skip
+            "saaug_plain_multiply",
+            index,
+            (
+                _count(step),
+                int(np.prod(second.shape)),
+                (first.zero_point, second.zero_point),
+                step.output.zero_point,
+                step.act_min,
+                step.act_max,
+                _scale(*scale),
+            ),
+        )
         self.call("saaug_plain_multiply_tensors", f"&{layer}", *inputs, out)
 
     def mean(self, index, step, inputs, out):
@@ -244,9 +277,8 @@ class _CWriter:
         positions = source.shape[0] * source.shape[1]
         scale = reference.mean_multiplier(source.scale, step.output.scale, positions)
         layer = self.static(
-            "saaug_plain_mean", index,
-            (positions, source.shape[2], source.zero_point, step.output.zero_point, scale),
-        )  # fmt: skip
+            "saaug_plain_mean", index, (positions, source.shape[2], source.zero_point, step.output.zero_point, scale)
+        )
         self.call("saaug_plain_mean_over_image", f"&{layer}", *inputs, out)
 
     def resize(self, index, step, inputs, out):
@@ -422,7 +454,7 @@ def _guarded(name, text):
     """A header of declarations, for C and C++."""
     guard = f"{name.upper()}_H"
     return (
-        f"#ifndef {guard}\n#define {guard}\n\n#include <stdint.h>\n\n#ifdef __cplusplus\nextern \"C\" {{\n#endif\n\n{text}\n"
+        f'#ifndef {guard}\n#define {guard}\n\n#include <stdint.h>\n\n#ifdef __cplusplus\nextern "C" {{\n#endif\n\n{text}\n'
         "#ifdef __cplusplus\n}\n#endif\n#endif\n"
     )
 
@@ -605,7 +637,6 @@ int main() {
   return wrong;
 }
 """
-
 
 
 def _class_of_tflm(network):

@@ -54,21 +54,37 @@ def custom_layer(step: Step) -> CustomLayer:
         if constants.power_of_two:
             requant = records.REQUANT_POWER_OF_TWO
     for key, value, most in (
-        ("kernel_size", max(op.kernel_size), 255), ("strides", max(op.strides), 255),
-        ("dilation_rate", max(op.dilation), 255), ("depth_multiplier", depth_multiplier, 65535),
-    ):  # fmt: skip
+        ("kernel_size", max(op.kernel_size), 255),
+        ("strides", max(op.strides), 255),
+        ("dilation_rate", max(op.dilation), 255),
+        ("depth_multiplier", depth_multiplier, 65535),
+    ):
         if value > most:
             raise ValueError(
                 f"tflm_export: layer '{op.name}': `{key}` must be at most {most} for our kernels. Received: {key}={value}."
             )
     record = OptionRecord(
-        magic=records.MAGIC, version=records.VERSION, length=records.RECORD_BYTES, op=records.CUSTOM[name].number,
-        layout=layout, requant=requant,
-        kernel_h=op.kernel_size[0], kernel_w=op.kernel_size[1], stride_h=op.strides[0], stride_w=op.strides[1],
-        dilation_h=op.dilation[0], dilation_w=op.dilation[1], reserved=0, pad_top=op.pads[0], pad_left=op.pads[1],
-        depth_multiplier=depth_multiplier, input_zero_point=source.zero_point, output_zero_point=step.output.zero_point,
-        act_min=step.act_min, act_max=step.act_max,
-    )  # fmt: skip
+        magic=records.MAGIC,
+        version=records.VERSION,
+        length=records.RECORD_BYTES,
+        op=records.CUSTOM[name].number,
+        layout=layout,
+        requant=requant,
+        kernel_h=op.kernel_size[0],
+        kernel_w=op.kernel_size[1],
+        stride_h=op.strides[0],
+        stride_w=op.strides[1],
+        dilation_h=op.dilation[0],
+        dilation_w=op.dilation[1],
+        reserved=0,
+        pad_top=op.pads[0],
+        pad_left=op.pads[1],
+        depth_multiplier=depth_multiplier,
+        input_zero_point=source.zero_point,
+        output_zero_point=step.output.zero_point,
+        act_min=step.act_min,
+        act_max=step.act_max,
+    )
     return CustomLayer(name, record, packed, params)
 
 
@@ -157,7 +173,11 @@ def write(network: Network) -> bytes:
     for tensor in network.tensors.values():
         rows.append(
             _TensorRow(
-                tensor.name, (1, *tensor.shape), "int8", None, exact([tensor.scale], "float32", tensor.name),
+                tensor.name,
+                (1, *tensor.shape),
+                "int8",
+                None,
+                exact([tensor.scale], "float32", tensor.name),
                 exact([tensor.zero_point], "int8", tensor.name),
             )
         )
@@ -222,9 +242,13 @@ def _write_step(step, flavour, rows, ops):
         name = "MAX_POOL_2D" if op.kind == "max_pool" else "AVERAGE_POOL_2D"
         (kernel_h, kernel_w), (stride_h, stride_w) = op.kernel_size, op.strides
         options = (
-            (0, "i8", _builtin_padding(step)), (1, "i32", stride_w), (2, "i32", stride_h), (3, "i32", kernel_w),
-            (4, "i32", kernel_h), (5, "i8", 0),
-        )  # fmt: skip
+            (0, "i8", _builtin_padding(step)),
+            (1, "i32", stride_w),
+            (2, "i32", stride_h),
+            (3, "i32", kernel_w),
+            (4, "i32", kernel_h),
+            (5, "i8", 0),
+        )
     elif op.kind == "pad":
         top, left, bottom, right = op.pads
         name = "PAD"
@@ -257,8 +281,12 @@ def _weighted_options(step, fused):
         return "CONV_2D", (*head, (3, "i8", fused), (4, "i32", dilation_w), (5, "i32", dilation_h))
     multiplier = len(step.constants.bias) // step.inputs[0].shape[-1]
     return "DEPTHWISE_CONV_2D", (
-        *head, (3, "i32", multiplier), (4, "i8", fused), (5, "i32", dilation_w), (6, "i32", dilation_h),
-    )  # fmt: skip
+        *head,
+        (3, "i32", multiplier),
+        (4, "i8", fused),
+        (5, "i32", dilation_w),
+        (6, "i32", dilation_h),
+    )
 
 
 def _builtin_padding(step):
@@ -336,20 +364,26 @@ class _Writer:
         subgraph = self.table(
             5,
             [
-                (0, "offset", tensors), (1, "offset", subgraph_inputs), (2, "offset", subgraph_outputs),
-                (3, "offset", operators), (4, "offset", subgraph_name),
+                (0, "offset", tensors),
+                (1, "offset", subgraph_inputs),
+                (2, "offset", subgraph_outputs),
+                (3, "offset", operators),
+                (4, "offset", subgraph_name),
             ],
-        )  # fmt: skip
+        )
         operator_codes = self.vector_of_offsets([self.operator_code(name) for name in codes])
         subgraphs = self.vector_of_offsets([subgraph])
         buffer_vector = self.vector_of_offsets(buffers)
         model = self.table(
             5,
             [
-                (0, "u32", 3), (1, "offset", operator_codes), (2, "offset", subgraphs), (3, "offset", description),
+                (0, "u32", 3),
+                (1, "offset", operator_codes),
+                (2, "offset", subgraphs),
+                (3, "offset", description),
                 (4, "offset", buffer_vector),
             ],
-        )  # fmt: skip
+        )
         builder.Finish(model, file_identifier=b"TFL3")
         return bytes(builder.Output())
 
@@ -364,10 +398,13 @@ class _Writer:
         return self.table(
             6,
             [
-                (0, "offset", shape), (1, "i8", _TYPES[row.type]), (2, "u32", buffer), (3, "offset", name),
+                (0, "offset", shape),
+                (1, "i8", _TYPES[row.type]),
+                (2, "u32", buffer),
+                (3, "offset", name),
                 (4, "offset", quantization),
             ],
-        )  # fmt: skip
+        )
 
     def operator_code(self, name):
         if name not in _BUILTIN:

@@ -24,23 +24,74 @@ from tflm_export.checking import MOST_JOINED
 WEIGHTED = ("conv", "depthwise", "dense")
 CLAMPS = {None: (-math.inf, math.inf), "relu": (0.0, math.inf), "relu6": (0.0, 6.0), "hard_sigmoid": (0.0, 1.0)}
 
-KINDS = ("add", "average_pool", "channel_shift", "concatenate", "conv", "dense", "depthwise", "hard_swish", "leaky_relu",
-         "max_pool", "mean", "multiply", "pad", "reshape", "resize", "sigmoid", "softmax")  # fmt: skip
+KINDS = (
+    "add",
+    "average_pool",
+    "channel_shift",
+    "concatenate",
+    "conv",
+    "dense",
+    "depthwise",
+    "hard_swish",
+    "leaky_relu",
+    "max_pool",
+    "mean",
+    "multiply",
+    "pad",
+    "reshape",
+    "resize",
+    "sigmoid",
+    "softmax",
+)
 
 _L = keras.layers
 _WITH_WEIGHTS = {layer: operator for operator in operators.ALL for layer in operator.layers()}
 _HYBRID = (ours.HybridConv2D, ours.HybridDepthwise, ours.HybridDense, ours.HybridBatchNormalization)
-_DROPPED = (_L.Dropout, _L.SpatialDropout2D, _L.GaussianDropout, _L.GaussianNoise, _L.AlphaDropout, _L.Identity,
-            _L.ActivityRegularization)  # fmt: skip
-_KNOWN = (*_WITH_WEIGHTS, *_HYBRID, *_DROPPED, _L.BatchNormalization, _L.ReLU, _L.Activation, _L.Softmax, _L.Add,
-          _L.Multiply, _L.GlobalAveragePooling2D, _L.MaxPooling2D, _L.AveragePooling2D, _L.Flatten, _L.Reshape,
-          _L.Resizing, _L.UpSampling2D, _L.Rescaling, _L.ZeroPadding2D, _L.SeparableConv2D,
-          _L.Concatenate, _L.LeakyReLU, ours.ChannelShift2D)  # fmt: skip
+_DROPPED = (
+    _L.Dropout,
+    _L.SpatialDropout2D,
+    _L.GaussianDropout,
+    _L.GaussianNoise,
+    _L.AlphaDropout,
+    _L.Identity,
+    _L.ActivityRegularization,
+)
+_KNOWN = (
+    *_WITH_WEIGHTS,
+    *_HYBRID,
+    *_DROPPED,
+    _L.BatchNormalization,
+    _L.ReLU,
+    _L.Activation,
+    _L.Softmax,
+    _L.Add,
+    _L.Multiply,
+    _L.GlobalAveragePooling2D,
+    _L.MaxPooling2D,
+    _L.AveragePooling2D,
+    _L.Flatten,
+    _L.Reshape,
+    _L.Resizing,
+    _L.UpSampling2D,
+    _L.Rescaling,
+    _L.ZeroPadding2D,
+    _L.SeparableConv2D,
+    _L.Concatenate,
+    _L.LeakyReLU,
+    ours.ChannelShift2D,
+)
 _WITH_A_NUMBER = ("Add", "Divide", "Multiply", "Subtract", "TrueDivide")  # operations on tensors
 LEAKY_SLOPE = 0.2  # of keras.activations.leaky_relu
 # What a subclass of a known layer may define anew: none of it is run when the layer computes.
-_HARMLESS = {"build", "get_config", "from_config", "get_build_config", "build_from_config", "save_own_variables",
-             "load_own_variables"}  # fmt: skip
+_HARMLESS = {
+    "build",
+    "get_config",
+    "from_config",
+    "get_build_config",
+    "build_from_config",
+    "save_own_variables",
+    "load_own_variables",
+}
 _HARMFUL_DUNDERS = {"__call__", "__getattr__", "__getattribute__", "__new__", "__setattr__"}
 
 
@@ -199,10 +250,11 @@ def _known_class(layer):
     own |= {name for name in vars(layer) if callable(getattr(known, name, None))} - {"build", "quantize"}
     if own:
         _fail(
-            layer, f"must compute as {known.__name__} does: export knows that arithmetic and no other. Use "
+            layer,
+            f"must compute as {known.__name__} does: export knows that arithmetic and no other. Use "
             f"{known.__name__} itself, or a subclass that overrides no more than constructor, build and configuration",
             f"a layer with its own {', '.join(sorted(own))}",
-        )  # fmt: skip
+        )
     return known
 
 
@@ -361,9 +413,10 @@ class _Lowering:
             negative = float(np.max(layer.negative_slope or 0))
             if float(layer.threshold or 0) or layer.max_value not in (None, 6) or (negative and layer.max_value):
                 _fail(
-                    layer, "must be a plain ReLU, ReLU6 or leaky ReLU",
+                    layer,
+                    "must be a plain ReLU, ReLU6 or leaky ReLU",
                     f"max_value={layer.max_value}, negative_slope={negative}, threshold={layer.threshold}",
-                )  # fmt: skip
+                )
             if negative:
                 return self.emit_leaky_relu(layer, tensors[0], negative)
             return self.lower_activation(layer, "relu" if layer.max_value is None else "relu6", tensors[0], keys[0])
@@ -394,10 +447,7 @@ class _Lowering:
         if isinstance(layer, keras.layers.Resizing):
             odd = layer.crop_to_aspect_ratio or layer.pad_to_aspect_ratio or getattr(layer, "antialias", False)
             if layer.interpolation != "bilinear" or odd:
-                _fail(
-                    layer, "must resize bilinearly, without crop, pad or antialias",
-                    f"interpolation={layer.interpolation!r}",
-                )  # fmt: skip
+                _fail(layer, "must resize bilinearly, without crop, pad or antialias", f"interpolation={layer.interpolation!r}")
             return self.emit("resize", layer, tensors, shape)
         if isinstance(layer, keras.layers.UpSampling2D):
             if layer.interpolation != "bilinear":
@@ -427,9 +477,8 @@ class _Lowering:
         kernel = _deployed_kernel(layer)
         kernel = kernel.transpose(3, 0, 1, 2) if kind == "conv" else _depthwise_rows(kernel)
         output = self.emit(
-            kind, layer, [source], shape, weights=_weights(layer, kernel),
-            **self.window(layer, layer.kernel_size, source, pads),
-        )  # fmt: skip
+            kind, layer, [source], shape, weights=_weights(layer, kernel), **self.window(layer, layer.kernel_size, source, pads)
+        )
         return self.lower_own_activation(layer, output)
 
     def lower_separable(self, layer, tensor, shape):
@@ -442,10 +491,13 @@ class _Lowering:
         rows = _depthwise_rows(depthwise)
         nothing = np.zeros(len(rows))
         inner = self.emit(
-            "depthwise", layer, [source], (*shape[:2], len(rows)),
+            "depthwise",
+            layer,
+            [source],
+            (*shape[:2], len(rows)),
             weights=Weights(operators.CONV, _finite(layer, rows), nothing + 1, nothing),
             **self.window(layer, layer.kernel_size, source, pads),
-        )  # fmt: skip
+        )
         output = self.emit("conv", layer, [inner], shape, weights=_weights(layer, pointwise.transpose(3, 0, 1, 2)))
         return self.lower_own_activation(layer, output)
 
@@ -514,8 +566,11 @@ class _Lowering:
         if axis == 0:
             _fail(layer, "must join along an axis behind the batch", f"axis={layer.axis}")
         if len(tensors) > MOST_JOINED:
-            _fail(layer, f"must have at most {MOST_JOINED} inputs, as TFLite Micro takes; join in two steps",
-                  f"{len(tensors)} inputs")  # fmt: skip
+            _fail(
+                layer,
+                f"must have at most {MOST_JOINED} inputs, as TFLite Micro takes; join in two steps",
+                f"{len(tensors)} inputs",
+            )
         return tensors[0] if len(tensors) == 1 else self.emit("concatenate", layer, tensors, shape, axis=axis - 1)
 
     def lower_number(self, layer, tensor, key, place, number):
@@ -563,9 +618,7 @@ class _Lowering:
         op = self.open_op(tensor, key, WEIGHTED)
         if op is None:
             return self.lower_affine(layer, gain, offset, tensor)
-        weights = dataclasses.replace(
-            op.weights, gain=op.weights.gain * gain, bias=op.weights.bias * gain + offset
-        )
+        weights = dataclasses.replace(op.weights, gain=op.weights.gain * gain, bias=op.weights.bias * gain + offset)
         return self.extend(tensor, layer, weights=weights)
 
     def lower_pair(self, kind, layer, tensors, shape):
@@ -591,8 +644,19 @@ class _Lowering:
 
 def _activation_functions():
     """[(function, name)] of the activations that export knows; a function of the user's of that name is another one."""
-    names = ("linear", "relu", "relu6", "hard_sigmoid", "hard_silu", "hard_swish", "softmax", "sigmoid", "silu", "swish",
-             "leaky_relu")  # fmt: skip
+    names = (
+        "linear",
+        "relu",
+        "relu6",
+        "hard_sigmoid",
+        "hard_silu",
+        "hard_swish",
+        "softmax",
+        "sigmoid",
+        "silu",
+        "swish",
+        "leaky_relu",
+    )
     places = [keras.activations, keras.ops]
     if "tensorflow" in sys.modules:
         places.append(sys.modules["tensorflow"].nn)
@@ -646,9 +710,7 @@ def _weights(layer, kernel):
 
 
 def _batch_norm(layer):
-    mean, variance = (
-        np.asarray(keras.ops.convert_to_numpy(v), "float64") for v in (layer.moving_mean, layer.moving_variance)
-    )
+    mean, variance = (np.asarray(keras.ops.convert_to_numpy(v), "float64") for v in (layer.moving_mean, layer.moving_variance))
     gain = 1 / np.sqrt(variance + layer.epsilon)
     if layer.scale:
         gain = gain * np.asarray(keras.ops.convert_to_numpy(layer.gamma), "float64")

@@ -118,11 +118,13 @@ def write_project(project: Project, packaging, folder):
     facts |= {"AFTER": entry.after, "USE": _fill(layout.use, facts)}
     texts = {layout.program: _PROGRAM, "README.md": _README, **layout.files}
     parts = (
-        (layout.headers, project.headers), (layout.sources, project.sources),
-        (layout.kernel_headers, project.kernel_headers), (layout.kernel_sources, project.kernel_sources),
+        (layout.headers, project.headers),
+        (layout.sources, project.sources),
+        (layout.kernel_headers, project.kernel_headers),
+        (layout.kernel_sources, project.kernel_sources),
         (pathlib.PurePosixPath(layout.program).parent, project.samples),
         ("", {_fill(path, facts): _fill(text, facts) for path, text in texts.items()}),
-    )  # fmt: skip
+    )
     for place, files in parts:
         for name, text in files.items():
             path = folder / place / name
@@ -500,38 +502,60 @@ _TWO_FOLDERS = {"headers": "include", "sources": "src", "kernel_headers": "inclu
 
 LAYOUTS = {
     "plain": Layout(
-        headers="", sources="", kernel_headers="kernels/include", kernel_sources="kernels/src", program="main.c",
-        use=_PLAIN_USE, files={"CMakeLists.txt": _PLAIN_CMAKE},
+        headers="",
+        sources="",
+        kernel_headers="kernels/include",
+        kernel_sources="kernels/src",
+        program="main.c",
+        use=_PLAIN_USE,
+        files={"CMakeLists.txt": _PLAIN_CMAKE},
     ),
     "cmake": Layout(
-        **_TWO_FOLDERS, program="example/main.c", use=_CMAKE_USE,
+        **_TWO_FOLDERS,
+        program="example/main.c",
+        use=_CMAKE_USE,
         files={"CMakeLists.txt": _CMAKE, "cmake/@NAME@Config.cmake": _CMAKE_CONFIG},
     ),
     "arduino": Layout(
-        headers="src", sources="src/saaug", kernel_headers="src", kernel_sources="src/saaug",
-        program="examples/Samples/Samples.ino", use=_ARDUINO_USE, files={"library.properties": _ARDUINO_PROPERTIES},
+        headers="src",
+        sources="src/saaug",
+        kernel_headers="src",
+        kernel_sources="src/saaug",
+        program="examples/Samples/Samples.ino",
+        use=_ARDUINO_USE,
+        files={"library.properties": _ARDUINO_PROPERTIES},
         entry=replace(_SERVED, before=_ARDUINO_SAY, say="say", after=_ARDUINO_SETUP),
     ),
     "platformio": Layout(
-        **_TWO_FOLDERS, program="examples/samples/src/main.c", use=_PLATFORMIO_USE,
+        **_TWO_FOLDERS,
+        program="examples/samples/src/main.c",
+        use=_PLATFORMIO_USE,
         files={"library.json": _PLATFORMIO_JSON, "examples/samples/platformio.ini": _PLATFORMIO_INI},
     ),
     "zephyr": Layout(
-        **_TWO_FOLDERS, program="samples/classify/src/main.c", use=_ZEPHYR_USE,
+        **_TWO_FOLDERS,
+        program="samples/classify/src/main.c",
+        use=_ZEPHYR_USE,
         files={
-            "zephyr/module.yml": _ZEPHYR_MODULE, "zephyr/CMakeLists.txt": _ZEPHYR_CMAKE, "zephyr/Kconfig": _ZEPHYR_KCONFIG,
-            "samples/classify/CMakeLists.txt": _ZEPHYR_SAMPLE_CMAKE, "samples/classify/prj.conf": _ZEPHYR_SAMPLE_CONF,
+            "zephyr/module.yml": _ZEPHYR_MODULE,
+            "zephyr/CMakeLists.txt": _ZEPHYR_CMAKE,
+            "zephyr/Kconfig": _ZEPHYR_KCONFIG,
+            "samples/classify/CMakeLists.txt": _ZEPHYR_SAMPLE_CMAKE,
+            "samples/classify/prj.conf": _ZEPHYR_SAMPLE_CONF,
         },
         entry=replace(_SERVED, after=_ZEPHYR_MAIN),
     ),
     "esp-idf": Layout(
-        **_TWO_FOLDERS, program="examples/samples/main/main.c", use=_ESP_IDF_USE,
+        **_TWO_FOLDERS,
+        program="examples/samples/main/main.c",
+        use=_ESP_IDF_USE,
         files={
-            "CMakeLists.txt": _ESP_IDF_CMAKE, "idf_component.yml": _ESP_IDF_MANIFEST,
+            "CMakeLists.txt": _ESP_IDF_CMAKE,
+            "idf_component.yml": _ESP_IDF_MANIFEST,
             "examples/samples/CMakeLists.txt": _ESP_IDF_SAMPLE_CMAKE,
             "examples/samples/main/CMakeLists.txt": _ESP_IDF_MAIN_CMAKE,
         },
         entry=replace(_SERVED, after=_ESP_IDF_MAIN),
     ),
-}  # fmt: skip
+}
 """The layouts by name; "plain" is a folder with a program, for no system's library."""

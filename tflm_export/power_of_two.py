@@ -84,9 +84,8 @@ def _shifted(step, x, wanted):
             f"{offset[channel]:,.3g} output steps does not fit the accumulator. Export with requantization='q31'."
         )
     changed = dataclasses.replace(
-        constants, bias=bias.astype("int32"), multiplier=sign.astype("int32"), shift=shift.astype("int32"),
-        power_of_two=True,
-    )  # fmt: skip
+        constants, bias=bias.astype("int32"), multiplier=sign.astype("int32"), shift=shift.astype("int32"), power_of_two=True
+    )
     return dataclasses.replace(step, constants=changed)
 
 

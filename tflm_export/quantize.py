@@ -125,9 +125,7 @@ def check_observation(observation: Observation, graph: ir.Graph):
         )
 
 
-def choose_tensors(
-    graph: ir.Graph, observation: Observation, input_range=None, *, power_of_two=False
-) -> dict[str, Tensor]:
+def choose_tensors(graph: ir.Graph, observation: Observation, input_range=None, *, power_of_two=False) -> dict[str, Tensor]:
     """The grid of every tensor.
 
     Args:

@@ -169,9 +169,7 @@ def _channel_shift(step, x):
 
 def _pad(step, x):
     top, left, bottom, right = step.op.pads
-    return np.pad(
-        x, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=step.output.zero_point
-    )
+    return np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=step.output.zero_point)
 
 
 def _reshape(step, x):
@@ -190,9 +188,7 @@ def hard_swish_constants(input_scale, output_scale):
 
 
 def _hard_swish(step, x):
-    (out_multiplier, out_shift), (gate_multiplier, gate_shift) = hard_swish_constants(
-        step.inputs[0].scale, step.output.scale
-    )
+    (out_multiplier, out_shift), (gate_multiplier, gate_shift) = hard_swish_constants(step.inputs[0].scale, step.output.scale)
     assert out_shift >= 0, step.op.name
     fine = (x - step.inputs[0].zero_point) * 128
 

@@ -18,11 +18,15 @@ import numpy as np
 from tflm_export import checking, ends, native
 
 _ACCESSORS = (  # mangled with the types in the global namespace, and in tflite::micro
-    ("_ZN6tflite5micro12GetEvalInputEPK13TfLiteContextPK10TfLiteNodei",
-     "_ZN6tflite5micro12GetEvalInputEPKNS0_13TfLiteContextEPKNS0_10TfLiteNodeEi"),
-    ("_ZN6tflite5micro13GetEvalOutputEPK13TfLiteContextPK10TfLiteNodei",
-     "_ZN6tflite5micro13GetEvalOutputEPKNS0_13TfLiteContextEPKNS0_10TfLiteNodeEi"),
-)  # fmt: skip
+    (
+        "_ZN6tflite5micro12GetEvalInputEPK13TfLiteContextPK10TfLiteNodei",
+        "_ZN6tflite5micro12GetEvalInputEPKNS0_13TfLiteContextEPKNS0_10TfLiteNodeEi",
+    ),
+    (
+        "_ZN6tflite5micro13GetEvalOutputEPK13TfLiteContextPK10TfLiteNodei",
+        "_ZN6tflite5micro13GetEvalOutputEPKNS0_13TfLiteContextEPKNS0_10TfLiteNodeEi",
+    ),
+)
 _REGISTERER = "saaug_wheel_register"
 
 
@@ -132,9 +136,7 @@ class Interpreter:
                 f"tflm_export.runner: `images` must have shape (N, {', '.join(map(str, self.input_shape))}). Received: "
                 f"{images.shape}."
             )
-        return ends.to_stored(
-            images, self.input_scale, self.input_zero_point, owner="tflm_export.runner", name="images"
-        )
+        return ends.to_stored(images, self.input_scale, self.input_zero_point, owner="tflm_export.runner", name="images")
 
     def run(self, images):
         """int8 outputs (N, ...) of images (N, H, W, C)."""
@@ -209,8 +211,13 @@ def measure_arena(model: bytes) -> Arena:
     with tempfile.NamedTemporaryFile(suffix=".tflite") as file:
         file.write(model)
         file.flush()
-        arguments = [file.name, json.dumps([_REGISTERER] if custom else []), str(_arena_bound(sizes, len(subgraph.operators))),
-                     str(pathlib.Path(__file__).resolve().parents[1]), str(library)]  # fmt: skip
+        arguments = [
+            file.name,
+            json.dumps([_REGISTERER] if custom else []),
+            str(_arena_bound(sizes, len(subgraph.operators))),
+            str(pathlib.Path(__file__).resolve().parents[1]),
+            str(library),
+        ]
         done = subprocess.run([sys.executable, "-c", _PROBE, *arguments], capture_output=True, text=True, check=False)
     found = {key: int(size) for key, size in re.findall(r"Arena allocation (head|tail) (\d+) bytes", done.stderr)}
     if done.returncode != 0 or set(found) != {"head", "tail"}:

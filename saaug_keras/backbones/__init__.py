@@ -14,7 +14,25 @@ from saaug_keras.backbones.lowering import KINDS, LayerSpec, count_macs, count_p
 from saaug_keras.backbones.records import ACTIVATIONS, BlockSpec, HeadSpec, NetSpec, SegmentationSpec, StemSpec
 
 __all__ = [
-    "ACTIVATIONS", "BlockSpec", "HeadSpec", "KINDS", "LAYER_OPTIONS", "LayerSpec", "NAMES", "NetSpec", "SegmentationSpec",
-    "StemSpec", "build", "check_layer_options", "count_macs", "count_parameters", "lower", "make_activation",
-    "make_divisible", "make_layer", "operator_of", "options_of", "spec",
-]  # fmt: skip
+    "ACTIVATIONS",
+    "BlockSpec",
+    "HeadSpec",
+    "KINDS",
+    "LAYER_OPTIONS",
+    "LayerSpec",
+    "NAMES",
+    "NetSpec",
+    "SegmentationSpec",
+    "StemSpec",
+    "build",
+    "check_layer_options",
+    "count_macs",
+    "count_parameters",
+    "lower",
+    "make_activation",
+    "make_divisible",
+    "make_layer",
+    "operator_of",
+    "options_of",
+    "spec",
+]

@@ -71,8 +71,10 @@ def make_layer(layer: LayerSpec, layer_options: dict | None = None):
     options = {"use_bias": layer.use_bias, "name": layer.name}
     if layer.kind != "dense":
         options |= {
-            "kernel_size": layer.kernel_size, "strides": layer.strides, "padding": "same",
+            "kernel_size": layer.kernel_size,
+            "strides": layer.strides,
+            "padding": "same",
             "dilation_rate": layer.dilation,
-        }  # fmt: skip
+        }
     channels = () if layer.kind == "depthwise" else (layer.output_shape[2],)
     return operator_of(layer, layer_options).make_layer(layer.kind, *channels, **options)

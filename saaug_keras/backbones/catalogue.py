@@ -44,10 +44,14 @@ def _block(word):
     flags, numbers = re.fullmatch(r"([/+rh]*)([\d,]+)", word).groups()
     expanded, kernel_size, filters, *squeeze_excite = map(int, numbers.split(","))
     return BlockSpec(
-        filters, expanded, kernel_size, strides=2 if "/" in flags else 1, residual="+" in flags,
+        filters,
+        expanded,
+        kernel_size,
+        strides=2 if "/" in flags else 1,
+        residual="+" in flags,
         activation="relu" if "r" in flags else "hard_swish" if "h" in flags else "relu6",
         squeeze_excite=squeeze_excite[0] if squeeze_excite else 0,
-    )  # fmt: skip
+    )
 
 
 _MOBILENET_V2 = """
@@ -55,33 +59,67 @@ _MOBILENET_V2 = """
     +192,3,32 +192,3,32 /192,3,56 +336,3,56 +336,3,56 336,3,112"""
 _CATALOGUE = {
     "tiny32-44k": _Network(32, StemSpec(16), "+48,3,16 /48,3,24 +72,3,24 /72,3,40 +120,3,40", (HeadSpec(128),)),
-    "tiny32-93k": _Network(32, StemSpec(16, strides=1), """
-        /48,3,24 +72,3,24 /72,3,40 +120,3,40 +120,3,40 /120,3,56 +168,3,56""", (HeadSpec(160),)),
+    "tiny32-93k": _Network(
+        32,
+        StemSpec(16, strides=1),
+        """
+        /48,3,24 +72,3,24 /72,3,40 +120,3,40 +120,3,40 /120,3,56 +168,3,56""",
+        (HeadSpec(160),),
+    ),
     "mobilenetv2-tiny": _Network(144, StemSpec(16), _MOBILENET_V2, (HeadSpec(448),)),
     "mobilenetv2-w0.35": _Network(160, StemSpec(16), _MOBILENET_V2, (HeadSpec(1280),)),
-    "mobilenetv3-w0.35": _Network(160, StemSpec(8, activation="hard_swish"), """
+    "mobilenetv3-w0.35": _Network(
+        160,
+        StemSpec(8, activation="hard_swish"),
+        """
         +r8,3,8 /r24,3,8 +r24,3,8 /r24,5,16,16 +r40,5,16,16 +r40,5,16,16 /h88,3,32 +h72,3,32 +h64,3,32
         +h64,3,32 h168,3,40,40 +h232,3,40,56 /h232,5,56,56 +h336,5,56,88 +h336,5,56,88""",
-        (HeadSpec(336, "hard_swish"), HeadSpec(1280, "hard_swish", batch_norm=False, pooled=True))),
-    "proxylessnas-w0.35": _Network(160, StemSpec(16), """
+        (HeadSpec(336, "hard_swish"), HeadSpec(1280, "hard_swish", batch_norm=False, pooled=True)),
+    ),
+    "proxylessnas-w0.35": _Network(
+        160,
+        StemSpec(16),
+        """
         16,3,8 /24,5,16 +48,3,16 /48,7,16 +48,3,16 +48,5,16 +48,5,16 /96,7,32 +96,5,32 +96,5,32 +96,5,32
-        192,5,32 +96,5,32 +96,5,32 +96,5,32 /192,7,64 +384,7,64 +192,7,64 +192,7,64 384,7,112""", (HeadSpec(1280),)),
-    "mcunet-in0": _Network(48, StemSpec(24), """
+        192,5,32 +96,5,32 +96,5,32 +96,5,32 /192,7,64 +384,7,64 +192,7,64 +192,7,64 384,7,112""",
+        (HeadSpec(1280),),
+    ),
+    "mcunet-in0": _Network(
+        48,
+        StemSpec(24),
+        """
         24,3,16 /64,5,16 +48,3,16 +64,3,16 /80,7,24 +96,5,24 +120,5,24 /120,7,48 +192,5,48 240,3,56
-        +224,5,56 +280,3,56 /336,3,112 +448,5,112 672,3,192"""),
-    "mcunet-in1": _Network(96, StemSpec(16), """
+        +224,5,56 +280,3,56 /336,3,112 +448,5,112 672,3,192""",
+    ),
+    "mcunet-in1": _Network(
+        96,
+        StemSpec(16),
+        """
         16,3,8 /32,3,16 +48,3,16 /48,7,24 +120,3,24 /120,3,40 +160,7,40 160,5,48 +144,3,48 +192,3,48
-        /240,7,96 +384,5,96 +384,5,96 576,3,160"""),
-    "mcunet-in2": _Network(160, StemSpec(16), """
+        /240,7,96 +384,5,96 +384,5,96 576,3,160""",
+    ),
+    "mcunet-in2": _Network(
+        160,
+        StemSpec(16),
+        """
         16,3,8 /24,5,16 +96,7,16 +80,3,16 +80,5,16 /80,3,24 +144,7,24 +144,5,24 /96,7,40 +200,5,40 200,3,48
-        +240,5,48 +192,3,48 /288,5,96 +384,5,96 +288,5,96 +384,3,96 480,5,160"""),
-    "mcunet-in3": _Network(176, StemSpec(16), """
+        +240,5,48 +192,3,48 /288,5,96 +384,5,96 +288,5,96 +384,3,96 480,5,160""",
+    ),
+    "mcunet-in3": _Network(
+        176,
+        StemSpec(16),
+        """
         16,3,8 /24,7,16 +80,3,16 +80,7,16 +64,5,16 /80,5,24 +120,5,24 +120,5,24 /120,3,40 +240,7,40
-        +160,5,40 200,5,48 +240,7,48 +240,3,48 /288,3,96 +480,7,96 +384,3,96 480,7,160"""),
-    "mcunet-in4": _Network(160, StemSpec(32), """
+        +160,5,40 200,5,48 +240,7,48 +240,3,48 /288,3,96 +480,7,96 +384,3,96 480,7,160""",
+    ),
+    "mcunet-in4": _Network(
+        160,
+        StemSpec(32),
+        """
         32,3,16 /48,7,24 +120,3,24 +96,5,24 /120,7,40 +160,3,40 +160,7,40 /120,7,80 +240,3,80 +240,7,80
-        320,3,96 +288,5,96 +288,5,96 /384,7,192 +576,7,192 +576,5,192 768,5,320"""),
-}  # fmt: skip
+        320,3,96 +288,5,96 +288,5,96 /384,7,192 +576,7,192 +576,5,192 768,5,320""",
+    ),
+}
 NAMES = tuple(sorted(_CATALOGUE))
 
 
@@ -140,9 +178,7 @@ def _scale_width(stem, blocks, head, width):
         if expanded == new_inputs and block.expanded != inputs:
             expanded = new_inputs + 8
         reduced = scaled(block.squeeze_excite) if block.squeeze_excite else 0
-        new.append(
-            dataclasses.replace(block, filters=scaled(block.filters), expanded=expanded, squeeze_excite=reduced)
-        )
+        new.append(dataclasses.replace(block, filters=scaled(block.filters), expanded=expanded, squeeze_excite=reduced))
         inputs, new_inputs = block.filters, scaled(block.filters)
     return (
         dataclasses.replace(stem, filters=scaled(stem.filters)),

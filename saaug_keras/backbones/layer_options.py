@@ -31,9 +31,7 @@ def check_layer_options(owner: str, layer_options: dict | None, spec: NetSpec) -
     for name, options in layer_options.items():
         _validate.one_of(owner, "layer_options", name, owners)
         if not isinstance(options, dict):
-            raise TypeError(
-                f"{owner}: `layer_options` must hold a dict of options for {name!r}. Received: {options!r}."
-            )
+            raise TypeError(f"{owner}: `layer_options` must hold a dict of options for {name!r}. Received: {options!r}.")
         for option in options:
             _validate.one_of(owner, f"layer_options[{name!r}]", option, (*LAYER_OPTIONS, *sorted(of_operators)))
     return dict(layer_options)

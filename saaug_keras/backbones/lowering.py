@@ -75,9 +75,7 @@ class _Lowering:
         elif height_width is not None:
             height, width = height_width
         out = (-(-height // strides), -(-width // strides), channels or in_channels)
-        self.layers.append(
-            LayerSpec(name, kind, operator, tuple(inputs), self.shapes[inputs[0]], out, strides=strides, **rest)
-        )
+        self.layers.append(LayerSpec(name, kind, operator, tuple(inputs), self.shapes[inputs[0]], out, strides=strides, **rest))
         self.shapes[name] = out
         return name
 
@@ -91,8 +89,15 @@ class _Lowering:
         rest.setdefault("batch_norm", True)
         for index, (suffix, part) in enumerate(parts):
             inputs = self.add(
-                name + suffix, kind, inputs, channels, operator=part, strides=1 if index else strides,
-                kernel_size=kernel_size, activation=activation if index == len(parts) - 1 else None, **rest,
+                name + suffix,
+                kind,
+                inputs,
+                channels,
+                operator=part,
+                strides=1 if index else strides,
+                kernel_size=kernel_size,
+                activation=activation if index == len(parts) - 1 else None,
+                **rest,
             )
         return inputs
 
@@ -108,7 +113,13 @@ def lower(spec: NetSpec, *, all_blocks: bool = False) -> tuple[LayerSpec, ...]:
     net = _Lowering(spec.input_shape)
     stem = spec.stem
     out = net.weighted(
-        "stem", "conv", "input", stem.filters, stem.operator, activation=stem.activation, strides=stem.strides,
+        "stem",
+        "conv",
+        "input",
+        stem.filters,
+        stem.operator,
+        activation=stem.activation,
+        strides=stem.strides,
         kernel_size=stem.kernel_size,
     )
     ends = {}
@@ -124,14 +135,19 @@ def lower(spec: NetSpec, *, all_blocks: bool = False) -> tuple[LayerSpec, ...]:
         if head.pooled and not pooled:
             out, pooled = net.add("pool", "pool", out, scale="width"), True
         out = net.weighted(
-            f"head{index}", "conv", out, head.filters, head.operator, activation=head.activation,
-            batch_norm=head.batch_norm, use_bias=not head.batch_norm,
+            f"head{index}",
+            "conv",
+            out,
+            head.filters,
+            head.operator,
+            activation=head.activation,
+            batch_norm=head.batch_norm,
+            use_bias=not head.batch_norm,
         )
     if not pooled:
         out = net.add("pool", "pool", out)
     net.add(
-        "classifier", "dense", out, spec.num_classes, operator=spec.classifier_operator.as_dense, use_bias=True,
-        scale="fixed",
+        "classifier", "dense", out, spec.num_classes, operator=spec.classifier_operator.as_dense, use_bias=True, scale="fixed"
     )
     return tuple(net.layers)
 
@@ -141,25 +157,44 @@ def _lower_block(net, index, block, entry):
     expand, depthwise, project = operators.parse_block(block.operator)
     out = entry
     if block.expanded != net.shapes[entry][2]:
-        out = net.weighted(
-            name + "expand", "conv", out, block.expanded, expand, activation=block.activation, **inside
-        )
+        out = net.weighted(name + "expand", "conv", out, block.expanded, expand, activation=block.activation, **inside)
     else:
         inside["scale"] = "width"  # without an expansion the depthwise layer works on the residual stream itself
     out = net.weighted(
-        name + "depthwise", "depthwise", out, block.expanded, depthwise, activation=block.activation,
-        strides=block.strides, kernel_size=block.kernel_size, dilation=block.dilation, **inside,
+        name + "depthwise",
+        "depthwise",
+        out,
+        block.expanded,
+        depthwise,
+        activation=block.activation,
+        strides=block.strides,
+        kernel_size=block.kernel_size,
+        dilation=block.dilation,
+        **inside,
     )
     if block.squeeze_excite:
         gate = net.add(name + "se_pool", "pool", out, **inside)
         operator = block.squeeze_excite_operator.as_dense
         gate = net.add(
-            name + "se_reduce", "conv", gate, block.squeeze_excite, operator=operator, use_bias=True,
-            activation="relu", block=index, scale="fixed",
+            name + "se_reduce",
+            "conv",
+            gate,
+            block.squeeze_excite,
+            operator=operator,
+            use_bias=True,
+            activation="relu",
+            block=index,
+            scale="fixed",
         )
         gate = net.add(
-            name + "se_expand", "conv", gate, block.expanded, operator=operator, use_bias=True,
-            activation="hard_sigmoid", **inside,
+            name + "se_expand",
+            "conv",
+            gate,
+            block.expanded,
+            operator=operator,
+            use_bias=True,
+            activation="hard_sigmoid",
+            **inside,
         )
         out = net.add(name + "se_scale", "multiply", (out, gate), **inside)
     out = net.weighted(name + "project", "conv", out, block.filters, project, block=index)
@@ -174,8 +209,7 @@ def _lower_segmentation(net, spec, out, ends):
     features = net.weighted("seg_branch", "conv", out, head.filters, operator, activation="relu", scale="fixed")
     gate = net.add("seg_pool", "pool", out)
     gate = net.add(
-        "seg_gate", "conv", gate, head.filters, operator=operator, use_bias=True, activation="hard_sigmoid",
-        scale="fixed",
+        "seg_gate", "conv", gate, head.filters, operator=operator, use_bias=True, activation="hard_sigmoid", scale="fixed"
     )
     features = net.add("seg_scale", "multiply", (features, gate), scale="fixed")
     logits_from = features
@@ -185,9 +219,7 @@ def _lower_segmentation(net, spec, out, ends):
         features = net.add("seg_up", "resize", features, height_width=(height, width), scale="fixed")
         skip = net.weighted("seg_skip", "conv", low, head.filters, operator, scale="fixed")
         logits_from = net.add("seg_sum", "add", (features, skip), scale="fixed")
-    logits = net.add(
-        "classifier", "conv", logits_from, spec.num_classes, operator=operator, use_bias=True, scale="fixed"
-    )
+    logits = net.add("classifier", "conv", logits_from, spec.num_classes, operator=operator, use_bias=True, scale="fixed")
     net.add("seg_logits", "resize", logits, height_width=spec.input_shape[:2], scale="fixed")
 
 

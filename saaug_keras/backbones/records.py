@@ -147,9 +147,13 @@ class NetSpec:
             channels = block.filters
 
     def with_operator(
-        self, operator, *, stem: Operator | str | None = None, classifier: Operator | str | None = None,
+        self,
+        operator,
+        *,
+        stem: Operator | str | None = None,
+        classifier: Operator | str | None = None,
         squeeze_excite: Operator | str | None = None,
-    ) -> NetSpec:  # fmt: skip
+    ) -> NetSpec:
         """The same network under an operator policy.
 
         Args:
@@ -181,17 +185,12 @@ class NetSpec:
                 dataclasses.replace(block, operator=each, squeeze_excite_operator=squeeze_excite)
                 for block, each in zip(self.blocks, blocks if self.blocks else (), strict=True)
             ),
-            head=tuple(
-                dataclasses.replace(head, operator=last if head.batch_norm else last.as_dense)
-                for head in self.head
-            ),
+            head=tuple(dataclasses.replace(head, operator=last if head.batch_norm else last.as_dense) for head in self.head),
             classifier_operator=classifier,
             segmentation=self.segmentation and dataclasses.replace(self.segmentation, operator=classifier),
         )
 
-    def with_segmentation(
-        self, *, filters: int = 32, output_stride: int = 16, skip_stride: int | None = 8
-    ) -> NetSpec:
+    def with_segmentation(self, *, filters: int = 32, output_stride: int = 16, skip_stride: int | None = 8) -> NetSpec:
         """The same backbone with a lite R-ASPP head that labels every pixel; its own head goes.
 
         Args:
@@ -215,8 +214,7 @@ class NetSpec:
                 skip = index
         if skip_stride is not None and skip is None:
             raise ValueError(
-                f"{owner}: `skip_stride` must be a reduction that some block has, or None. Received: "
-                f"skip_stride={skip_stride}."
+                f"{owner}: `skip_stride` must be a reduction that some block has, or None. Received: skip_stride={skip_stride}."
             )
         head = SegmentationSpec(filters, self.classifier_operator.as_dense, skip)
         return dataclasses.replace(self, blocks=tuple(blocks), head=(), segmentation=head)

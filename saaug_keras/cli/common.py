@@ -17,8 +17,7 @@ def add_common_options(parser: argparse.ArgumentParser, *, inner: bool = False):
     default = argparse.SUPPRESS if inner else False  # what stands before the action is not forgotten behind it
     text = "print the result as one JSON object and nothing else"
     parser.add_argument("--json", action="store_true", default=default, help=text)
-    parser.add_argument("--traceback", action="store_true", default=default,
-                        help="on an error print where it happened, too")  # fmt: skip
+    parser.add_argument("--traceback", action="store_true", default=default, help="on an error print where it happened, too")
 
 
 def run_plainly(run, args) -> int:
@@ -114,9 +113,7 @@ def show(args, result: dict, *, title: str | None = None, rows=None, columns=Non
 
     if rows is None:
         parts = {key: value if isinstance(value, dict) else {"": value} for key, value in result.items()}
-        rows = [
-            (f"{key.replace('_', ' ')} {part}".strip(), value) for key, of in parts.items() for part, value in of.items()
-        ]
+        rows = [(f"{key.replace('_', ' ')} {part}".strip(), value) for key, of in parts.items() for part, value in of.items()]
         columns = columns or ("", "")
     table = Table(box=box.SIMPLE, show_header=any(columns))
     for index, column in enumerate(columns):
@@ -147,10 +144,14 @@ def say(args, text: str):
 
 def add_budget_options(parser):
     """`--jobs`, `--hours`, `--until`."""
-    parser.add_argument("--jobs", type=int, help="processes that train at a time (default: one a core, with one thread "
-                        "each; one on an accelerator)")  # fmt: skip
-    parser.add_argument("--hours", type=float, metavar="H", help="stop after so many hours, at the end of an epoch; the "
-                        "same command goes on")  # fmt: skip
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        help="processes that train at a time (default: one a core, with one thread each; one on an accelerator)",
+    )
+    parser.add_argument(
+        "--hours", type=float, metavar="H", help="stop after so many hours, at the end of an epoch; the same command goes on"
+    )
     parser.add_argument("--until", metavar="HH:MM", help="stop at that time of the day, or at an ISO date and time")
 
 
@@ -158,16 +159,23 @@ def add_operator_option(parser):
     """`--operator`."""
     from saaug_keras import operators
 
-    parser.add_argument("--operator", default="shift", help=f"{', '.join(operators.names())}, perhaps with options, as "
-                        "'shift(zero_code=False)'; or three of a block's layers, as adder/shift/adder (default: "
-                        "shift)")  # fmt: skip
+    parser.add_argument(
+        "--operator",
+        default="shift",
+        help=f"{', '.join(operators.names())}, perhaps with options, as "
+        "'shift(zero_code=False)'; or three of a block's layers, as adder/shift/adder (default: "
+        "shift)",
+    )
 
 
 def add_packaging_option(parser):
     """`--packaging`, of what exports."""
     choices = ("plain", "cmake", "arduino", "platformio", "zephyr", "esp-idf")
-    parser.add_argument("--packaging", choices=choices, help="of --target c: a folder with a program, or a library as that "
-                        "build system takes it (default: plain)")  # fmt: skip
+    parser.add_argument(
+        "--packaging",
+        choices=choices,
+        help="of --target c: a folder with a program, or a library as that build system takes it (default: plain)",
+    )
 
 
 def budget_of(owner: str, args) -> tuple[int | None, float | None]:

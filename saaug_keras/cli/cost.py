@@ -39,15 +39,21 @@ def add_parser(subparsers):
     parser.add_argument("--resolution", type=int, help="pixels (default: the publication's)")
     parser.add_argument("--channels", type=int, default=3, help="of the image (default: 3)")
     parser.add_argument("--classes", type=int, default=1000, help="default: 1000")
-    parser.add_argument("--strides", type=common.integers, metavar="S,S,...", help="of the stem and the stages, in "
-                        "place of the backbone's own")  # fmt: skip
+    parser.add_argument(
+        "--strides", type=common.integers, metavar="S,S,...", help="of the stem and the stages, in place of the backbone's own"
+    )
     parser.add_argument("--width-multiplier", type=float, default=1.0, help="of all channels (default: 1)")
 
     group = parser.add_argument_group("view")
     group.add_argument("--bits", choices=("8", "32", "deployed"), help="price this network alone, at this width")
-    group.add_argument("--convention", choices=("honest", "paper"), default="honest", help="honest counts the sums, "
-                       "the requantization and what stands between the layers; paper counts one operation per tap "
-                       "(default: honest)")  # fmt: skip
+    group.add_argument(
+        "--convention",
+        choices=("honest", "paper"),
+        default="honest",
+        help="honest counts the sums, "
+        "the requantization and what stands between the layers; paper counts one operation per tap "
+        "(default: honest)",
+    )
     group.add_argument("--layers", action="store_true", help="one row per layer")
 
     group = parser.add_argument_group("limits")
@@ -68,23 +74,33 @@ def run(args) -> int:
         resolution = backbones.spec(args.backbone).input_shape[0] if args.resolution is None else args.resolution
         shape = (resolution, resolution, args.channels)
     spec = backbones.spec(
-        args.backbone, input_shape=shape, num_classes=args.classes, operator=args.operator, strides=args.strides,
+        args.backbone,
+        input_shape=shape,
+        num_classes=args.classes,
+        operator=args.operator,
+        strides=args.strides,
         width=args.width_multiplier,
-    )  # fmt: skip
+    )
     bits = {"8": 8, "32": 32}.get(args.bits)
     limits = {"sram": args.sram, "flash": args.flash, "max_energy": args.max_energy, "max_ops": args.max_ops}
     devices.limits(args.device, **limits)
     if args.bits:
-        columns = {f"{args.bits} bits" if bits else HEADINGS["deployed"]: cost.estimate(spec, bits=bits,
-                   convention=args.convention)}  # fmt: skip
+        columns = {
+            f"{args.bits} bits" if bits else HEADINGS["deployed"]: cost.estimate(spec, bits=bits, convention=args.convention)
+        }
         found = next(iter(columns.values()))
     else:
         compared = cost.compare(spec, convention=args.convention)
         columns, found = {HEADINGS[key]: value for key, value in compared.items()}, compared["deployed"]
     exceeded = devices.fits(found, args.device, **limits)
 
-    result = {"backbone": args.backbone, "operator": args.operator, "input_shape": list(spec.input_shape),
-              "num_classes": spec.num_classes, **found.as_dict(layers=args.layers)}  # fmt: skip
+    result = {
+        "backbone": args.backbone,
+        "operator": args.operator,
+        "input_shape": list(spec.input_shape),
+        "num_classes": spec.num_classes,
+        **found.as_dict(layers=args.layers),
+    }
     if not args.bits:
         same_width = cost.estimate(spec, bits=8, convention=args.convention)
         result["columns"] = {key: value.as_dict() for key, value in compared.items()}
@@ -138,12 +154,21 @@ def show_layers(args, columns, result):
     """Two tables, one row per layer: counts of the network shown last, and every column's energy."""
     shown = list(columns.values())[-1]
     rows = [
-        (layer.name, layer.operator, layer.multiplies, layer.shifts, layer.adds, layer.params, layer.flash_bytes,
-         layer.output_bytes, layer.energy_mj * 1e3, layer.latency_ms * 1e3)
+        (
+            layer.name,
+            layer.operator,
+            layer.multiplies,
+            layer.shifts,
+            layer.adds,
+            layer.params,
+            layer.flash_bytes,
+            layer.output_bytes,
+            layer.energy_mj * 1e3,
+            layer.latency_ms * 1e3,
+        )
         for layer in shown.layers
-    ]  # fmt: skip
-    headings = ("layer", "operator", "multiply", "shift", "add", "params", "flash", "output", "energy, uJ",
-                "latency, us")  # fmt: skip
+    ]
+    headings = ("layer", "operator", "multiply", "shift", "add", "params", "flash", "output", "energy, uJ", "latency, us")
     common.show(args, result, title=f"layers, {list(columns)[-1]}", rows=rows, columns=headings)
     if len(columns) > 1 and len({len(column.layers) for column in columns.values()}) == 1:
         rows = [

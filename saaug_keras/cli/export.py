@@ -17,15 +17,33 @@ def add_parser(subparsers):
     )
     parser.add_argument("model", metavar="MODEL", help="a .keras file, or the folder of a `saaug train` run")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
-    parser.add_argument("--flavour", choices=("builtin", "custom"), help="builtin: any TFLite Micro runs it; custom: "
-                        "4-bit weights, for the kernels of tflm_export (default: builtin for tflite, else custom)")
-    parser.add_argument("--target", default="tflite", choices=("tflite", "tflm", "c"), help="the model alone, a "
-                        "firmware project with TFLite Micro, or one of plain C (default: tflite)")
+    parser.add_argument(
+        "--flavour",
+        choices=("builtin", "custom"),
+        help="builtin: any TFLite Micro runs it; custom: "
+        "4-bit weights, for the kernels of tflm_export (default: builtin for tflite, else custom)",
+    )
+    parser.add_argument(
+        "--target",
+        default="tflite",
+        choices=("tflite", "tflm", "c"),
+        help="the model alone, a firmware project with TFLite Micro, or one of plain C (default: tflite)",
+    )
     common.add_packaging_option(parser)
-    parser.add_argument("--requantization", default="q31", choices=("q31", "power-of-two"), help="one multiplication "
-                        "per output, or a shift, which needs --flavour custom (default: q31)")
-    parser.add_argument("--input-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="of the model's inputs, which "
-                        "the pixels' 0 to 255 span: 0 255 for a model that begins with Rescaling (default: 0 1)")
+    parser.add_argument(
+        "--requantization",
+        default="q31",
+        choices=("q31", "power-of-two"),
+        help="one multiplication per output, or a shift, which needs --flavour custom (default: q31)",
+    )
+    parser.add_argument(
+        "--input-range",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="of the model's inputs, which "
+        "the pixels' 0 to 255 span: 0 255 for a model that begins with Rescaling (default: 0 1)",
+    )
     parser.add_argument("--name", help="of the files (default: the model's)")
     parser.add_argument("--sram-bytes", type=int, metavar="N", help="refuse if the activations take more")
     parser.add_argument("--flash-bytes", type=int, metavar="N", help="refuse if the model takes more")
@@ -62,11 +80,19 @@ def run(args) -> int:
         images = images[: args.count]
     evaluation = (datasets.resize(data.x_test, size), data.y_test) if args.evaluate else None
     report = tflm_export.export(
-        model, datasets.resize(images, size), args.out, flavour=args.flavour, target=args.target,
-        requantization=args.requantization, evaluation_data=evaluation, sram_bytes=args.sram_bytes,
-        flash_bytes=args.flash_bytes, name=args.name, packaging=args.packaging,
+        model,
+        datasets.resize(images, size),
+        args.out,
+        flavour=args.flavour,
+        target=args.target,
+        requantization=args.requantization,
+        evaluation_data=evaluation,
+        sram_bytes=args.sram_bytes,
+        flash_bytes=args.flash_bytes,
+        name=args.name,
+        packaging=args.packaging,
         input_range=None if args.input_range is None else tuple(args.input_range),
-    )  # fmt: skip
+    )
     show_report(args, report)
     return 0
 

@@ -22,8 +22,12 @@ def add_parser(subparsers):
     which.add_argument("--dataset", help="digits, cifar10, cifar100, camvid or folder")
     which.add_argument("--images", metavar="PATH", help="a folder of image files, or one file")
     parser.add_argument("--data", metavar="DIR", help="folder with the data set's files")
-    parser.add_argument("--part", default="test", choices=("train", "validation", "test"), help="of the data set: "
-                        "validation is what `saaug train` holds out (default: test)")  # fmt: skip
+    parser.add_argument(
+        "--part",
+        default="test",
+        choices=("train", "validation", "test"),
+        help="of the data set: validation is what `saaug train` holds out (default: test)",
+    )
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
     parser.add_argument("--class-names", metavar="FILE", help="a name per line, for --images")
     return parser
@@ -85,8 +89,7 @@ def classify(interpreter, images, every: int = 32):
         parts.append(interpreter.classify(images[first : first + every]))
         done = min(first + every, len(images))
         speed = done / (time.perf_counter() - start)
-        progress.update(f"{done}/{len(images)} images  {speed:,.0f} img/s  "
-                        f"{duration((len(images) - done) / speed)} left")  # fmt: skip
+        progress.update(f"{done}/{len(images)} images  {speed:,.0f} img/s  {duration((len(images) - done) / speed)} left")
     progress.clear()
     return np.concatenate(parts), time.perf_counter() - start
 

@@ -33,11 +33,25 @@ _NUMBERS = (
     ("training", "--seed", int, "of everything"),
 )
 _DEFAULTS = {
-    "subnet_trials": 300, "target_trials": 150, "population_size": 50, "top": 10, "slack": 1.5,
-    "calibration_images": 256, "held_out_images": 512, "supernet_epochs": 20, "supernet_rate": 0.1,
-    "random_candidates": 1, "adapt_epochs": 4, "adapt_rate": 0.02, "epochs": 30, "learning_rate": 0.1,
-    "aug_loss_weight": 1.0, "batch_size": 128, "validation_fraction": 0.1, "seed": 0,
-}  # fmt: skip
+    "subnet_trials": 300,
+    "target_trials": 150,
+    "population_size": 50,
+    "top": 10,
+    "slack": 1.5,
+    "calibration_images": 256,
+    "held_out_images": 512,
+    "supernet_epochs": 20,
+    "supernet_rate": 0.1,
+    "random_candidates": 1,
+    "adapt_epochs": 4,
+    "adapt_rate": 0.02,
+    "epochs": 30,
+    "learning_rate": 0.1,
+    "aug_loss_weight": 1.0,
+    "batch_size": 128,
+    "validation_fraction": 0.1,
+    "seed": 0,
+}
 
 
 def add_parser(subparsers):
@@ -50,13 +64,13 @@ def add_parser(subparsers):
         "--resume. Run it under KERASTUNER_TUNER_ID (chief, or a worker's name), KERASTUNER_ORACLE_IP and "
         "KERASTUNER_ORACLE_PORT on a shared folder to search with several machines.",
     )
-    parser.add_argument("--dataset", required=True, help="digits, cifar10, cifar100, or folder for your own images in "
-                        "--data")  # fmt: skip
+    parser.add_argument("--dataset", required=True, help="digits, cifar10, cifar100, or folder for your own images in --data")
     parser.add_argument("--data", metavar="DIR", help="folder with the data set's files")
     parser.add_argument("--out", metavar="DIR", help="folder to write")
     parser.add_argument("--resume", action="store_true", help="go on with the search in --out")
-    parser.add_argument("--dry-run", action="store_true", help="only say the size of the space, the feasible share and "
-                        "the time it will take")  # fmt: skip
+    parser.add_argument(
+        "--dry-run", action="store_true", help="only say the size of the space, the feasible share and the time it will take"
+    )
 
     group = parser.add_argument_group("limits")
     group.add_argument("--device", help="a microcontroller's name, for example stm32f412")
@@ -70,28 +84,60 @@ def add_parser(subparsers):
     group.add_argument("--space", choices=("small", "tiny"), help="default: by the size of the images")
     group.add_argument("--widths", type=common.numbers, metavar="F,F,...", help="multipliers of all channels")
     group.add_argument("--resolutions", type=common.integers, metavar="N,N,...", help="pixels")
-    group.add_argument("--operators", default="shift", metavar="NAME,NAME", help="that blocks may have: conv, shift, "
-                       "shift5, shift-ps, shift5-ps, adder, binary, or mixed as adder/shift/adder (default: shift)")
-    group.add_argument("--minimize", default="", metavar="NAME,NAME", help="costs ranked beside accuracy: sram_bytes, "
-                       "flash_bytes, operations, energy_mj (default: none, only limits)")  # fmt: skip
+    group.add_argument(
+        "--operators",
+        default="shift",
+        metavar="NAME,NAME",
+        help="that blocks may have: conv, shift, "
+        "shift5, shift-ps, shift5-ps, adder, binary, or mixed as adder/shift/adder (default: shift)",
+    )
+    group.add_argument(
+        "--minimize",
+        default="",
+        metavar="NAME,NAME",
+        help="costs ranked beside accuracy: sram_bytes, flash_bytes, operations, energy_mj (default: none, only limits)",
+    )
     group.add_argument("--strategy", choices=("evolution", "random"), default="evolution", help="default: evolution")
     for where, option, kind, text in _NUMBERS:
         default = _DEFAULTS[option[2:].replace("-", "_")]
         groups[where].add_argument(option, type=kind, default=default, help=f"{text} (default: {default})")
     group = groups["training"]
     group.add_argument("--distill", action="store_true", help="in-place distillation in the SuperNet")
-    group.add_argument("--width", type=common.numbers, default=(1.0, 1.6, 2.2), metavar="F,F,...",
-                       help="width augmentation (default: 1,1.6,2.2)")  # fmt: skip
-    group.add_argument("--expand", type=common.numbers, default=(1.0, 1.6, 2.2, 2.8), metavar="F,F,...",
-                       help="expand augmentation (default: 1,1.6,2.2,2.8)")  # fmt: skip
+    group.add_argument(
+        "--width",
+        type=common.numbers,
+        default=(1.0, 1.6, 2.2),
+        metavar="F,F,...",
+        help="width augmentation (default: 1,1.6,2.2)",
+    )
+    group.add_argument(
+        "--expand",
+        type=common.numbers,
+        default=(1.0, 1.6, 2.2, 2.8),
+        metavar="F,F,...",
+        help="expand augmentation (default: 1,1.6,2.2,2.8)",
+    )
     group.add_argument("--no-data-augmentation", action="store_true", help="no random shift and mirror of images")
-    group.add_argument("--baseline", choices=("both", "none", "ptq", "qat"), default="none", help="also train the "
-                       "multiplicative twin and quantize it to INT8: after training, aware of it, or both")  # fmt: skip
+    group.add_argument(
+        "--baseline",
+        choices=("both", "none", "ptq", "qat"),
+        default="none",
+        help="also train the multiplicative twin and quantize it to INT8: after training, aware of it, or both",
+    )
     group = parser.add_argument_group("export")
-    group.add_argument("--target", choices=("c", "tflite", "tflm"), default="tflm", help="what firmware/ holds: plain "
-                       "C, the model alone, or a project with TFLite Micro (default: tflm)")  # fmt: skip
-    group.add_argument("--exported-images", type=int, default=1000, metavar="N", help="test images that the exported "
-                       "network classifies (default: 1000)")  # fmt: skip
+    group.add_argument(
+        "--target",
+        choices=("c", "tflite", "tflm"),
+        default="tflm",
+        help="what firmware/ holds: plain C, the model alone, or a project with TFLite Micro (default: tflm)",
+    )
+    group.add_argument(
+        "--exported-images",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="test images that the exported network classifies (default: 1000)",
+    )
     return parser
 
 
@@ -101,13 +147,16 @@ def make_plan(args):
 
     given = vars(args)
     same = {field.name: given[field.name] for field in dataclasses.fields(Plan) if field.name in given}
-    return Plan(**same | {
-        "operators": tuple(args.operators.split(",")),
-        "minimize": tuple(name for name in args.minimize.split(",") if name),
-        "augment_data": not args.no_data_augmentation,
-        "widths": args.widths and tuple(args.widths),
-        "resolutions": args.resolutions and tuple(args.resolutions),
-    })  # fmt: skip
+    return Plan(
+        **same
+        | {
+            "operators": tuple(args.operators.split(",")),
+            "minimize": tuple(name for name in args.minimize.split(",") if name),
+            "augment_data": not args.no_data_augmentation,
+            "widths": args.widths and tuple(args.widths),
+            "resolutions": args.resolutions and tuple(args.resolutions),
+        }
+    )
 
 
 def run(args) -> int:
@@ -137,20 +186,23 @@ def run(args) -> int:
         common.show(args, {**found, "seconds": total}, title=title, rows=rows, columns=("", ""))
         return 0
     with contextlib.redirect_stdout(sys.stderr):  # one line a trial; stdout is for the result
-        report = search.run(
-            resume=args.resume, callbacks=[make_reporter(args)], finish=lambda *parts: deploy(args, *parts)
-        )
+        report = search.run(resume=args.resume, callbacks=[make_reporter(args)], finish=lambda *parts: deploy(args, *parts))
     if report is None:
         return 0
     out = pathlib.Path(args.out)
     deployment = dict(report["deployment"])
     result = {
-        "out": str(out), "page": str(out / "report.html"), "firmware": deployment.pop("firmware"),
+        "out": str(out),
+        "page": str(out / "report.html"),
+        "firmware": deployment.pop("firmware"),
         **{key: report[key] for key in ("inherited_accuracy", "validation_accuracy", "test_accuracy")},
         **report["costs"],
-        **({"deployed": deployment} if args.json else {f"deployed_{k}": v for k, v in deployment.items()
-                                                       if not isinstance(v, dict)}),
-    }  # fmt: skip
+        **(
+            {"deployed": deployment}
+            if args.json
+            else {f"deployed_{k}": v for k, v in deployment.items() if not isinstance(v, dict)}
+        ),
+    }
     common.show(args, result, title=f"{data.name}, {args.device or 'no device'}")
     return 0
 
@@ -175,16 +227,27 @@ def deploy(args, search, spec, report) -> dict:
 
     count = min(len(data.x_test), args.exported_images)
     exported = tflm_export.export(
-        model, resized(search.fit_part[0][:256]), search.out / "firmware", flavour="custom", target=args.target,
-        evaluation_data=(resized(data.x_test[:count]), data.y_test[:count]), name="network",
-    )  # fmt: skip
+        model,
+        resized(search.fit_part[0][:256]),
+        search.out / "firmware",
+        flavour="custom",
+        target=args.target,
+        evaluation_data=(resized(data.x_test[:count]), data.y_test[:count]),
+        name="network",
+    )
     # A project of plain C has an arena of its own, the same at every run; its size depends on the kernels' version.
     arena = exported.arena_bytes if exported.plan_bytes is None else max(exported.plan_bytes.values())
     columns = ("", "accuracy", "of images", "parameters", "flash, bytes", "arena, bytes")
     rows = [
-        (f"this network, {spec.blocks[-1].operator}, as deployed", exported.tflm_accuracy, count, exported.parameters,
-         exported.flash_bytes, arena or "not measured")
-    ]  # fmt: skip
+        (
+            f"this network, {spec.blocks[-1].operator}, as deployed",
+            exported.tflm_accuracy,
+            count,
+            exported.parameters,
+            exported.flash_bytes,
+            arena or "not measured",
+        )
+    ]
     shown = ("tflm_accuracy", "float_accuracy", "agreement", "flash_bytes")
     result = {"firmware": str(search.out / "firmware"), **{key: getattr(exported, key) for key in shown}, "arena_bytes": arena}
     if args.baseline != "none":
@@ -194,19 +257,33 @@ def deploy(args, search, spec, report) -> dict:
         common.say(args, "the multiplicative twin: its direct training and its quantization")
         methods = baselines.METHODS if args.baseline == "both" else (args.baseline,)
         twin = baselines.measure(
-            spec, data, search.out / "baseline", methods=methods, epochs=plan.epochs, batch_size=plan.batch_size,
-            learning_rate=plan.learning_rate, validation_fraction=plan.validation_fraction,
-            augment_data=plan.augment_data, seed=plan.seed, callbacks=[make_reporter(args)],
+            spec,
+            data,
+            search.out / "baseline",
+            methods=methods,
+            epochs=plan.epochs,
+            batch_size=plan.batch_size,
+            learning_rate=plan.learning_rate,
+            validation_fraction=plan.validation_fraction,
+            augment_data=plan.augment_data,
+            seed=plan.seed,
+            callbacks=[make_reporter(args)],
             measure_arena=lambda model: runner.measure_arena(model).head,
-        )  # fmt: skip
+        )
         result["baseline"] = twin
         names = {"ptq": "INT8 after training", "qat": "INT8, quantization-aware"}
         for method in methods:
             found = twin[method]
             rows.append(
-                (f"multiplicative twin, {names[method]}", found["accuracy"], len(data.x_test), twin["parameters"],
-                 found["flash_bytes"], found["arena_bytes"])
-            )  # fmt: skip
+                (
+                    f"multiplicative twin, {names[method]}",
+                    found["accuracy"],
+                    len(data.x_test),
+                    twin["parameters"],
+                    found["flash_bytes"],
+                    found["arena_bytes"],
+                )
+            )
     note = "Flash: the model file. Arena: the activations as TFLite Micro allocates them"
     note += ". Test images." if exported.plan_bytes is None else "; this network's as the C project does, scratch included."
     result["tables"] = [{"title": "As deployed, on TFLite Micro", "columns": columns, "rows": rows, "note": note}]

@@ -21,8 +21,9 @@ def add_parser(subparsers):
     )
     parser.add_argument("--backbone", required=True, help="for example mcunet-in0, mobilenetv2-tiny")
     common.add_operator_option(parser)
-    parser.add_argument("--dataset", required=True, help="digits, cifar10, cifar100, camvid, or folder for your own "
-                        "images in --data")  # fmt: skip
+    parser.add_argument(
+        "--dataset", required=True, help="digits, cifar10, cifar100, camvid, or folder for your own images in --data"
+    )
     parser.add_argument("--data", metavar="DIR", help="folder with the data set's files")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
@@ -34,13 +35,22 @@ def add_parser(subparsers):
     group.add_argument("--batch-size", type=int, default=128, help="images per step (default: 128)")
     group.add_argument("--learning-rate", type=float, default=0.1, help="its peak; cosine decay to 0 (default: 0.1)")
     group.add_argument("--warmup-epochs", type=float, default=1.0, help="linear rise before the peak (default: 1)")
-    group.add_argument("--optimizer", default="sgd", choices=("adamw", "sgd"), help="sgd with Nesterov momentum 0.9, "
-                       "or adamw (default: sgd)")  # fmt: skip
+    group.add_argument(
+        "--optimizer", default="sgd", choices=("adamw", "sgd"), help="sgd with Nesterov momentum 0.9, or adamw (default: sgd)"
+    )
     group.add_argument("--weight-decay", type=float, default=4e-5, help="default: 4e-5")
-    group.add_argument("--decay", default="decoupled", choices=("coupled", "decoupled"), help="whether momentum applies "
-                       "to the weight decay, as papers have it: coupled; or not, as Keras has it (default: decoupled)")
-    group.add_argument("--clip-adder-kernels", action="store_true", help="clip add kernels to the range of their inputs "
-                       "after every step; needs --direct or --no-remap")  # fmt: skip
+    group.add_argument(
+        "--decay",
+        default="decoupled",
+        choices=("coupled", "decoupled"),
+        help="whether momentum applies "
+        "to the weight decay, as papers have it: coupled; or not, as Keras has it (default: decoupled)",
+    )
+    group.add_argument(
+        "--clip-adder-kernels",
+        action="store_true",
+        help="clip add kernels to the range of their inputs after every step; needs --direct or --no-remap",
+    )
     group.add_argument("--label-smoothing", type=float, default=0.0, help="in [0, 0.9] (default: 0)")
     group.add_argument("--ema", type=float, help="momentum of an average of the weights, which is evaluated and kept")
     group.add_argument("--dtype", default="float32", help="Keras dtype policy, for example mixed_float16")
@@ -50,32 +60,64 @@ def add_parser(subparsers):
 
     group = parser.add_argument_group("network")
     group.add_argument("--resolution", type=int, help="pixels; images are resized (default: the data's own)")
-    group.add_argument("--strides", type=common.integers, metavar="S,S,...", help="of the stem and the stages, in "
-                       "place of the backbone's own")  # fmt: skip
+    group.add_argument(
+        "--strides", type=common.integers, metavar="S,S,...", help="of the stem and the stages, in place of the backbone's own"
+    )
     group.add_argument("--blocks", type=int, help="keep only the first so many blocks")
     group.add_argument("--width-multiplier", type=float, default=1.0, help="of all channels (default: 1)")
 
     group = parser.add_argument_group("augmentation")
     which = group.add_mutually_exclusive_group()
-    which.add_argument("--augment", dest="direct", action="store_false", help="train inside a larger multiplicative "
-                       "network (the default)")  # fmt: skip
+    which.add_argument(
+        "--augment", dest="direct", action="store_false", help="train inside a larger multiplicative network (the default)"
+    )
     which.add_argument("--direct", action="store_true", help="train the network alone")
     parser.set_defaults(direct=False)
-    group.add_argument("--width", type=common.numbers, default=(1.0, 1.6, 2.2), metavar="F,F,...",
-                       help="factors of all channels (default: 1,1.6,2.2)")  # fmt: skip
-    group.add_argument("--expand", type=common.numbers, default=(1.0, 1.6, 2.2, 2.8), metavar="F,F,...",
-                       help="factors inside the blocks (default: 1,1.6,2.2,2.8)")  # fmt: skip
+    group.add_argument(
+        "--width",
+        type=common.numbers,
+        default=(1.0, 1.6, 2.2),
+        metavar="F,F,...",
+        help="factors of all channels (default: 1,1.6,2.2)",
+    )
+    group.add_argument(
+        "--expand",
+        type=common.numbers,
+        default=(1.0, 1.6, 2.2, 2.8),
+        metavar="F,F,...",
+        help="factors inside the blocks (default: 1,1.6,2.2,2.8)",
+    )
     group.add_argument("--aug-loss-weight", type=float, default=1.0, help="of the augmented loss (default: 1)")
     group.add_argument("--normalize-loss", action="store_true", help="divide the sum of losses by 1 + aug-loss-weight")
     group.add_argument("--distill-weight", type=float, default=0.0, help="of the augmented network as a teacher")
-    group.add_argument("--width-until", type=float, default=1.0, metavar="F", help="share of training after which the "
-                       "width stays 1 (default: 1)")  # fmt: skip
-    group.add_argument("--drop-blocks", type=common.integers, default=(), metavar="I,I,...", help="residual blocks "
-                       "that are trained and then phased out: depth augmentation")  # fmt: skip
-    group.add_argument("--depth-span", type=common.numbers, default=(0.1, 0.5), metavar="F,F", help="shares of "
-                       "training between which they go (default: 0.1,0.5)")  # fmt: skip
-    group.add_argument("--mutation-span", type=common.numbers, metavar="F,F", help="shares of training between which "
-                       "blocks turn multiplication-free, one after another (default: they are so from the start)")
+    group.add_argument(
+        "--width-until",
+        type=float,
+        default=1.0,
+        metavar="F",
+        help="share of training after which the width stays 1 (default: 1)",
+    )
+    group.add_argument(
+        "--drop-blocks",
+        type=common.integers,
+        default=(),
+        metavar="I,I,...",
+        help="residual blocks that are trained and then phased out: depth augmentation",
+    )
+    group.add_argument(
+        "--depth-span",
+        type=common.numbers,
+        default=(0.1, 0.5),
+        metavar="F,F",
+        help="shares of training between which they go (default: 0.1,0.5)",
+    )
+    group.add_argument(
+        "--mutation-span",
+        type=common.numbers,
+        metavar="F,F",
+        help="shares of training between which "
+        "blocks turn multiplication-free, one after another (default: they are so from the start)",
+    )
     group.add_argument("--no-remap", action="store_true", help="no Gaussian-to-Laplace remap of shared weights")
     group.add_argument("--no-reorder", action="store_true", help="no channel reorder after each epoch")
 
@@ -89,13 +131,16 @@ def make_recipe(args):
 
     given = vars(args)
     same = {field.name: given[field.name] for field in dataclasses.fields(Recipe) if field.name in given}
-    return Recipe(**same | {
-        "aug_loss_weight": 0.0 if args.direct else args.aug_loss_weight,
-        "distill_weight": 0.0 if args.direct else args.distill_weight,
-        "remap": not (args.no_remap or args.direct),  # the remap belongs to shared weights
-        "reorder": not args.no_reorder,
-        "augment_data": not args.no_data_augmentation,
-    })  # fmt: skip
+    return Recipe(
+        **same
+        | {
+            "aug_loss_weight": 0.0 if args.direct else args.aug_loss_weight,
+            "distill_weight": 0.0 if args.direct else args.distill_weight,
+            "remap": not (args.no_remap or args.direct),  # the remap belongs to shared weights
+            "reorder": not args.no_reorder,
+            "augment_data": not args.no_data_augmentation,
+        }
+    )
 
 
 def run(args) -> int:
@@ -167,13 +212,19 @@ def make_reporter(recipe, args):
         def on_epoch_end(self, epoch, logs=None):
             elapsed = time.monotonic() - self.started
             left = elapsed / (epoch + 1 - self.first_epoch) * (recipe.epochs - epoch - 1)
-            shown = ("loss", "target_loss", "augmented_loss", "accuracy", "mean_iou", "val_loss", "val_accuracy",
-                     "val_mean_iou")  # fmt: skip
+            shown = (
+                "loss",
+                "target_loss",
+                "augmented_loss",
+                "accuracy",
+                "mean_iou",
+                "val_loss",
+                "val_accuracy",
+                "val_mean_iou",
+            )
             values = "  ".join(f"{key} {logs[key]:.4f}" for key in shown if key in logs)
             speed = f"{self.speed:,.0f} img/s  " if self.params["steps"] > 1 else ""
             self.progress.clear()
-            common.say(
-                args, f"epoch {epoch + 1}/{recipe.epochs}  {values}  {speed}{duration(left)} left"
-            )
+            common.say(args, f"epoch {epoch + 1}/{recipe.epochs}  {values}  {speed}{duration(left)} left")
 
     return Reporter()

@@ -11,16 +11,18 @@ from saaug_keras.cli import common
 def add_parser(subparsers):
     """The parser of `saaug zoo`."""
     parser = subparsers.add_parser(
-        "zoo", help="pretrained networks", description="Lists, shows, evaluates, exports, trains and checks the "
-        "pretrained networks.",
-    )  # fmt: skip
+        "zoo",
+        help="pretrained networks",
+        description="Lists, shows, evaluates, exports, trains and checks the pretrained networks.",
+    )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True, dest="action")
 
     def action(name, text, *, several=False, a_list=False):
         made = actions.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         if a_list:
-            made.add_argument("names", nargs="+", metavar="NAME", help="entries, as `saaug zoo list` shows them, the most "
-                              "wanted first")  # fmt: skip
+            made.add_argument(
+                "names", nargs="+", metavar="NAME", help="entries, as `saaug zoo list` shows them, the most wanted first"
+            )
         elif several:
             made.add_argument("names", nargs="*", metavar="NAME", help="entries (default: all that are trained)")
         else:
@@ -29,8 +31,12 @@ def add_parser(subparsers):
 
     listing = actions.add_parser("list", help="the entries", description="The entries.")
     listing.add_argument("pattern", nargs="?", default="*", help="shell pattern of the names, '*shift*' say")
-    listing.add_argument("--sort-by", default="name", metavar="COLUMN", help="int8, flash_bytes, arena_bytes, parameters, "
-                         "macs, instructions_m4, ... (default: name)")  # fmt: skip
+    listing.add_argument(
+        "--sort-by",
+        default="name",
+        metavar="COLUMN",
+        help="int8, flash_bytes, arena_bytes, parameters, macs, instructions_m4, ... (default: name)",
+    )
     listing.add_argument("--max-flash", type=common.size, metavar="BYTES", help="of the exported model; 64k is 64 KiB")
     listing.add_argument("--max-arena", type=common.size, metavar="BYTES", help="of its activations")
     listing.add_argument("--csv", metavar="FILE", help="also write every figure, for plots")
@@ -43,8 +49,13 @@ def add_parser(subparsers):
     export.add_argument("--target", default="tflite", choices=("tflite", "tflm", "c"))
     common.add_packaging_option(export)
     train = action("train", "train entries by their recipes, measure them and put all that into their folders", a_list=True)
-    train.add_argument("--run", dest="folder", metavar="DIR", help="folder of the run, where a killed one goes on; of "
-                       "several entries, of their runs' folders (default: zoo-runs/NAME)")  # fmt: skip
+    train.add_argument(
+        "--run",
+        dest="folder",
+        metavar="DIR",
+        help="folder of the run, where a killed one goes on; of "
+        "several entries, of their runs' folders (default: zoo-runs/NAME)",
+    )
     common.add_budget_options(train)
     verify = action("verify", "recompute every figure that this machine can", several=True)
     verify.add_argument("--write-table", metavar="FILE", help="also write the table of all entries, zoo/README.md")
@@ -102,9 +113,7 @@ def _evaluate(args) -> int:
     data = datasets.load(entry.dataset, data_dir=args.data)
     model = zoo.load(args.name)
     with making.model_files(entry, model) as folder:
-        result = making.evaluate(
-            entry, model, data, folder, limit=args.limit, classify=lambda *of: classify(*of)[0]
-        )
+        result = making.evaluate(entry, model, data, folder, limit=args.limit, classify=lambda *of: classify(*of)[0])
     common.show(args, {"entry": args.name, **result}, title=f"{args.name} on {entry.dataset}'s test images")
     return 0
 
@@ -123,9 +132,15 @@ def _export(args) -> int:
     flavours = making.flavours_of(entry)
     flavour = args.flavour or (flavours[-1] if args.target == "tflite" else flavours[0])
     report = tflm_export.export(
-        zoo.load(args.name), images, args.out, flavour=flavour, target=args.target, name=args.name,
-        observation=entry.observation(), packaging=args.packaging,
-    )  # fmt: skip
+        zoo.load(args.name),
+        images,
+        args.out,
+        flavour=flavour,
+        target=args.target,
+        name=args.name,
+        observation=entry.observation(),
+        packaging=args.packaging,
+    )
     show_report(args, report)
     return 0
 
@@ -142,18 +157,21 @@ def _train(args) -> int:
     say = functools.partial(common.say, args)
     if len(entries) > 1:
         done = making.train_all(
-            args.names, args.folder or "zoo-runs", jobs=min(jobs or _budget.best_jobs(), len(entries)), until=until,
-            data_dir=args.data, prepare=common.load_keras, say=say,
-        )  # fmt: skip
+            args.names,
+            args.folder or "zoo-runs",
+            jobs=min(jobs or _budget.best_jobs(), len(entries)),
+            until=until,
+            data_dir=args.data,
+            prepare=common.load_keras,
+            say=say,
+        )
         rows = [(name, "the time was over" if done[name] is None else "finished") for name in args.names]
         common.show(args, done, rows=rows, columns=("entry", ""))
         return 0
     (entry,) = entries
     out = pathlib.Path(args.folder or f"zoo-runs/{entry.name}")
     try:
-        measured = making.train(
-            entry.name, out, data_dir=args.data, callbacks=[make_reporter(entry.recipe, args)], until=until
-        )
+        measured = making.train(entry.name, out, data_dir=args.data, callbacks=[make_reporter(entry.recipe, args)], until=until)
     except _budget.OutOfTime as error:
         say(f"zoo train: the time is over: {error}")
         measured = {}

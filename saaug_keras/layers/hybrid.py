@@ -1,13 +1,13 @@
 """Layers that hold a multiplication-free target inside a larger multiplicative layer: one latent kernel for both.
 
-    outputs    m of the target   M - m more
-             +-----------------+-----------+
-    n inputs |  target: view   |           |    The latent kernel (kh, kw, N, M). The target reads its leading block of
-             |  of the block   |           |    n x m channels through a `View`: remap, then the operator's rounding. The
-             +-----------------+           |    augmented layer multiplies with the whole kernel, that block replaced by
-    N - n    |      products               |    the view; an operator that is a distance has zeros there, and its own
-    more     |                             |    result is added to the leading outputs.
-             +-----------------------------+
+outputs    m of the target   M - m more
+         +-----------------+-----------+
+n inputs |  target: view   |           |    The latent kernel (kh, kw, N, M). The target reads its leading block of
+         |  of the block   |           |    n x m channels through a `View`: remap, then the operator's rounding. The
+         +-----------------+           |    augmented layer multiplies with the whole kernel, that block replaced by
+N - n    |      products               |    the view; an operator that is a distance has zeros there, and its own
+more     |                             |    result is added to the leading outputs.
+         +-----------------------------+
 """
 
 import dataclasses
@@ -58,9 +58,14 @@ class View:
             return kernel
         parts = self._named(parts)
         return remap.remap_kernel(
-            kernel, parts["fc_kernel"], parts["fc_bias"], moments=remap.moments(latent), operator=self.operator.remap_as,
-            laplace_scale=self.laplace_scale, values=parts.get("remap_values"),
-        )  # fmt: skip
+            kernel,
+            parts["fc_kernel"],
+            parts["fc_bias"],
+            moments=remap.moments(latent),
+            operator=self.operator.remap_as,
+            laplace_scale=self.laplace_scale,
+            values=parts.get("remap_values"),
+        )
 
     def divergence(self, latent, *parts):
         """How far the learned remap's weights are from Laplacian ones, in nats."""
@@ -118,8 +123,8 @@ class Hybrid(QuantizedLayer, keras.layers.Layer):
     _kind = "conv"
 
     def _set_options(
-        self, *, operator, target_channels, remap, mutable, laplace_scale, extra, use_bias, kl_weight, input_activation,
-    ):  # fmt: skip
+        self, *, operator, target_channels, remap, mutable, laplace_scale, extra, use_bias, kl_weight, input_activation
+    ):
         owner = type(self).__name__
         self.operator = operator
         if self._kind not in operator.kinds:
@@ -172,10 +177,13 @@ class Hybrid(QuantizedLayer, keras.layers.Layer):
         remaps = operator.free and not operator.moves
         base = keras.initializers.HeNormal() if operator.distance else keras.initializers.GlorotNormal()
         self._view = View(
-            operator=operator, block=tuple(target_axes.get(axis) for axis in range(len(shape))),
-            remap=remaps and self.remap, mutable=self.mutable and operator.free,
-            laplace_scale=self.laplace_scale, channel_axes=self._channel_axes,
-        )  # fmt: skip
+            operator=operator,
+            block=tuple(target_axes.get(axis) for axis in range(len(shape))),
+            remap=remaps and self.remap,
+            mutable=self.mutable and operator.free,
+            laplace_scale=self.laplace_scale,
+            channel_axes=self._channel_axes,
+        )
         # What a distance reads as it is, is compared with activations and starts at their size.
         as_it_is = operator.distance and not (self.remap and self.extra == "multiplicative")
 
@@ -195,15 +203,14 @@ class Hybrid(QuantizedLayer, keras.layers.Layer):
         self.fc_kernel = self.fc_bias = self.remap_values = self.gate = None
         if remaps and self.remap:
             taps = int(np.prod(shape[:2])) if len(shape) == 4 else 1
-            self.fc_kernel = self.add_weight(
-                name="fc_kernel", shape=(taps, taps), initializer="identity", trainable=False
-            )
+            self.fc_kernel = self.add_weight(name="fc_kernel", shape=(taps, taps), initializer="identity", trainable=False)
             self.fc_bias = self.add_weight(name="fc_bias", shape=(taps,), initializer="zeros", trainable=False)
             if self.remap == "learned":
                 self.remap_values = self.add_weight(
-                    name="remap_values", shape=(remap.BINS,),
+                    name="remap_values",
+                    shape=(remap.BINS,),
                     initializer=lambda shape, dtype=None: K.convert_to_tensor(remap.learned_values(), dtype),
-                )  # fmt: skip
+                )
         if operator.free and self.mutable:
             self.gate = self.add_weight(name="gate", shape=(), initializer="ones", trainable=False)
         self.input_range = self._add_range()
@@ -327,9 +334,11 @@ class Hybrid(QuantizedLayer, keras.layers.Layer):
             return inputs, inputs[..., :count], None
         whole = not augmented or self.extra == "same" or inputs.shape[-1] == count
         low, high, step = self._grid_of(
-            inputs if whole else inputs[..., :count], training,
-            self.augmented_range if augmented else self.input_range, activation=activation,
-        )  # fmt: skip
+            inputs if whole else inputs[..., :count],
+            training,
+            self.augmented_range if augmented else self.input_range,
+            activation=activation,
+        )
         options = {"channels": None if whole else count, "activation": activation, "fused": bool(training)}
         if self.operator.distance:
             return *ops.activate_and_quantize(inputs, low, high, self.activation_bits, split=True, **options), step
@@ -337,11 +346,17 @@ class Hybrid(QuantizedLayer, keras.layers.Layer):
 
     def get_config(self):
         config = {
-            **super().get_config(), "operator": str(self.operator), "target_channels": self.target_channels,
-            "remap": self.remap, "kl_weight": self.kl_weight, "mutable": self.mutable,
-            "laplace_scale": self.laplace_scale, "extra": self.extra, "use_bias": self.use_bias,
+            **super().get_config(),
+            "operator": str(self.operator),
+            "target_channels": self.target_channels,
+            "remap": self.remap,
+            "kl_weight": self.kl_weight,
+            "mutable": self.mutable,
+            "laplace_scale": self.laplace_scale,
+            "extra": self.extra,
+            "use_bias": self.use_bias,
             "input_activation": self.input_activation,
-        }  # fmt: skip
+        }
         if hasattr(self, "kernel_size"):
             config |= {"kernel_size": self.kernel_size, **window_of(self)}
         return config
@@ -349,9 +364,15 @@ class Hybrid(QuantizedLayer, keras.layers.Layer):
 
 # Options of the hybrid layers, beside those of the operator and of Keras's layer, with their defaults.
 OPTIONS = {
-    "operator": "shift", "remap": True, "kl_weight": 0.1, "mutable": False, "laplace_scale": LAPLACE_SCALE,
-    "extra": "multiplicative", "use_bias": False, "input_activation": None,
-}  # fmt: skip
+    "operator": "shift",
+    "remap": True,
+    "kl_weight": 0.1,
+    "mutable": False,
+    "laplace_scale": LAPLACE_SCALE,
+    "extra": "multiplicative",
+    "use_bias": False,
+    "input_activation": None,
+}
 
 
 def _sorted_out(owner, options):
@@ -403,9 +424,18 @@ class HybridConv2D(Hybrid):
     """
 
     def __init__(
-        self, filters, kernel_size, *, target_filters, target_channels, strides=1, padding="same", dilation_rate=1,
-        data_format=None, **options,
-    ):  # fmt: skip
+        self,
+        filters,
+        kernel_size,
+        *,
+        target_filters,
+        target_channels,
+        strides=1,
+        padding="same",
+        dilation_rate=1,
+        data_format=None,
+        **options,
+    ):
         mine, layer_options = _sorted_out(type(self).__name__, options)
         super().__init__(**layer_options)
         self.filters = _validate.int_in("HybridConv2D", "filters", filters, 1, 1 << 20)
@@ -503,9 +533,7 @@ class HybridDepthwise(Hybrid):
     def build(self, input_shape):
         channels = self._check_channels(input_shape)
         # A channel reads its own taps alone.
-        self._add_latent(
-            (*self.kernel_size, channels, 1), {2: self.target_channels}, (*self.kernel_size, 1, channels)
-        )
+        self._add_latent((*self.kernel_size, channels, 1), {2: self.target_channels}, (*self.kernel_size, 1, channels))
         self.bias = self.add_weight(name="bias", shape=(channels,), initializer="zeros") if self.use_bias else None
         self.built = True
 

@@ -74,9 +74,11 @@ class HybridBatchNormalization(PersistAllWeights, keras.layers.Layer):
 
     def get_config(self):
         return {
-            **super().get_config(), "target_channels": self.target_channels, "momentum": self.momentum,
+            **super().get_config(),
+            "target_channels": self.target_channels,
+            "momentum": self.momentum,
             "epsilon": self.epsilon,
-        }  # fmt: skip
+        }
 
 
 @subgraph(any_shape=True)

@@ -16,6 +16,17 @@ from saaug_keras.operators.operator import Operator
 from saaug_keras.operators.shift import Shift
 
 __all__ = [
-    "Adder", "Binary", "ChannelShift", "Conv", "Operator", "Shift", "ShiftAdd", "names", "option_names", "parse",
-    "parse_block", "register", "to_text",
-]  # fmt: skip
+    "Adder",
+    "Binary",
+    "ChannelShift",
+    "Conv",
+    "Operator",
+    "Shift",
+    "ShiftAdd",
+    "names",
+    "option_names",
+    "parse",
+    "parse_block",
+    "register",
+    "to_text",
+]

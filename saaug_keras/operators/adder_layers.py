@@ -72,9 +72,7 @@ class AdderConv2D(PlainAdder, keras.layers.Conv2D):
     Source: AdderNet, Chen et al. 2019, arXiv:1912.13200; quantization with one scale for both: arXiv:2012.10200.
     """
 
-    def __init__(
-        self, filters, kernel_size, *, activation_bits=8, gradient_scale=0.2, kernel_initializer=None, **kwargs
-    ):
+    def __init__(self, filters, kernel_size, *, activation_bits=8, gradient_scale=0.2, kernel_initializer=None, **kwargs):
         super().__init__(filters, kernel_size, kernel_initializer=initializer(kernel_initializer), **kwargs)
         check_layout(self)
         self._set_adder_options(gradient_scale, activation_bits)

@@ -17,6 +17,4 @@ class Conv(Operator):
     def layers(self):
         import keras
 
-        return {
-            "conv": keras.layers.Conv2D, "depthwise": keras.layers.DepthwiseConv2D, "dense": keras.layers.Dense,
-        }  # fmt: skip
+        return {"conv": keras.layers.Conv2D, "depthwise": keras.layers.DepthwiseConv2D, "dense": keras.layers.Dense}

@@ -56,9 +56,7 @@ class AdaptiveRate:
 
 def rules_of(layers) -> dict:
     """{id of a kernel: its rule} of those of built layers that have one."""
-    return {
-        id(layer.kernel): layer.gradient_rule for layer in layers if getattr(layer, "gradient_rule", None) is not None
-    }  # fmt: skip
+    return {id(layer.kernel): layer.gradient_rule for layer in layers if getattr(layer, "gradient_rule", None) is not None}
 
 
 def scale_gradients(rules, variables, gradients, *, loss_scale=1.0) -> list:

@@ -35,9 +35,7 @@ class QuantizedLayer(PersistAllWeights):
     def _add_range(self, name="input_range"):
         if self.activation_bits is None:
             return None
-        return self.add_weight(
-            name=name, shape=(2,), initializer="zeros", trainable=False, dtype="float32", aggregation="mean"
-        )
+        return self.add_weight(name=name, shape=(2,), initializer="zeros", trainable=False, dtype="float32", aggregation="mean")
 
     def _grid_of(self, inputs, training, variable=None, *, activation=None):
         """(low, high, step) of the grid for inputs, of activated ones with `activation` (of `ops.CLIPS`).
@@ -47,9 +45,12 @@ class QuantizedLayer(PersistAllWeights):
         variable = self.input_range if variable is None else variable
         training = training and self.trainable
         average, low, high, step = ops.observed_range(
-            inputs, variable.value, momentum=RANGE_MOMENTUM if training else 1.0, bits=self.activation_bits,
+            inputs,
+            variable.value,
+            momentum=RANGE_MOMENTUM if training else 1.0,
+            bits=self.activation_bits,
             activation=activation,
-        )  # fmt: skip
+        )
         if training:
             variable.assign(average)
         return low, high, step
@@ -88,8 +89,7 @@ def check_layout(layer):
     _validate.one_of(owner, "data_format", layer.data_format, ("channels_last",))
     if getattr(layer, "groups", 1) != 1:
         raise ValueError(
-            f"{owner}: `groups` must be 1; use the depthwise layer for one group per channel. "
-            f"Received: groups={layer.groups}."
+            f"{owner}: `groups` must be 1; use the depthwise layer for one group per channel. Received: groups={layer.groups}."
         )
 
 

@@ -83,9 +83,7 @@ def parse(text: str | Operator, owner: str = "operators.parse") -> Operator:
         raise ValueError(f"{owner}: {must}. Received: operator={text!r}: {error}.") from error
 
 
-def parse_block(
-    text: str | Operator | tuple, owner: str = "operators.parse_block"
-) -> tuple[Operator, Operator, Operator]:
+def parse_block(text: str | Operator | tuple, owner: str = "operators.parse_block") -> tuple[Operator, Operator, Operator]:
     """The operators of a block's expanding, depthwise and projecting layer.
 
     Args:

@@ -52,9 +52,11 @@ class PlainShift(ShiftWeights):
             # Keras initializers give the same values at every call: sign and shift are those of one drawn kernel.
             kwargs |= {"name": "sign", "initializer": lambda shape, dtype=None: _sign_of(draw, spread, shape, dtype)}
             self.shift = super().add_weight(
-                name="shift", shape=kwargs["shape"], dtype=kwargs.get("dtype"),
+                name="shift",
+                shape=kwargs["shape"],
+                dtype=kwargs.get("dtype"),
                 initializer=lambda shape, dtype=None: ops.log2_magnitude(draw(shape, dtype=dtype)),
-            )  # fmt: skip
+            )
         return super().add_weight(*args, **kwargs)
 
     def build(self, input_shape):
@@ -74,9 +76,8 @@ class PlainShift(ShiftWeights):
         if self.variant == "q":
             return self.round_kernel(self.kernel.value)
         return ops.shift_and_sign(
-            self.shift.value, self.sign.value, bits=self.weight_bits, zero_code=self.zero_code,
-            channel_axes=self._axes(),
-        )  # fmt: skip
+            self.shift.value, self.sign.value, bits=self.weight_bits, zero_code=self.zero_code, channel_axes=self._axes()
+        )
 
     def assign_kernel(self, kernel):
         """Takes the weights with which it deploys `round_kernel(kernel)`, whatever its variant.
@@ -135,9 +136,17 @@ class ShiftConv2D(PlainShift, keras.layers.Conv2D):
     """
 
     def __init__(
-        self, filters, kernel_size, *, weight_bits=4, zero_code=True, exponent_scope="channel", variant="q",
-        activation_bits=8, **kwargs,
-    ):  # fmt: skip
+        self,
+        filters,
+        kernel_size,
+        *,
+        weight_bits=4,
+        zero_code=True,
+        exponent_scope="channel",
+        variant="q",
+        activation_bits=8,
+        **kwargs,
+    ):
         super().__init__(filters, kernel_size, **kwargs)
         check_layout(self)
         self._set_shift_options(weight_bits, zero_code, exponent_scope, variant, activation_bits)
@@ -167,9 +176,8 @@ class ShiftDepthwiseConv2D(PlainShift, keras.layers.DepthwiseConv2D):
     _channel_axes = (-2, -1)
 
     def __init__(
-        self, kernel_size, *, weight_bits=4, zero_code=True, exponent_scope="channel", variant="q", activation_bits=8,
-        **kwargs,
-    ):  # fmt: skip
+        self, kernel_size, *, weight_bits=4, zero_code=True, exponent_scope="channel", variant="q", activation_bits=8, **kwargs
+    ):
         super().__init__(kernel_size, **kwargs)
         check_layout(self)
         self._set_shift_options(weight_bits, zero_code, exponent_scope, variant, activation_bits)
@@ -196,9 +204,8 @@ class ShiftDense(PlainShift, keras.layers.Dense):
     """
 
     def __init__(
-        self, units, *, weight_bits=4, zero_code=True, exponent_scope="channel", variant="q", activation_bits=8,
-        **kwargs,
-    ):  # fmt: skip
+        self, units, *, weight_bits=4, zero_code=True, exponent_scope="channel", variant="q", activation_bits=8, **kwargs
+    ):
         super().__init__(units, **kwargs)
         self._set_shift_options(weight_bits, zero_code, exponent_scope, variant, activation_bits)
 

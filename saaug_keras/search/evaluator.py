@@ -46,9 +46,23 @@ class SuperNetEvaluator:
         self._data = None
 
     def prepare(
-        self, x, y, *, validation_data, epochs=10, adapt_epochs=2, batch_size=128, learning_rate=0.1, adapt_rate=0.02,
-        weight_decay=4e-5, augment=True, flip=True, callbacks=(), seed=0, verbose=0,
-    ):  # fmt: skip
+        self,
+        x,
+        y,
+        *,
+        validation_data,
+        epochs=10,
+        adapt_epochs=2,
+        batch_size=128,
+        learning_rate=0.1,
+        adapt_rate=0.02,
+        weight_decay=4e-5,
+        augment=True,
+        flip=True,
+        callbacks=(),
+        seed=0,
+        verbose=0,
+    ):
         """What `tuner.search(x, y, validation_data=..., ...)` calls: data and training, once.
 
         Args:
@@ -62,9 +76,13 @@ class SuperNetEvaluator:
         """
         self._data = (x, y)
         self._options = {
-            "batch_size": min(batch_size, len(x)), "weight_decay": weight_decay, "augment": augment, "flip": flip,
-            "seed": seed, "verbose": verbose,
-        }  # fmt: skip
+            "batch_size": min(batch_size, len(x)),
+            "weight_decay": weight_decay,
+            "augment": augment,
+            "flip": flip,
+            "seed": seed,
+            "verbose": verbose,
+        }
         self._callbacks = list(callbacks)
         self._adaptation = (adapt_epochs, adapt_rate)
         calibration = np.random.default_rng(seed).permutation(len(x))[: self.calibration_images]
@@ -81,14 +99,14 @@ class SuperNetEvaluator:
         options = dict(self._options)
         batch, decay, verbose = options.pop("batch_size"), options.pop("weight_decay"), options.pop("verbose")
         counter = datasets.EpochCounter()
-        batches = datasets.pipeline(
-            *self._data, batch_size=batch, shuffle=True, epoch=counter, drop_remainder=True, **options
-        )
+        batches = datasets.pipeline(*self._data, batch_size=batch, shuffle=True, epoch=counter, drop_remainder=True, **options)
         steps = epochs * (len(self._data[0]) // batch)
         optimizer = keras.optimizers.SGD(
-            keras.optimizers.schedules.CosineDecay(learning_rate, steps), momentum=0.9, nesterov=True,
+            keras.optimizers.schedules.CosineDecay(learning_rate, steps),
+            momentum=0.9,
+            nesterov=True,
             weight_decay=decay or None,
-        )  # fmt: skip
+        )
         net = self.supernet
         optimizer.exclude_from_weight_decay(var_names=["adder_kernel"])
         net.compile(optimizer)
@@ -96,9 +114,13 @@ class SuperNetEvaluator:
         advice = f"Try a smaller learning rate (now {learning_rate:g}) for the {name.split('-')[0]}."
         checkpoint = _Checkpoint(self.directory / f"{name}.checkpoint.npz")
         net.fit(
-            batches, epochs=epochs, initial_epoch=checkpoint.restore(net), verbose=verbose, shuffle=False,
+            batches,
+            epochs=epochs,
+            initial_epoch=checkpoint.restore(net),
+            verbose=verbose,
+            shuffle=False,
             callbacks=[counter, StopAtNonFinite("SuperNetEvaluator", advice), *self._callbacks, checkpoint],
-        )  # fmt: skip
+        )
 
     def _once(self, name, epochs, learning_rate):
         """Loads `name`.npz, after training it unless another worker has or is about to."""
@@ -208,9 +230,7 @@ def _read_arrays(path):
         with np.load(path) as arrays:
             return dict(arrays)
     except _errors.DAMAGED as error:
-        raise ValueError(
-            f"SuperNetEvaluator: {path} is damaged: {error}. Delete it; it will be trained again."
-        ) from error
+        raise ValueError(f"SuperNetEvaluator: {path} is damaged: {error}. Delete it; it will be trained again.") from error
 
 
 @contextlib.contextmanager

@@ -25,9 +25,21 @@ class Evolution:
     """
 
     def __init__(
-        self, owner, cost_names, stages, *, limits, slack, minimize, strategy, population_size, top, mutation_probability,
-        reject_infeasible, attempts,
-    ):  # fmt: skip
+        self,
+        owner,
+        cost_names,
+        stages,
+        *,
+        limits,
+        slack,
+        minimize,
+        strategy,
+        population_size,
+        top,
+        mutation_probability,
+        reject_infeasible,
+        attempts,
+    ):
         self.owner, self.cost_names, self.stages = owner, cost_names, stages
         self.strategy = _validate.one_of(owner, "strategy", strategy, ("evolution", "random"))
         self.population_size = _validate.int_in(owner, "population_size", population_size, 2, 100_000, " trials")
@@ -64,8 +76,7 @@ class Evolution:
     def violation(self, stage: int, costs: dict) -> float:
         """How far costs are beyond a stage's limits, as a sum of fractions of them; 0 is feasible."""
         return sum(
-            max(0.0, costs[name] / limit - 1) if limit else float(costs[name])
-            for name, limit in self.limits_of(stage).items()
+            max(0.0, costs[name] / limit - 1) if limit else float(costs[name]) for name, limit in self.limits_of(stage).items()
         )
 
     # Proposals

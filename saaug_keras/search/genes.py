@@ -83,9 +83,7 @@ class GeneSpace:
                 value = values.get(name, gene.choices[0])
                 if value not in gene.choices:
                     choices = ", ".join(map(repr, gene.choices))
-                    raise ValueError(
-                        f"{type(self).__name__}: `{name}` must be one of {choices}. Received: {name}={value!r}."
-                    )
+                    raise ValueError(f"{type(self).__name__}: `{name}` must be one of {choices}. Received: {name}={value!r}.")
                 result[name] = value
         return result
 
@@ -95,9 +93,7 @@ class GeneSpace:
         for name, gene in self.genes.items():
             if gene.parent is None:
                 children = [g for g in self.genes.values() if g.parent == name]
-                total *= sum(
-                    math.prod(len(g.choices) for g in children if value in g.parent_values) for value in gene.choices
-                )
+                total *= sum(math.prod(len(g.choices) for g in children if value in g.parent_values) for value in gene.choices)
         return total
 
     # Draws

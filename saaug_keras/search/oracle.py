@@ -98,10 +98,19 @@ class TwoStageOracle(keras_tuner.Oracle):
             _validate.int_in(owner, "stage_trials", number, 1, 1_000_000, " trials")
         self.stage_trials = stages
         self.evolution = Evolution(
-            owner, space.cost_names, len(stages), limits=limits, slack=slack, minimize=minimize, strategy=strategy,
-            population_size=population_size, top=top, mutation_probability=mutation_probability,
-            reject_infeasible=reject_infeasible, attempts=attempts,
-        )  # fmt: skip
+            owner,
+            space.cost_names,
+            len(stages),
+            limits=limits,
+            slack=slack,
+            minimize=minimize,
+            strategy=strategy,
+            population_size=population_size,
+            top=top,
+            mutation_probability=mutation_probability,
+            reject_infeasible=reject_infeasible,
+            attempts=attempts,
+        )
         self.lease_seconds = _validate.number_in(owner, "lease_seconds", lease_seconds, 0.1, 86400, " s")
         super().__init__(
             objective=keras_tuner.Objective(objective, "max"),
@@ -247,10 +256,13 @@ class TwoStageOracle(keras_tuner.Oracle):
             seconds = trial.metrics.get_last_value("seconds") if trial.metrics.exists("seconds") else None
             rows.append(
                 {
-                    "trial": trial_id, "status": trial.status, "score": trial.score,
-                    "seconds": None if seconds is None else float(seconds), **self.candidate(trial_id),
+                    "trial": trial_id,
+                    "status": trial.status,
+                    "score": trial.score,
+                    "seconds": None if seconds is None else float(seconds),
+                    **self.candidate(trial_id),
                 }
-            )  # fmt: skip
+            )
         return rows
 
     # KerasTuner's protocol
@@ -309,8 +321,10 @@ class TwoStageOracle(keras_tuner.Oracle):
         space = self.stage_space(stage)
         values = {name: value for name, value in values.items() if name in space.genes}
         self._facts[trial.trial_id] = {
-            "stage": stage, "values": values, "costs": {n: float(c) for n, c in space.costs(values).items()},
-        }  # fmt: skip
+            "stage": stage,
+            "values": values,
+            "costs": {n: float(c) for n, c in space.costs(values).items()},
+        }
         self.evolution.tried.add(self.evolution.key(values))
 
     @_locked
@@ -324,9 +338,7 @@ class TwoStageOracle(keras_tuner.Oracle):
         if HEARTBEAT in metrics:
             return trial
         if self.objective.name not in metrics:
-            raise ValueError(
-                f"TwoStageOracle: `metrics` must hold '{self.objective.name}'. Received: metrics={dict(metrics)}."
-            )
+            raise ValueError(f"TwoStageOracle: `metrics` must hold '{self.objective.name}'. Received: metrics={dict(metrics)}.")
         if trial.status not in (Status.COMPLETED, Status.FAILED):  # a lost worker's late word changes nothing
             for name, value in metrics.items():
                 if not trial.metrics.exists(name):

@@ -18,9 +18,12 @@ svg{max-width:100%;height:auto;display:block;margin:.5rem 0}svg text{font:12px s
 """
 _COLOURS = {1: "#8a94a6", 2: "#2563a8", "front": "#c2410c", "infeasible": "#b91c1c", "limit": "#b91c1c"}
 _NAMES = {
-    "sram_bytes": "peak SRAM, bytes", "flash_bytes": "flash, bytes", "operations": "operations",
-    "energy_mj": "energy, mJ", "duplicate": "tried before",
-}  # fmt: skip
+    "sram_bytes": "peak SRAM, bytes",
+    "flash_bytes": "flash, bytes",
+    "operations": "operations",
+    "energy_mj": "energy, mJ",
+    "duplicate": "tried before",
+}
 _WIDTH, _HEIGHT = 760, 340
 _LEFT, _RIGHT, _TOP, _BOTTOM = 70, 20, 16, 48
 _RULE = "#eceff4"
@@ -211,10 +214,13 @@ def _subspaces(subspaces) -> str:
 def _rejects(rejects) -> str:
     reasons = sorted({reason for counts in rejects.values() for reason in counts})
     rows = [[name_of(reason), *(counts.get(reason, 0) for counts in rejects.values())] for reason in reasons]
-    return _table({
-        "columns": ("reason", *(f"stage {stage}" for stage in rejects)), "rows": rows,
-        "note": "A candidate beyond several limits counts once for each.",
-    })  # fmt: skip
+    return _table(
+        {
+            "columns": ("reason", *(f"stage {stage}" for stage in rejects)),
+            "rows": rows,
+            "note": "A candidate beyond several limits counts once for each.",
+        }
+    )
 
 
 _OPERATOR_COLOURS = {"conv": "#8a94a6", "adder": "#4d7c0f"}

@@ -90,9 +90,7 @@ class Plan:
     @property
     def limits(self) -> dict:
         """Cost name -> largest value."""
-        return devices.limits(
-            self.device, sram=self.sram, flash=self.flash, max_energy=self.max_energy, max_ops=self.max_ops
-        )
+        return devices.limits(self.device, sram=self.sram, flash=self.flash, max_energy=self.max_energy, max_ops=self.max_ops)
 
     @property
     def slacks(self) -> dict:
@@ -192,9 +190,7 @@ class Search:
             started = time.perf_counter()
             limits = {name: limit * self.plan.slacks.get(name, 1) for name, limit in self.plan.limits.items()}
             choices = rank_subspaces(self.space, limits, seed=self.plan.seed)
-            rows = [
-                {**dataclasses.asdict(c), "feasible_share": c.feasible_share, "mean_macs": c.mean_macs} for c in choices
-            ]
+            rows = [{**dataclasses.asdict(c), "feasible_share": c.feasible_share, "mean_macs": c.mean_macs} for c in choices]
             rows[0]["chosen"] = True
             _files.write_atomic(path, json.dumps(rows))
             self._spent("choice of width and resolution", time.perf_counter() - started)
@@ -206,13 +202,17 @@ class Search:
         """The tuner on the chosen subspace; reloads the state that the folder holds."""
         plan = self.plan
         oracle = TwoStageOracle(
-            self.subspace, (plan.subnet_trials, plan.target_trials), limits=plan.limits, slack=plan.slacks,
-            minimize=plan.minimize, strategy=plan.strategy, seed=plan.seed, top=min(plan.top, plan.population_size),
+            self.subspace,
+            (plan.subnet_trials, plan.target_trials),
+            limits=plan.limits,
+            slack=plan.slacks,
+            minimize=plan.minimize,
+            strategy=plan.strategy,
+            seed=plan.seed,
+            top=min(plan.top, plan.population_size),
             population_size=plan.population_size,
-        )  # fmt: skip
-        net = SuperNet(
-            self.subspace, random_candidates=plan.random_candidates, distill=plan.distill, seed=plan.seed
         )
+        net = SuperNet(self.subspace, random_candidates=plan.random_candidates, distill=plan.distill, seed=plan.seed)
         evaluator = SuperNetEvaluator(
             net, self.out / "supernet", calibration_images=plan.calibration_images, held_out_images=plan.held_out_images
         )
@@ -222,21 +222,35 @@ class Search:
         """What `tuner.search` is given besides the training images."""
         plan = self.plan
         return {
-            "validation_data": self.held_out, "epochs": plan.supernet_epochs, "adapt_epochs": plan.adapt_epochs,
-            "batch_size": plan.batch_size, "learning_rate": plan.supernet_rate, "adapt_rate": plan.adapt_rate,
-            "augment": plan.augment_data, "flip": self.data.mirror, "seed": plan.seed,
-        }  # fmt: skip
+            "validation_data": self.held_out,
+            "epochs": plan.supernet_epochs,
+            "adapt_epochs": plan.adapt_epochs,
+            "batch_size": plan.batch_size,
+            "learning_rate": plan.supernet_rate,
+            "adapt_rate": plan.adapt_rate,
+            "augment": plan.augment_data,
+            "flip": self.data.mirror,
+            "seed": plan.seed,
+        }
 
     def recipe(self, spec) -> recipes.Recipe:
         """The augmented training of a network; its dropped blocks are the depth augmentation."""
         plan = self.plan
         return recipes.Recipe(
-            backbone=spec.name, network=spec.as_dict(), epochs=plan.epochs, learning_rate=plan.learning_rate,
-            width=plan.width, expand=plan.expand, aug_loss_weight=plan.aug_loss_weight, batch_size=plan.batch_size,
-            validation_fraction=plan.validation_fraction, augment_data=plan.augment_data, seed=plan.seed,
+            backbone=spec.name,
+            network=spec.as_dict(),
+            epochs=plan.epochs,
+            learning_rate=plan.learning_rate,
+            width=plan.width,
+            expand=plan.expand,
+            aug_loss_weight=plan.aug_loss_weight,
+            batch_size=plan.batch_size,
+            validation_fraction=plan.validation_fraction,
+            augment_data=plan.augment_data,
+            seed=plan.seed,
             drop_blocks=tuple(i for i, block in enumerate(spec.blocks) if not block.kept),
             evaluate_every=max(1, plan.epochs // 10),
-        )  # fmt: skip
+        )
 
     def run(self, *, resume=False, callbacks=(), finish=None):
         """All steps. On a worker (KerasTuner's environment variables) only the trials.
@@ -339,7 +353,9 @@ class Search:
             "resolution": first.resolution,
             "feasible_share": float(share),
             "supernet_seconds": first_step + plan.supernet_epochs * steps * step,
-            "search_seconds": first_step + 2 * first_trial + plan.adapt_epochs * steps * step
+            "search_seconds": first_step
+            + 2 * first_trial
+            + plan.adapt_epochs * steps * step
             + (plan.subnet_trials + plan.target_trials) * trial,
             "training_seconds": first_training_step + plan.epochs * steps * training_step,
         }
@@ -391,28 +407,32 @@ def make_report(search, oracle, best, spec, trained, subspaces) -> dict:
     test, validation = trained.get("test_accuracy"), trained.get("val_accuracy")
     accuracies = {"inherited_accuracy": best.score, "validation_accuracy": validation, "test_accuracy": test}
     headline = [
-        (f"{best.score:.1%}", "validation, inherited weights"), (f"{validation:.1%}", "validation, trained"),
-        (f"{test:.1%}", "test, trained"), (page.number(chosen["costs"]["flash_bytes"]), "flash, bytes"),
+        (f"{best.score:.1%}", "validation, inherited weights"),
+        (f"{validation:.1%}", "validation, trained"),
+        (f"{test:.1%}", "test, trained"),
+        (page.number(chosen["costs"]["flash_bytes"]), "flash, bytes"),
         (page.number(chosen["costs"]["sram_bytes"]), "peak SRAM, bytes"),
         (page.number(chosen["costs"]["operations"]), "operations"),
-    ]  # fmt: skip
+    ]
     columns = ("", "FP32 multiply", "INT8 multiply", "this, 32 bits", "this, deployed")
     costs = {
-        "title": "Costs, operator and bit width apart", "columns": columns,
+        "title": "Costs, operator and bit width apart",
+        "columns": columns,
         "rows": [
             [page.name_of(name), *(getattr(value, name) for value in compared.values())]
             for name in ("multiplies", "shifts", "adds", "params", *COST_NAMES, "latency_ms")
         ],
         "note": "Energy and latency are those of an Eyeriss-like accelerator with DRAM, and predict nothing about a "
         "microcontroller. SRAM: the activations in TFLite Micro's arena.",
-    }  # fmt: skip
+    }
     layers = {
-        "title": "Layers", "columns": ("layer", "operator", "output", "MACs", "flash, bytes", "energy, mJ"),
+        "title": "Layers",
+        "columns": ("layer", "operator", "output", "MACs", "flash, bytes", "energy, mJ"),
         "rows": [
             [c.name, c.operator, "x".join(map(str, layer.output_shape)), c.macs, c.flash_bytes, c.energy_mj]
             for c, layer in zip(compared["deployed"].layers, backbones.lower(spec), strict=True)
         ],
-    }  # fmt: skip
+    }
     times = {**search.spent(), "augmented training": trained["train_seconds"]}
     return {
         "title": f"Search on {search.data.name}{where}",
@@ -431,11 +451,12 @@ def make_report(search, oracle, best, spec, trained, subspaces) -> dict:
         "rejected": oracle.evolution.rejected,
         "architecture": _architecture(spec),
         "tables": [
-            costs, layers,
+            costs,
+            layers,
             {"title": "Time", "columns": ("step", "seconds"), "rows": [[k, round(v, 1)] for k, v in times.items()]},
         ],
         "seconds": times,
-    }  # fmt: skip
+    }
 
 
 def _architecture(spec):

@@ -113,10 +113,18 @@ class SearchSpace(GeneSpace):
         if not self.operators or not self.stages:
             raise ValueError(f"{owner}: `stages` and `operators` must not be empty.")
         self.options = {
-            "num_classes": _validate.int_in(owner, "num_classes", num_classes, 1, 1 << 20), "channels": channels,
-            "stem": stem, "stem_strides": stem_strides, "stem_kernel_size": stem_kernel_size, "first": first,
-            "head": head, "operators": self.operators, "activation": activation, "divisor": divisor, "name": name,
-        }  # fmt: skip
+            "num_classes": _validate.int_in(owner, "num_classes", num_classes, 1, 1 << 20),
+            "channels": channels,
+            "stem": stem,
+            "stem_strides": stem_strides,
+            "stem_kernel_size": stem_kernel_size,
+            "first": first,
+            "head": head,
+            "operators": self.operators,
+            "activation": activation,
+            "divisor": divisor,
+            "name": name,
+        }
         self.measure = measure
         genes = [Gene("width", self.widths), Gene("resolution", self.resolutions)]
         for number, stage in enumerate(self.stages):
@@ -137,10 +145,13 @@ class SearchSpace(GeneSpace):
         """The same space with the width or the resolution fixed."""
         options = dict(self.options)
         return SearchSpace(
-            self.stages, options.pop("num_classes"),
+            self.stages,
+            options.pop("num_classes"),
             resolutions=self.resolutions if resolution is None else (resolution,),
-            widths=self.widths if width is None else (width,), measure=self.measure, **options,
-        )  # fmt: skip
+            widths=self.widths if width is None else (width,),
+            measure=self.measure,
+            **options,
+        )
 
     def channels(self, filters: int, width: float) -> int:
         """A channel count of width 1 at another width."""
@@ -163,18 +174,25 @@ class SearchSpace(GeneSpace):
                 gene = f"stage{number}_block{block}_"
                 blocks.append(
                     BlockSpec(
-                        filters, inputs * values[gene + "expand"], values[gene + "kernel"],
-                        strides=1 if block else stage.strides, residual=block > 0, activation=options["activation"],
+                        filters,
+                        inputs * values[gene + "expand"],
+                        values[gene + "kernel"],
+                        strides=1 if block else stage.strides,
+                        residual=block > 0,
+                        activation=options["activation"],
                     )
-                )  # fmt: skip
+                )
                 inputs = filters
         head = (HeadSpec(self.channels(options["head"], width), options["activation"]),) if options["head"] else ()
         resolution = values["resolution"]
         net = NetSpec(
-            options["name"], (resolution, resolution, options["channels"]), options["num_classes"],
+            options["name"],
+            (resolution, resolution, options["channels"]),
+            options["num_classes"],
             StemSpec(stem, options["stem_kernel_size"], options["stem_strides"], options["activation"]),
-            tuple(blocks), head,
-        )  # fmt: skip
+            tuple(blocks),
+            head,
+        )
         return net.with_operator(self.operators[0])
 
     def candidate_spec(self, values: dict) -> NetSpec:
@@ -205,11 +223,17 @@ class SearchSpace(GeneSpace):
             for block in range(stage.depths[-1]):
                 result.append(
                     Slot(
-                        f"stage{number}_block{block}", inputs, inputs * stage.expand_ratios[-1], filters,
-                        stage.kernel_sizes[-1], 1 if block else stage.strides, True, block > 0,
+                        f"stage{number}_block{block}",
+                        inputs,
+                        inputs * stage.expand_ratios[-1],
+                        filters,
+                        stage.kernel_sizes[-1],
+                        1 if block else stage.strides,
+                        True,
+                        block > 0,
                         block >= stage.depths[0] or block > 0,
                     )
-                )  # fmt: skip
+                )
                 inputs = filters
         return tuple(result)
 

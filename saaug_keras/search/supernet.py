@@ -105,13 +105,9 @@ class SuperNet(keras.Model):
         self._parameters["classifier_kernel"] = self.add_weight(
             name="classifier_kernel", shape=(last, classes), initializer=self._initializer
         )
-        self._parameters["classifier_bias"] = self.add_weight(
-            name="classifier_bias", shape=(classes,), initializer="zeros"
-        )
+        self._parameters["classifier_bias"] = self.add_weight(name="classifier_bias", shape=(classes,), initializer="zeros")
         size = 6 + _PER_SLOT * len(self.slots)
-        self.selected = self.add_weight(
-            name="selected", shape=(size,), dtype="int32", initializer="zeros", trainable=False
-        )
+        self.selected = self.add_weight(name="selected", shape=(size,), dtype="int32", initializer="zeros", trainable=False)
         self.loss_tracker = keras.metrics.Mean(name="loss")
         self.largest_accuracy = keras.metrics.SparseCategoricalAccuracy(name="largest_accuracy")
         self.smallest_accuracy = keras.metrics.SparseCategoricalAccuracy(name="smallest_accuracy")
@@ -150,15 +146,21 @@ class SuperNet(keras.Model):
 
         head = spec.head[0] if spec.head else None
         vector = [
-            spec.input_shape[0], spec.stem.filters, head.filters if head else 0, code(spec.stem.operator),
-            code(head.operator) if head else 0, code(spec.classifier_operator),
-        ]  # fmt: skip
+            spec.input_shape[0],
+            spec.stem.filters,
+            head.filters if head else 0,
+            code(spec.stem.operator),
+            code(head.operator) if head else 0,
+            code(spec.classifier_operator),
+        ]
         blocks = dict(zip(self.space.occupied(values), spec.blocks, strict=True))
         for place in range(len(self.slots)):
             block = blocks.get(place)
-            vector += [0, 3, 1, 1, 0] if block is None else [
-                int(block.kept), block.kernel_size, block.expanded, block.filters, code(block.operator),
-            ]  # fmt: skip
+            vector += (
+                [0, 3, 1, 1, 0]
+                if block is None
+                else [int(block.kept), block.kernel_size, block.expanded, block.filters, code(block.operator)]
+            )
         return np.array(vector, np.int32)
 
     def select(self, values: dict):
@@ -250,10 +252,14 @@ class SuperNet(keras.Model):
 
         inputs = tf.shape(x)[-1] if x.shape[-1] is None else x.shape[-1]
         y = self._operate(
-            x, self._kernels(name, np.s_[:, :, :inputs, :filters]), operator, by_text, (-1,),
+            x,
+            self._kernels(name, np.s_[:, :, :inputs, :filters]),
+            operator,
+            by_text,
+            (-1,),
             multiply=lambda x, k: ops.conv2d(x, k, strides=(strides, strides)),
             apply=lambda distance, x, k: distance.apply("conv", x, k, strides=strides),
-        )  # fmt: skip
+        )
         return norm(name, y, filters, self.space.options["activation"] if activate else None)
 
     def _depthwise(self, slot, x, place, norm, by_text):
@@ -263,10 +269,14 @@ class SuperNet(keras.Model):
         inside = slice(border, slot.max_kernel - border)
         kernels = self._kernels(slot.name + "_depthwise", np.s_[inside, inside, : place.expanded])
         y = self._operate(
-            x, kernels, place.operator, by_text, (-2, -1),
+            x,
+            kernels,
+            place.operator,
+            by_text,
+            (-2, -1),
             multiply=lambda x, k: ops.depthwise_conv2d(x, k, strides=(slot.strides,) * 2),
             apply=lambda distance, x, k: distance.apply("depthwise", x, k, strides=slot.strides),
-        )  # fmt: skip
+        )
         normalised = norm(slot.name + "_depthwise", y, place.expanded, self.space.options["activation"])
         moving = [text in by_text and by_text[text].moves for text in self._texts]
         if self._static is None or not any(moving):
@@ -397,9 +407,7 @@ class SuperNet(keras.Model):
         """Outputs of the selected candidate, by the recalibrated statistics."""
         stored = self._function("stored", lambda x, row: self._forward(x, self._choice(row), "stored"))
         row = self.selected.value
-        return np.concatenate(
-            [stored(images[i : i + batch_size], row).numpy() for i in range(0, len(images), batch_size)]
-        )
+        return np.concatenate([stored(images[i : i + batch_size], row).numpy() for i in range(0, len(images), batch_size)])
 
     def build_model(self, values: dict) -> keras.Model:
         """A candidate by itself: the model of `backbones.build` with the weights and statistics that it has here.
@@ -508,11 +516,7 @@ class _Normalizer:
         return ACTIVATIONS[activation](x) if activation else x
 
 
-ACTIVATIONS = {
-    "relu": keras.ops.relu,
-    "relu6": keras.ops.relu6,
-    "hard_swish": keras.ops.hard_silu,
-}
+ACTIVATIONS = {"relu": keras.ops.relu, "relu6": keras.ops.relu6, "hard_swish": keras.ops.hard_silu}
 
 
 def adder_kernel(kernel):

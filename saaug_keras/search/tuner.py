@@ -25,8 +25,14 @@ Status = trial_module.TrialStatus
 CHIEF_SECONDS = 40.0  # a worker that cannot reach its chief for so long ends
 # Of keras_tuner.Tuner, and about the model that it would compile and fit in each trial.
 _WITHOUT_EFFECT = {
-    "distribution_strategy", "executions_per_trial", "hypermodel", "loss", "max_model_size", "metrics", "optimizer",
-}  # fmt: skip
+    "distribution_strategy",
+    "executions_per_trial",
+    "hypermodel",
+    "loss",
+    "max_model_size",
+    "metrics",
+    "optimizer",
+}
 _PING_MS = 10_000  # between two signs of life on an idle connection
 
 
@@ -198,11 +204,16 @@ class _Chief:
         from keras_tuner.src import protos
 
         self.address = f"{os.environ['KERASTUNER_ORACLE_IP']}:{os.environ['KERASTUNER_ORACLE_PORT']}"
-        self.channel = grpc.insecure_channel(self.address, options=[
-            ("grpc.keepalive_time_ms", _PING_MS), ("grpc.keepalive_timeout_ms", _PING_MS),
-            ("grpc.keepalive_permit_without_calls", 1), ("grpc.http2.max_pings_without_data", 0),
-            ("grpc.max_reconnect_backoff_ms", 2000),
-        ])  # fmt: skip
+        self.channel = grpc.insecure_channel(
+            self.address,
+            options=[
+                ("grpc.keepalive_time_ms", _PING_MS),
+                ("grpc.keepalive_timeout_ms", _PING_MS),
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.http2.max_pings_without_data", 0),
+                ("grpc.max_reconnect_backoff_ms", 2000),
+            ],
+        )
         self.stub = protos.get_service_grpc().OracleStub(self.channel)
         self.over = threading.Event()
         self.lost = None  # the error that says so
@@ -281,10 +292,14 @@ def serve(oracle, *, poll_seconds: float = 0.2):
     from keras_tuner.src.distribute import oracle_chief
 
     address = f"{os.environ['KERASTUNER_ORACLE_IP']}:{os.environ['KERASTUNER_ORACLE_PORT']}"
-    server = grpc.server(futures.ThreadPoolExecutor(max_workers=4), options=[
-        ("grpc.so_reuseport", 0), ("grpc.http2.min_ping_interval_without_data_ms", _PING_MS // 2),
-        ("grpc.keepalive_permit_without_calls", 1),
-    ])  # fmt: skip
+    server = grpc.server(
+        futures.ThreadPoolExecutor(max_workers=4),
+        options=[
+            ("grpc.so_reuseport", 0),
+            ("grpc.http2.min_ping_interval_without_data_ms", _PING_MS // 2),
+            ("grpc.keepalive_permit_without_calls", 1),
+        ],
+    )
     servicer = _Servicer(oracle, oracle_chief.OracleServicer(oracle))
     protos.get_service_grpc().add_OracleServicer_to_server(servicer, server)
     try:

@@ -11,8 +11,7 @@ from saaug_keras.study.results import Answer, Line, interval, points
 
 # Told apart with any colour vision (Okabe and Ito); direct training is the grey that others are held against.
 _DIRECT = "#6b7280"
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9", "#7c3aed", "#b91c1c", "#0f766e",
-            "#a16207")  # fmt: skip
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9", "#7c3aed", "#b91c1c", "#0f766e", "#a16207")
 _WIDTH = 760
 _ROW = 30
 _NAME, _VALUE = ' class="name"', ' class="value"'
@@ -164,8 +163,10 @@ def save_curves(path, title: str, lines: list[Line], colours: dict[str, str]):
         if not curve:
             continue
         epochs, mean = zip(*curve, strict=True)
-        runs = [{row["epoch"]: 100 * row["val_accuracy"] for row in record["history"] if "val_accuracy" in row}
-                for record in result.records]  # fmt: skip
+        runs = [
+            {row["epoch"]: 100 * row["val_accuracy"] for row in record["history"] if "val_accuracy" in row}
+            for record in result.records
+        ]
         low = [min(run[epoch] for run in runs) for epoch in epochs]
         high = [max(run[epoch] for run in runs) for epoch in epochs]
         speed = statistics.fmean(record["seconds_per_epoch"] for record in result.records) / seconds

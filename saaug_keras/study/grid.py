@@ -133,8 +133,20 @@ class Study:
         Raises:
             ValueError: an unknown or missing key, an arm that refers to none, a recipe that cannot be.
         """
-        known = ("arms", "backbones", "candidates", "comparisons", "dataset", "name", "notes", "operators", "recipe",
-                 "seeds", "title", "tuning")  # fmt: skip
+        known = (
+            "arms",
+            "backbones",
+            "candidates",
+            "comparisons",
+            "dataset",
+            "name",
+            "notes",
+            "operators",
+            "recipe",
+            "seeds",
+            "title",
+            "tuning",
+        )
         _known_keys("study", data, known)
         for key in ("arms", "backbones", "dataset", "operators"):
             if not data.get(key):
@@ -148,8 +160,7 @@ class Study:
         for key in ("backbone", "operator", "seed"):
             if key in recipe:
                 raise ValueError(
-                    f"study [recipe]: `{key}` must not be here; the grid's `{key}s` sets it. "
-                    f"Received: {key}={recipe[key]!r}."
+                    f"study [recipe]: `{key}` must not be here; the grid's `{key}s` sets it. Received: {key}={recipe[key]!r}."
                 )
         whole = Recipe.from_dict({"backbone": backbones.NAMES[0], **recipe})
         if whole.validation_fraction == 0:
@@ -214,9 +225,7 @@ class Study:
         chosen = tuple(c for c in cells if fnmatch.fnmatchcase(str(c) if "/" in only else c.arm, only))
         if not chosen:
             names = ", ".join(sorted({f"'{cell.arm}'" for cell in cells}))
-            raise ValueError(
-                f"study: `only` must match an arm ({names}) or \"backbone/operator/arm\". Received: only={only!r}."
-            )
+            raise ValueError(f'study: `only` must match an arm ({names}) or "backbone/operator/arm". Received: only={only!r}.')
         return chosen
 
     def needed_for(self, cell: Cell) -> tuple[Cell, ...]:
@@ -299,9 +308,15 @@ def _arms(table) -> tuple[Arm, ...]:
             recipe, candidates = {**base.recipe, **recipe}, {**base.candidates, **candidates}
             named = named or base.operators
         arms[name] = Arm(
-            name, entry.get("description", ""), based_on, recipe, candidates, named,
-            entry.get("equal_compute_to"), entry.get("compute_ratio"),
-        )  # fmt: skip
+            name,
+            entry.get("description", ""),
+            based_on,
+            recipe,
+            candidates,
+            named,
+            entry.get("equal_compute_to"),
+            entry.get("compute_ratio"),
+        )
     for arm in arms.values():
         owner = f"study [arms.{arm.name}]"
         if arm.compute_ratio is not None:

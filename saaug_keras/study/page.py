@@ -7,14 +7,7 @@ import json
 from saaug_keras._page import document, duration
 from saaug_keras._page import escape as _e
 from saaug_keras.study import charts
-from saaug_keras.study.results import (
-    Findings,
-    against_direct,
-    candidate_text,
-    interval,
-    outcome_text,
-    points,
-)
+from saaug_keras.study.results import Findings, against_direct, candidate_text, interval, outcome_text, points
 
 _STYLE = """
 :root{--ink:#1d2330;--soft:#5a6475;--rule:#e3e7ee;--panel:#f7f8fa}

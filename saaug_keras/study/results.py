@@ -10,9 +10,38 @@ from saaug_keras.study.grid import Cell, Comparison
 from saaug_keras.study.runner import Book
 
 # Two-sided 95% quantiles of Student's t for 1, 2, ... 30 degrees of freedom.
-_T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
-        2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045,
-        2.042)  # fmt: skip
+_T95 = (
+    12.706,
+    4.303,
+    3.182,
+    2.776,
+    2.571,
+    2.447,
+    2.365,
+    2.306,
+    2.262,
+    2.228,
+    2.201,
+    2.179,
+    2.160,
+    2.145,
+    2.131,
+    2.120,
+    2.110,
+    2.101,
+    2.093,
+    2.086,
+    2.080,
+    2.074,
+    2.069,
+    2.064,
+    2.060,
+    2.056,
+    2.052,
+    2.048,
+    2.045,
+    2.042,
+)
 
 
 @dataclass(frozen=True)
@@ -203,8 +232,7 @@ def against_direct(lines) -> dict[Cell, Estimate]:
     differences = {}
     for cell, runs in known.items():
         direct = known.get(Cell(cell.backbone, cell.operator, "direct"), {})
-        paired = [100 * (run["test_accuracy"] - direct[seed]["test_accuracy"])
-                  for seed, run in runs.items() if seed in direct]  # fmt: skip
+        paired = [100 * (run["test_accuracy"] - direct[seed]["test_accuracy"]) for seed, run in runs.items() if seed in direct]
         if paired and cell.arm != "direct":
             differences[cell] = Estimate(tuple(paired))
     return differences
@@ -225,8 +253,7 @@ def interval(estimate: Estimate) -> str:
 
 def candidate_text(candidate: dict) -> str:
     """learning_rate 0.1, aug_loss_weight 0.5"""
-    return ", ".join(f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
-                     for key, value in candidate.items())  # fmt: skip
+    return ", ".join(f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in candidate.items())
 
 
 def table(study, findings: Findings) -> str:
@@ -258,11 +285,7 @@ def table(study, findings: Findings) -> str:
                 f"{points(difference, sign=True) if difference else ''} |"
             )
         if answers:
-            out += [
-                "",
-                "| question | difference | n | 95% interval of the mean | |",
-                "| --- | ---: | ---: | ---: | --- |",
-            ]
+            out += ["", "| question | difference | n | 95% interval of the mean | |", "| --- | ---: | ---: | ---: | --- |"]
         for answer in answers:
             difference = answer.difference
             out.append(

@@ -27,9 +27,18 @@ from saaug_keras.study.grid import Cell, Study
 
 
 def run(
-    study: Study, out, *, jobs: int = 1, only: str | None = None, say=print, trainer=None, data_dir=None,
-    watch=None, prepare=None, until: float | None = None,
-) -> Book:  # fmt: skip
+    study: Study,
+    out,
+    *,
+    jobs: int = 1,
+    only: str | None = None,
+    say=print,
+    trainer=None,
+    data_dir=None,
+    watch=None,
+    prepare=None,
+    until: float | None = None,
+) -> Book:
     """Runs what is not finished yet of a study.
 
     Args:
@@ -339,9 +348,14 @@ def execute(out: pathlib.Path, dataset: str, task: Task, trainer):
     except _errors.of_a_run() as error:
         outcome = {"status": "failed", "message": _errors.one_line(error)}
     record = {
-        "name": task.name, "digest": task.digest, "arm": task.cell.arm, "dataset": dataset, **outcome,
-        "recipe": task.recipe.as_dict(), "machine": _machine(),
-    }  # fmt: skip
+        "name": task.name,
+        "digest": task.digest,
+        "arm": task.cell.arm,
+        "dataset": dataset,
+        **outcome,
+        "recipe": task.recipe.as_dict(),
+        "machine": _machine(),
+    }
     write_atomic(out / "runs" / f"{task.name}.json", json.dumps(record, indent=1) + "\n")
 
 
@@ -360,9 +374,13 @@ def _machine() -> dict:
 
         device = jax.devices()[0].device_kind
     return {
-        "saaug_keras": __version__, "python": platform.python_version(), "keras": keras.version(), "backend": backend,
-        "device": device, "cpus": os.cpu_count(),
-    }  # fmt: skip
+        "saaug_keras": __version__,
+        "python": platform.python_version(),
+        "keras": keras.version(),
+        "backend": backend,
+        "device": device,
+        "cpus": os.cpu_count(),
+    }
 
 
 def _make_watcher(watch):
@@ -504,8 +522,9 @@ class _Progress:
         ready, later = tasks_left(self.book, self.cells)
         left = [*ready, *later]
         cell, recipe = task.cell, task.recipe
-        chosen = " ".join(f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
-                          for key, value in task.candidate.items())  # fmt: skip
+        chosen = " ".join(
+            f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in task.candidate.items()
+        )
         if record["status"] == "failed":
             outcome = f"failed: {record['message']}"
         else:

@@ -24,9 +24,13 @@ _TEXTS = ("title", "purpose", "limits", "licence")
 
 
 def list(
-    filter: str = "*", *, sort_by: str = "name", max_flash: int | None = None, max_arena: int | None = None,
+    filter: str = "*",
+    *,
+    sort_by: str = "name",
+    max_flash: int | None = None,
+    max_arena: int | None = None,
     as_table: bool = False,
-):  # fmt: skip
+):
     """The entries' names, or a table of them.
 
     Args:
@@ -73,9 +77,15 @@ def path(name: str) -> pathlib.Path:
 
 
 def load(
-    name: str, *, weights="default", verify: bool = True, num_classes: int | None = None,
-    input_shape: tuple[int, int, int] | None = None, include_top: bool = True, pretrained: bool = True,
-):  # fmt: skip
+    name: str,
+    *,
+    weights="default",
+    verify: bool = True,
+    num_classes: int | None = None,
+    input_shape: tuple[int, int, int] | None = None,
+    include_top: bool = True,
+    pretrained: bool = True,
+):
     """A network of the zoo as a Keras model: images in [0, 1] (N, H, W, C) -> logits (N, classes).
 
     Args:
@@ -226,9 +236,15 @@ class Entry:
         classes = _validate.int_in(str(file), "classes", data.pop("classes"), 2, 100_000)
         results = _read(folder / "measured.toml") if (folder / "measured.toml").exists() else {}
         return cls(
-            name=folder.name, folder=folder, input_shape=shape, classes=classes, recipe=recipe,
-            files=results.get("files", {}), measured=results.get("measured", {}), **data,
-        )  # fmt: skip
+            name=folder.name,
+            folder=folder,
+            input_shape=shape,
+            classes=classes,
+            recipe=recipe,
+            files=results.get("files", {}),
+            measured=results.get("measured", {}),
+            **data,
+        )
 
     def spec(self):
         """The `NetSpec` of the network that is deployed."""

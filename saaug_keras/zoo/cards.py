@@ -17,13 +17,18 @@ def card(entry) -> str:
     spec = entry.spec()
     height, width, channels = spec.input_shape
     lines = [
-        f"# {entry.name}", "", entry.title, "", entry.purpose.strip(), "",
+        f"# {entry.name}",
+        "",
+        entry.title,
+        "",
+        entry.purpose.strip(),
+        "",
         f"- Network: {recipe.backbone}, operator `{recipe.operator}`, {len(spec.blocks)} blocks, images {height}x{width}x"
         f"{channels}, {entry.classes} classes" + (f", strides {list_of(recipe.strides)}" if recipe.strides else "") + ".",
         f"- Training: {training_of(recipe)}",
         f"- Data: {entry.licence.strip()}",
         f"- Limits: {entry.limits.strip()}",
-    ]  # fmt: skip
+    ]
     if not measured:
         return "\n".join([*lines, "", f"Not trained yet: `saaug zoo train {entry.name}`.", ""])
     lines += ["", "| | |", "|---|---|"]
@@ -58,12 +63,16 @@ def figures(measured):
 
 def training_of(recipe) -> str:
     """How a recipe trains, in a sentence."""
-    way = "alone" if recipe.is_direct else (
-        f"inside a larger multiplicative network (width {list_of(recipe.width)}, expand {list_of(recipe.expand)}"
-        f"{f', block {list_of(recipe.drop_blocks)} for training alone' if recipe.drop_blocks else ''}"
-        f"{', remap' if recipe.remap else ''}{', reorder' if recipe.reorder else ''}"
-        f"{', which also is its teacher' if recipe.distill_weight else ''})"
-    )  # fmt: skip
+    way = (
+        "alone"
+        if recipe.is_direct
+        else (
+            f"inside a larger multiplicative network (width {list_of(recipe.width)}, expand {list_of(recipe.expand)}"
+            f"{f', block {list_of(recipe.drop_blocks)} for training alone' if recipe.drop_blocks else ''}"
+            f"{', remap' if recipe.remap else ''}{', reorder' if recipe.reorder else ''}"
+            f"{', which also is its teacher' if recipe.distill_weight else ''})"
+        )
+    )
     return (
         f"{way}, {recipe.epochs} epochs, batches of {recipe.batch_size}, {recipe.optimizer} at {recipe.learning_rate:g}, "
         f"seed {recipe.seed}{options_of(recipe.layer_options)}."
@@ -105,23 +114,35 @@ def table() -> str:
         height, width, channels = entry.spec().input_shape
         flavour = "custom" if "custom_flash_bytes" in measured else "builtin"
         cells = [
-            f"`{name}`", f"{height}x{width}x{channels}", f"{measured['epochs']}", f"{measured['parameters']:,}",
-            percent(score(measured, "float")), percent(score(measured, "tflm")),
-            *(others(entry.direct)), *(others(entry.twin)),
+            f"`{name}`",
+            f"{height}x{width}x{channels}",
+            f"{measured['epochs']}",
+            f"{measured['parameters']:,}",
+            percent(score(measured, "float")),
+            percent(score(measured, "tflm")),
+            *(others(entry.direct)),
+            *(others(entry.twin)),
             *(f"{measured[f'{flavour}_{part}_bytes']:,}" for part in ("flash", "arena")),
-            *(f"{measured[f'instructions_{core}']:,}" if f"instructions_{core}" in measured else "-"
-              for core in ("m4", "m0")),
-        ]  # fmt: skip
+            *(f"{measured[f'instructions_{core}']:,}" if f"instructions_{core}" in measured else "-" for core in ("m4", "m0")),
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 # Of `results` and `list`: each figure's heading; the largest of accuracies is the best, of all else the smallest.
 COLUMNS = {
-    "name": "entry", "dataset": "data set", "epochs": "epochs", "parameters": "parameters", "macs": "MACs",
-    "float": "float", "int8": "int8", "flash_bytes": "flash, bytes", "arena_bytes": "arena, bytes",
-    "instructions_m4": "M4 instructions", "instructions_m0": "M0 instructions",
-}  # fmt: skip
+    "name": "entry",
+    "dataset": "data set",
+    "epochs": "epochs",
+    "parameters": "parameters",
+    "macs": "MACs",
+    "float": "float",
+    "int8": "int8",
+    "flash_bytes": "flash, bytes",
+    "arena_bytes": "arena, bytes",
+    "instructions_m4": "M4 instructions",
+    "instructions_m0": "M0 instructions",
+}
 _BEST_IS_LARGEST = ("float", "int8")
 
 
@@ -132,12 +153,18 @@ def row(name) -> dict:
     entry = zoo.Entry.read(name)
     measured, flavour = entry.measured, "custom" if "custom_flash_bytes" in entry.measured else "builtin"
     return {
-        "name": name, "dataset": entry.dataset, "epochs": measured.get("epochs"),
-        "parameters": measured.get("parameters"), "macs": backbones.count_macs(entry.spec()),
-        "float": score(measured, "float"), "int8": score(measured, "tflm"),
-        "flash_bytes": measured.get(f"{flavour}_flash_bytes"), "arena_bytes": measured.get(f"{flavour}_arena_bytes"),
-        "instructions_m4": measured.get("instructions_m4"), "instructions_m0": measured.get("instructions_m0"),
-    }  # fmt: skip
+        "name": name,
+        "dataset": entry.dataset,
+        "epochs": measured.get("epochs"),
+        "parameters": measured.get("parameters"),
+        "macs": backbones.count_macs(entry.spec()),
+        "float": score(measured, "float"),
+        "int8": score(measured, "tflm"),
+        "flash_bytes": measured.get(f"{flavour}_flash_bytes"),
+        "arena_bytes": measured.get(f"{flavour}_arena_bytes"),
+        "instructions_m4": measured.get("instructions_m4"),
+        "instructions_m0": measured.get("instructions_m0"),
+    }
 
 
 def listed(names, pattern, sort_by, limits, as_table):

@@ -59,8 +59,11 @@ def train(name: str, out, *, data_dir=None, callbacks=(), resume: bool = True, u
         measured = write_models(entry, model, weights.read_observation(aside / "calibration.npz"), aside)
         measured |= evaluate(entry, model, data, aside)
         metric = "mean_iou" if data.y_train.ndim == 3 else "accuracy"
-        measured |= {f"val_{metric}": round(result[f"val_{metric}"], 6), "epochs": result["epochs"],
-                     "train_seconds": round(result["train_seconds"])}  # fmt: skip
+        measured |= {
+            f"val_{metric}": round(result[f"val_{metric}"], 6),
+            "epochs": result["epochs"],
+            "train_seconds": round(result["train_seconds"]),
+        }
         figures = [value for value in measured.values() if isinstance(value, float)]
         if not np.isfinite(figures).all():
             raise ValueError(f"zoo: all figures of {name} must be finite. Received: {measured}.")
@@ -150,14 +153,13 @@ def write_models(entry, model, observation, folder) -> dict:
     measured = {}
     for flavour in flavours_of(entry):
         with tempfile.TemporaryDirectory() as directory:
-            report = tflm_export.export(
-                model, blank, directory, flavour=flavour, name=flavour, observation=observation
-            )
+            report = tflm_export.export(model, blank, directory, flavour=flavour, name=flavour, observation=observation)
             (folder / f"{flavour}.tflite").write_bytes((pathlib.Path(directory) / f"{flavour}.tflite").read_bytes())
         measured |= {
-            "parameters": report.parameters, f"{flavour}_flash_bytes": report.flash_bytes,
+            "parameters": report.parameters,
+            f"{flavour}_flash_bytes": report.flash_bytes,
             f"{flavour}_arena_bytes": report.arena_bytes,
-        }  # fmt: skip
+        }
     columns = cost.compare(entry.spec(), layer_options=entry.recipe.layer_options)
     measured["energy_mj"] = {column: round(each.energy_mj, 6) for column, each in columns.items()}
     return measured
@@ -266,8 +268,9 @@ def verify(name: str, *, data_dir=None) -> list[tuple[str, object, object, bool 
         measured = write_models(entry, model, entry.observation(), folder)
         for path in sorted(folder.iterdir()):
             found = zoo.sha256(path)
-            rows.append((f"{path.name}, exported anew", entry.files[path.name][:12], found[:12],
-                         found == entry.files[path.name]))  # fmt: skip
+            rows.append(
+                (f"{path.name}, exported anew", entry.files[path.name][:12], found[:12], found == entry.files[path.name])
+            )
         try:
             measured |= evaluate(entry, model, datasets.load(entry.dataset, data_dir=data_dir), folder)
         except FileNotFoundError:

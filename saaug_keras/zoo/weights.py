@@ -171,8 +171,7 @@ def read_observation(file):
         if kind not in parts or values.dtype != np.float64 or (kind == "range" and values.shape != (2,)):
             raise ValueError(f"zoo: {file} must be a calibration file of the zoo. Received: the array {key!r}.")
         parts[kind][name] = values
-    return Observation({name: (float(low), float(high)) for name, (low, high) in parts["range"].items()},
-                       parts["channels"])  # fmt: skip
+    return Observation({name: (float(low), float(high)) for name, (low, high) in parts["range"].items()}, parts["channels"])
 
 
 def _kernels(model):

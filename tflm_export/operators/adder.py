@@ -75,8 +75,11 @@ class _Maker(Maker):
         if constant is not None:
             real, bias, beyond = 0.0, constant, 0.0
         elif beyond > limit:
-            self.fail(channel, f"{self.taps:,} distances, and weights {self.beyond[channel]:,.0f} steps beyond int8, "
-                      "exceed an accumulator of 30 bits")  # fmt: skip
+            self.fail(
+                channel,
+                f"{self.taps:,} distances, and weights {self.beyond[channel]:,.0f} steps beyond int8, "
+                "exceed an accumulator of 30 bits",
+            )
         elif abs(real) >= 0.5:
             ratio = self.limited(channel, abs(real) * unit, 0.499 * unit)
             bias, real = self.rebiased(channel, ratio), real * ratio

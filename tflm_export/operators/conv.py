@@ -47,9 +47,13 @@ class Conv(Products):
     def layers(self):
         plain = keras.layers
         return (
-            ours.RoundedConv2D, ours.RoundedDepthwiseConv2D, ours.RoundedDense, plain.Conv2D, plain.DepthwiseConv2D,
+            ours.RoundedConv2D,
+            ours.RoundedDepthwiseConv2D,
+            ours.RoundedDense,
+            plain.Conv2D,
+            plain.DepthwiseConv2D,
             plain.Dense,
-        )  # fmt: skip
+        )
 
     def read(self, layer, kernel):
         """An operator's weights are what was trained, so int8 must hold them, where it rounds a plain convolution's."""
