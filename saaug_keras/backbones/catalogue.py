@@ -121,6 +121,7 @@ _CATALOGUE = {
     ),
 }
 NAMES = tuple(sorted(_CATALOGUE))
+"""Names of the networks that `spec` knows."""
 
 
 def spec(

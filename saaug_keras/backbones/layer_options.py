@@ -7,8 +7,8 @@ from saaug_keras.backbones.lowering import LayerSpec, lower
 from saaug_keras.backbones.records import NetSpec
 from saaug_keras.operators import Operator
 
-# What `layer_options` may set of the layers in training, beside the options of operators. All else is the spec's.
 LAYER_OPTIONS = ("extra", "kl_weight", "laplace_scale", "mutable", "remap")
+"""What `layer_options` may set of the layers in training, beside the options of operators. All else is the spec's."""
 
 
 def check_layer_options(owner: str, layer_options: dict | None, spec: NetSpec) -> dict:

@@ -9,7 +9,8 @@ from saaug_keras import _validate, operators
 from saaug_keras.backbones.records import NetSpec
 from saaug_keras.operators import Operator
 
-KINDS = ("conv", "depthwise", "dense", "pool", "add", "multiply", "resize")  # of a `LayerSpec`
+KINDS = ("conv", "depthwise", "dense", "pool", "add", "multiply", "resize")
+"""Kinds of a `LayerSpec`."""
 
 
 @dataclass(frozen=True)

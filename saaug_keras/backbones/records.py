@@ -9,6 +9,7 @@ from saaug_keras import _validate, operators
 from saaug_keras.operators import Operator
 
 ACTIVATIONS = ("relu", "relu6", "hard_swish", "hard_sigmoid")
+"""Names of activations that a spec may have."""
 
 
 def _parse_fields(record, *names):
