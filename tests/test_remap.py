@@ -176,7 +176,11 @@ def test_training_a_learned_remap_draws_the_weights_to_laplacian_ones(operator):
 def test_learned_contract(tmp_path):
     options = {"target_filters": 4, "target_channels": 3, "remap": "learned"}
     assert_layer_contract(
-        HybridConv2D, {"filters": 7, "kernel_size": 3, **options}, (2, 9, 8, 5), tmp_path, call={"filters": 6}
+        HybridConv2D,
+        {"filters": 7, "kernel_size": 3, **options},
+        (2, 9, 8, 5),
+        tmp_path,
+        call={"augmented": True, "filters": 6},
     )
 
 
