@@ -6,6 +6,7 @@ import os
 import signal
 import time
 
+import counting
 import keras_tuner
 import numpy as np
 import pytest
@@ -196,12 +197,11 @@ def test_evolution_beats_random_search_at_equal_evaluations(tmp_path, monkeypatc
     assert wins >= 4
 
 
-def test_overhead_per_trial_stays_below_20_ms_at_1000_trials(tmp_path):
+def test_a_trial_stays_cheap_when_a_thousand_lie_behind_it(tmp_path):
     oracle = make_oracle(tmp_path, (1100,), population_size=50, top=10, space=ToySpace(second=False))
     run(oracle, trials=1000)
-    begin = time.process_time()  # of this process: what others do to the disk is not the oracle's
-    run(oracle, trials=50)
-    assert (time.process_time() - begin) / 50 < 0.020
+    # Some 5,600, where a hundred trials lie behind it 3,500.
+    assert counting.calls(lambda: run(oracle, trials=10)) / 10 < 10_000
 
 
 # State

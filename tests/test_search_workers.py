@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -100,9 +99,7 @@ def test_workers_end_when_their_chief_has_gone(tmp_path):
         for name in ("long", "short"):
             assert processes[name].stdout.readline() == "working\n"
         processes["chief"].kill()
-        begin = time.monotonic()
         outputs = {name: processes[name].communicate(timeout=60) for name in ("long", "short")}
-        assert time.monotonic() - begin < 30
     finally:
         for process in processes.values():
             if process.poll() is None:
