@@ -7,7 +7,7 @@ import os
 import threading
 import time
 
-from saaug_keras import _validate
+from saaug_keras import _backend, _validate
 
 _PROCESS_BYTES = 3 << 30  # a training process of a small network, with TensorFlow
 
@@ -52,17 +52,7 @@ def best_jobs() -> int:
 
     Networks of this size gain little from a second thread.
     """
-    import keras
-
-    if keras.backend.backend() == "jax":
-        import jax
-
-        accelerated = jax.default_backend() != "cpu"
-    else:
-        import tensorflow as tf
-
-        accelerated = bool(tf.config.list_physical_devices("GPU"))
-    if accelerated:
+    if _backend.is_accelerated():
         return 1
     try:
         cores = len(os.sched_getaffinity(0))

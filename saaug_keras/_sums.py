@@ -8,10 +8,10 @@ into one reduction by itself.
 
 import functools
 
-import keras
 from keras import ops as K
 
-from saaug_keras._compiled import barrier, island
+from saaug_keras import _backend
+from saaug_keras._backend import barrier, island, portable
 
 _CHUNK, _BODY = 12, 48
 
@@ -66,11 +66,7 @@ def _upstream(args, upstream):
 
 def _fuses_sums() -> bool:
     """Whether XLA makes one loop of a broadcast and a sum; on a CPU that loop would be a slow one."""
-    if keras.backend.backend() != "jax":
-        return False
-    import jax
-
-    return jax.default_backend() != "cpu"
+    return _backend.name() == "jax" and _backend.is_accelerated()
 
 
 def _distances(x, f, *total):
@@ -106,22 +102,30 @@ def _matrix(x, f):
     return _distances(x, f), gradient
 
 
+@portable
 def _product(x, g):
     """transpose(x) @ g, without a transposed copy."""
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        return tf.matmul(x, g, transpose_a=True)
     return K.matmul(K.transpose(x), g)
 
 
+@_product.on("tensorflow")
+def _product_natively(x, g):
+    import tensorflow as tf
+
+    return tf.matmul(x, g, transpose_a=True)
+
+
+@portable
 def _column_sums(g):
     """sum over p of g[p]; on TensorFlow as a product, which is several times faster than its sum."""
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        return tf.matmul(tf.ones((1, tf.shape(g)[0])), g)[0]
     return K.sum(g, axis=0)
+
+
+@_column_sums.on("tensorflow")
+def _column_product(g):
+    import tensorflow as tf
+
+    return tf.matmul(tf.ones((1, tf.shape(g)[0])), g)[0]
 
 
 def _padded(x, window, strides, padding):
@@ -292,23 +296,36 @@ def _spread(g, strides):
     return g
 
 
-def _correlation(x, f, g, strides, dilation_rate):
-    """sum over positions of g * (the view of x at each tap): the weight gradient of a depthwise convolution."""
-    sizes = [_size(g, 1), _size(g, 2)]
-    if keras.backend.backend() == "tensorflow" and strides[0] == strides[1] and dilation_rate == (1, 1):
-        import tensorflow as tf
+@portable
+def _correlation(x, f, g, strides, dilation_rate, apart=lambda tensor: tensor):
+    """sum over positions of g * (the view of x at each tap): the weight gradient of a depthwise convolution.
 
-        needed = [(sizes[a] - 1) * strides[a] + f.shape[a] for a in (0, 1)]
-        return tf.nn.depthwise_conv2d_backprop_filter(
-            x[:, : needed[0], : needed[1]], (*f.shape, 1), g, (1, *strides, 1), "VALID"
-        )[..., 0]
+    `apart` is what stands between some sums and the next.
+    """
+    sizes = [_size(g, 1), _size(g, 2)]
     taps, sums = range(f.shape[0] * f.shape[1]), []
     for start in taps[::_CHUNK]:
-        if keras.backend.backend() == "jax":
-            x, g = barrier(x), barrier(g)  # all sums in one loop would take minutes to compile
+        x, g = apart(x), apart(g)
         views = list(_views(x, f.shape[:2], strides, dilation_rate, sizes))
         sums += [K.sum(views[index] * g, axis=(0, 1, 2)) for index in taps[start : start + _CHUNK]]
     return K.reshape(K.stack(sums), f.shape)
+
+
+@_correlation.on("jax")
+def _correlation_apart(*args):
+    return _correlation.anywhere(*args, apart=barrier)  # all sums in one loop would take minutes to compile
+
+
+@_correlation.on("tensorflow")
+def _correlation_natively(x, f, g, strides, dilation_rate):
+    import tensorflow as tf
+
+    if strides[0] != strides[1] or dilation_rate != (1, 1):
+        return _correlation.anywhere(x, f, g, strides, dilation_rate)
+    needed = [(_size(g, a + 1) - 1) * strides[a] + f.shape[a] for a in (0, 1)]
+    return tf.nn.depthwise_conv2d_backprop_filter(x[:, : needed[0], : needed[1]], (*f.shape, 1), g, (1, *strides, 1), "VALID")[
+        ..., 0
+    ]
 
 
 def depthwise_conv2d(x, kernel, strides, padding, dilation_rate, product=False):

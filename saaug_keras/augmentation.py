@@ -10,7 +10,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 
-from saaug_keras import _validate, backbones, layers, ops
+from saaug_keras import _backend, _validate, backbones, layers, ops
 
 _ACTIVATIONS = {
     "relu": keras.ops.relu,
@@ -179,8 +179,7 @@ class HybridNetwork(keras.layers.Layer):
 
     def _run(self, layer, values, filters, training, statistics):
         augmented = filters is not None
-        # JAX has static shapes: absent channels are present as zeros.
-        zeroed = augmented and not isinstance(filters, int) and keras.backend.backend() == "jax"
+        zeroed = augmented and not isinstance(filters, int) and not _backend.has_sizes_at_run_time()
         x = values[0]
         if layer.kind == "pool":
             return keras.ops.mean(x, axis=(1, 2), keepdims=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 
-from saaug_keras import _validate
+from saaug_keras import _backend, _validate
 from saaug_keras.training import AugmentedModel
 
 
@@ -329,8 +329,8 @@ class StopAtNonFinite(keras.callbacks.Callback):
 
 def first_not_finite(model) -> str | None:
     """The path of the first variable of a model or its optimizer that holds NaN or infinity; None if there is none."""
-    if keras.backend.backend() == "jax":
-        model.jax_state_sync()  # `fit` keeps the values apart from the variables
+    if not _backend.has_live_variables():
+        model.jax_state_sync()
     optimizer = getattr(model, "optimizer", None)
     for variable in (*model.weights, *(optimizer.variables if optimizer else ())):
         if not np.isfinite(_read(variable).astype("float64")).all():
@@ -394,12 +394,19 @@ class _Statistics:
         def run(images):
             network(images, choice=choice, training=False, statistics=True)
 
-        if keras.backend.backend() == "tensorflow":
-            import tensorflow as tf
+        return self._compile(run)
 
-            return tf.function(run, reduce_retracing=True)
+    @_backend.portable
+    def _compile(self, run):
+        import tensorflow as tf
+
+        return tf.function(run, reduce_retracing=True)
+
+    @_compile.on("jax")
+    def _compile_for_jax(self, run):
         import jax
 
+        network = self.model.network
         changing = [variable for pair in self.variables for variable in pair]
 
         @jax.jit

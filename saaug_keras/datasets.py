@@ -19,6 +19,7 @@ import keras
 import numpy as np
 
 from saaug_keras import _images, _validate
+from saaug_keras._backend import portable
 from saaug_keras._errors import DAMAGED
 from saaug_keras._files import atomic_file
 
@@ -535,11 +536,15 @@ class EpochCounter(keras.callbacks.Callback):
         super().__init__()
         self.epoch = 0
         self.variable = None
-        if keras.backend.backend() == "tensorflow":
-            import tensorflow as tf
 
+    def as_variable(self):
+        """The number for a pipeline of TensorFlow, which reads it while it runs."""
+        import tensorflow as tf
+
+        if self.variable is None:
             with tf.device("CPU"):
-                self.variable = tf.Variable(0, dtype=tf.int64, trainable=False)
+                self.variable = tf.Variable(self.epoch, dtype=tf.int64, trainable=False)
+        return self.variable
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch = epoch
@@ -601,21 +606,25 @@ def pipeline(
     pad = x.shape[1] // 8 if pad is None else _validate.int_in(owner, "pad", pad, 0, 1 << 12, " pixels")
     size = None if resolution is None else _validate.pair_of(owner, "resolution", resolution)
     size = None if size is None or size == x.shape[1:3] else size
-    if keras.backend.backend() == "jax":
-        return _NumpyBatches(
-            x,
-            y,
-            batch_size=batch_size,
-            shuffle=shuffle,
-            augment=augment,
-            seed=seed,
-            epoch=epoch,
-            size=size,
-            pad=pad,
-            flip=flip,
-            ignore_class=ignore_class,
-            drop_remainder=drop_remainder,
-        )
+    return _batches(
+        x,
+        y,
+        batch_size=batch_size,
+        shuffle=shuffle,
+        augment=augment,
+        seed=seed,
+        epoch=epoch,
+        size=size,
+        pad=pad,
+        flip=flip,
+        ignore_class=ignore_class,
+        drop_remainder=drop_remainder,
+    )
+
+
+@portable
+def _batches(x, y, *, batch_size, shuffle, augment, seed, epoch, size, pad, flip, ignore_class, drop_remainder):
+    """`pipeline` on tf.data, of arguments that have been checked."""
     import tensorflow as tf
 
     with tf.device("CPU"):
@@ -644,7 +653,7 @@ def pipeline(
         return batch if truth is None else (batch, truth)
 
     if isinstance(epoch, EpochCounter):
-        numbers = tf.data.Dataset.range(1).map(lambda _: epoch.variable.read_value())
+        numbers = tf.data.Dataset.range(1).map(lambda _: epoch.as_variable().read_value())
     elif epoch is not None:
         numbers = tf.data.Dataset.from_tensors(tf.constant(epoch, tf.int64))
     else:
@@ -675,6 +684,7 @@ def _shift_and_flip(batch, truth, key, pad, flip, ignore_class):
     return move(batch, 0), truth if truth is None or truth.shape.rank < 3 else move(truth, ignore_class)
 
 
+@_batches.on("jax")
 class _NumpyBatches(keras.utils.PyDataset):
     """`pipeline` in NumPy."""
 

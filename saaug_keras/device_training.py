@@ -14,7 +14,7 @@ import itertools
 import keras
 import numpy as np
 
-from saaug_keras import _validate
+from saaug_keras import _backend
 
 
 def chosen(wanted: bool | None, image_shape, input_shape) -> bool:
@@ -27,8 +27,8 @@ def chosen(wanted: bool | None, image_shape, input_shape) -> bool:
     """
     owner, fits = "device_training", tuple(image_shape[:2]) == tuple(input_shape[:2])
     if not wanted:
-        return wanted is None and fits and keras.backend.backend() == "jax" and _has_one_accelerator()
-    _validate.one_of(owner, "backend", keras.backend.backend(), ("jax",))
+        return wanted is None and fits and _backend.name() == "jax" and _has_one_accelerator()
+    _backend.need(owner, "jax")
     if not fits:
         raise ValueError(
             f"{owner}: images must have the size {tuple(input_shape[:2])} of the network, for they are not resized on "
@@ -40,7 +40,7 @@ def chosen(wanted: bool | None, image_shape, input_shape) -> bool:
 def _has_one_accelerator():
     import jax
 
-    return jax.default_backend() != "cpu" and jax.device_count() == 1
+    return _backend.is_accelerated() and jax.device_count() == 1
 
 
 def epoch_order(seed, epoch, count):

@@ -6,12 +6,11 @@ Arrays in, arrays out; all images are channels-last. Sums of absolute difference
 
 import functools
 
-import keras
 import numpy as np
 from keras import ops as K
 
 from saaug_keras import _sums, _validate
-from saaug_keras._compiled import island, subgraph
+from saaug_keras._backend import island, portable, subgraph
 
 # Exponents that are looked for: float32's end at -126 and 127.
 _LOWEST_EXPONENT, _FAR = -120, 120
@@ -26,12 +25,19 @@ def straight_through(value, gradient_of):
 
 def power_of_two(exponent):
     """Exactly 2**exponent in float32 for an integer-valued `exponent` in [-126, 127]; no gradient."""
-    bits = (K.cast(K.stop_gradient(exponent), "int32") + 127) * (1 << 23)
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
+    return _float_of((K.cast(K.stop_gradient(exponent), "int32") + 127) * (1 << 23))
 
-        return tf.bitcast(bits, tf.float32)  # keras.ops.view wants known shapes
+
+@portable
+def _float_of(bits):
     return K.view(bits, dtype="float32")
+
+
+@_float_of.on("tensorflow")
+def _bitcast(bits):
+    import tensorflow as tf
+
+    return tf.bitcast(bits, tf.float32)  # keras.ops.view wants known shapes
 
 
 def shift_exponents(kernel, *, bits=4, zero_code=True, channel_axes=(-1,)):
@@ -215,13 +221,9 @@ def fake_quantize(x, low, high, bits=8):
     return quantize_to(x, *_never_empty(low, high), bits)
 
 
+@portable
 def quantize_to(x, low, high, bits):
     """`fake_quantize` for scalar float32 tensors `low` <= 0 < `high` as `observed_range` gives them."""
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        out = tf.quantization.fake_quant_with_min_max_vars(tf.cast(x, tf.float32), low, high, num_bits=bits)
-        return tf.cast(out, x.dtype)
     scale, zero, steps = _grid(low, high, bits)
     value = K.cast(x, "float32")
     smallest, largest = -zero * scale, (steps - zero) * scale
@@ -229,6 +231,14 @@ def quantize_to(x, low, high, bits):
     rounded = (K.floor((clipped - smallest) * (1 / scale) + 0.5) - zero) * scale
     inside = K.logical_and(value >= smallest, value <= largest)
     return K.cast(straight_through(rounded, K.where(inside, value, K.stop_gradient(value))), x.dtype)
+
+
+@quantize_to.on("tensorflow")
+def _quantize_natively(x, low, high, bits):
+    import tensorflow as tf
+
+    out = tf.quantization.fake_quant_with_min_max_vars(tf.cast(x, tf.float32), low, high, num_bits=bits)
+    return tf.cast(out, x.dtype)
 
 
 def activate_and_quantize(x, low, high, bits, *, channels=None, activation=None, split=False, fused=False):
@@ -245,9 +255,12 @@ def activate_and_quantize(x, low, high, bits, *, channels=None, activation=None,
     """
     if x.shape[-1] is not None and channels is not None and channels >= x.shape[-1]:
         channels = None
-    if fused and keras.backend.backend() == "tensorflow" and x.dtype == "float32":
-        whole = _quantizing_loop(bits, channels, activation, split and channels is not None)(x, low, high)
-        return whole if not split or channels is not None else (whole, whole)
+    if fused and x.dtype == "float32":
+        return _in_one_loop(x, low, high, bits, channels, activation, split)
+    return _step_by_step(x, low, high, bits, channels, activation, split)
+
+
+def _step_by_step(x, low, high, bits, channels, activation, split):
     x = x if activation is None else CLIPS[activation](x)
     if channels is None:
         head = whole = quantize_to(x, low, high, bits)
@@ -255,6 +268,15 @@ def activate_and_quantize(x, low, high, bits, *, channels=None, activation=None,
         head = quantize_to(x[..., :channels], low, high, bits)
         whole = K.concatenate([head, x[..., channels:]], axis=-1)
     return (whole, head) if split else whole
+
+
+_in_one_loop = portable(_step_by_step)
+
+
+@_in_one_loop.on("tensorflow")
+def _in_one_compiled_loop(x, low, high, bits, channels, activation, split):
+    whole = _quantizing_loop(bits, channels, activation, split and channels is not None)(x, low, high)
+    return whole if not split or channels is not None else (whole, whole)
 
 
 @functools.cache
@@ -297,13 +319,15 @@ def _quantizing_loop(bits, channels, activation, split):
 
 def add_to_head(x, head):
     """`x` (..., C) with `head` (..., c <= C) added to its leading channels."""
-    if x.shape[-1] == head.shape[-1]:
-        return x + head
-    if keras.backend.backend() != "tensorflow":
-        return x + K.pad(head, [(0, 0)] * (len(x.shape) - 1) + [(0, x.shape[-1] - head.shape[-1])])
-    return _adding_loop(x, head)
+    return x + head if x.shape[-1] == head.shape[-1] else _add_padded(x, head)
 
 
+@portable
+def _add_padded(x, head):
+    return x + K.pad(head, [(0, 0)] * (len(x.shape) - 1) + [(0, x.shape[-1] - head.shape[-1])])
+
+
+@_add_padded.on("tensorflow")
 def _adding_loop(x, head):
     import tensorflow as tf
 
@@ -362,19 +386,23 @@ def round_to_step(kernel, step):
     return straight_through(K.cast(rounded, kernel.dtype), kernel)
 
 
+@portable
 def conv2d(x, kernel, *, strides=(1, 1), padding="same", dilation_rate=(1, 1)):
     """Ordinary 2D convolution, channels-last, whose channel counts may be unknown while a graph is built.
 
     A 1x1 kernel is a matrix multiplication, which is faster. On JAX so is any kernel of few taps: with kernels that
     differ from image to image, as side by side under `vmap`, its convolution would be a grouped one, which is slow.
     """
-    if keras.backend.backend() != "tensorflow":
-        if tuple(kernel.shape[:2]) == (1, 1):
-            return K.matmul(x[:, :: strides[0], :: strides[1]], kernel[0, 0])
-        if np.prod(kernel.shape[:3]) <= _MOST_PATCHED:
-            x = _sums.patches(x, kernel.shape[:2], strides, padding, dilation_rate)
-            return K.matmul(x, K.reshape(kernel, (-1, kernel.shape[3])))
-        return K.conv(x, kernel, strides=strides, padding=padding, data_format="channels_last", dilation_rate=dilation_rate)
+    if tuple(kernel.shape[:2]) == (1, 1):
+        return K.matmul(x[:, :: strides[0], :: strides[1]], kernel[0, 0])
+    if np.prod(kernel.shape[:3]) <= _MOST_PATCHED:
+        x = _sums.patches(x, kernel.shape[:2], strides, padding, dilation_rate)
+        return K.matmul(x, K.reshape(kernel, (-1, kernel.shape[3])))
+    return K.conv(x, kernel, strides=strides, padding=padding, data_format="channels_last", dilation_rate=dilation_rate)
+
+
+@conv2d.on("tensorflow")
+def _conv2d_natively(x, kernel, *, strides=(1, 1), padding="same", dilation_rate=(1, 1)):
     import tensorflow as tf
 
     if tuple(kernel.shape[:2]) == (1, 1):
@@ -391,6 +419,7 @@ def _size(tensor, axis):
     return tensor.shape[axis] if tensor.shape[axis] is not None else K.shape(tensor)[axis]
 
 
+@portable
 def depthwise_conv2d(x, kernel, *, strides=(1, 1), padding="same", dilation_rate=(1, 1)):
     """Ordinary depthwise convolution, channels-last, whose channel count may be unknown while a graph is built.
 
@@ -399,8 +428,11 @@ def depthwise_conv2d(x, kernel, *, strides=(1, 1), padding="same", dilation_rate
     Args:
         x: (N, H, W, C); kernel: (kh, kw, C, depth multiplier).
     """
-    if keras.backend.backend() != "tensorflow":
-        return _sums.depthwise_conv2d(x, kernel, strides, padding, dilation_rate, product=True)
+    return _sums.depthwise_conv2d(x, kernel, strides, padding, dilation_rate, product=True)
+
+
+@depthwise_conv2d.on("tensorflow")
+def _depthwise_natively(x, kernel, *, strides=(1, 1), padding="same", dilation_rate=(1, 1)):
     import tensorflow as tf
 
     if strides[0] == strides[1]:

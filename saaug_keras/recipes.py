@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from saaug_keras import _validate, backbones
+from saaug_keras import _backend, _validate, backbones
 from saaug_keras._budget import OutOfTime
 from saaug_keras._files import atomic_file, only_process, sweep, write_atomic
 
@@ -740,7 +740,7 @@ def _make_checkpoint(out, steps, until=None):
                     variable.assign_add(np.asarray(value, variable.dtype))
                 self.within = None
             self.seconds = self.before + time.monotonic() - self.started  # without the evaluation that follows
-            if batch == steps - 1 or keras.backend.backend() != "tensorflow":
+            if batch == steps - 1 or not _backend.has_live_variables():
                 return
             over = until is not None and time.time() > until
             if over or time.monotonic() - self.kept >= CHECKPOINT_SECONDS:

@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops as K
 
 from saaug_keras import _validate
-from saaug_keras._compiled import island, subgraph
+from saaug_keras._backend import island, portable, subgraph
 
 _SMALL = 0.75  # below this |z| / sqrt 2, erf is exact and 1 - erf is not a difference of near numbers
 _FARTHEST = 12.0  # |z| up to which erfc(z / sqrt 2) is a normal float32
@@ -40,19 +40,14 @@ def gaussian_to_laplace(weights, *, mean, std, location=0.0, scale):
     """
     weights = K.convert_to_tensor(weights)
     numbers = [K.stop_gradient(K.cast(number, weights.dtype)) for number in (mean, std, location, scale)]
-    value, slope = _laplace_of(K.stop_gradient(weights), *numbers)
+    value, slope = _laplace(K.stop_gradient(weights), *numbers)
     # The value is exact and the gradient is the slope: no derivative of the tails' many branches is taken.
     return value + slope * (weights - K.stop_gradient(weights))
 
 
-def _laplace_of(weights, mean, std, location, scale):
-    """(r, dr/dw)"""
-    if keras.backend.backend() == "tensorflow" and all(size is not None for size in weights.shape):
-        return _padded_laplace(weights, mean, std, location, scale)
-    return _laplace(weights, mean, std, location, scale)
-
-
+@portable
 def _laplace(weights, mean, std, location, scale):
+    """(r, dr/dw)"""
     std = K.maximum(std, 1e-12)
     z = (weights - mean) / std
     size = K.minimum(K.abs(z), _FARTHEST)
@@ -64,13 +59,16 @@ def _laplace(weights, mean, std, location, scale):
     return location + scale * K.where(z < 0, -quantile, quantile), scale / std * hazard
 
 
-_laplace_island = island(_laplace)
+_laplace_island = island(_laplace.anywhere)
 
 
+@_laplace.on("tensorflow")
 def _padded_laplace(weights, *numbers):
-    """`_laplace`, compiled for sizes that are powers of four, so that many kernels share few of them."""
+    """Compiled for sizes that are powers of four, so that many kernels share few of them."""
     import tensorflow as tf
 
+    if any(size is None for size in weights.shape):
+        return _laplace.anywhere(weights, *numbers)
     count = int(np.prod(weights.shape))
     size = 256
     while size < count:
@@ -79,10 +77,14 @@ def _padded_laplace(weights, *numbers):
     return [tf.reshape(tf.slice(part, (0,), (count,)), weights.shape) for part in _laplace_island(padded, *numbers)]
 
 
+@portable
 def _tail(a):
     """-(ln 2 + log survival of the standard normal at a * sqrt 2)."""
-    if keras.backend.backend() != "tensorflow":
-        return -K.log(K.erfc(a))
+    return -K.log(K.erfc(a))
+
+
+@_tail.on("tensorflow")
+def _tail_of_probability(a):
     import tensorflow_probability as tfp
 
     zero, one = K.zeros((), a.dtype), K.ones((), a.dtype)
@@ -96,7 +98,7 @@ def moments(latent):
     return K.mean(latent), K.std(latent)
 
 
-def remap_kernel(kernel, fc_kernel, fc_bias, *, moments, operator, laplace_scale, values=None):
+def remap_kernel(kernel, fc_kernel, fc_bias, *, moments, distance, laplace_scale, values=None):
     """The view of a latent kernel that a multiplication-free target has, before any rounding.
 
         v = FC(w) = fc_kernel @ w + fc_bias, w the taps of one pair of channels
@@ -108,7 +110,8 @@ def remap_kernel(kernel, fc_kernel, fc_bias, *, moments, operator, laplace_scale
         kernel: (kh, kw, C, filters), or (C, units), of one tap.
         fc_kernel: (kh*kw, kh*kw); fc_bias: (kh*kw,).
         moments: (mean, std) of the layer's whole latent kernel; no gradient goes through them.
-        operator: "shift" or "adder".
+        distance: whether the target's layer is a sum of distances, as Add, or of products, as Shift: where large weights
+            matter, r is added to them.
         laplace_scale: number > 0.
         values: (100,), of a learned map.
     """
@@ -118,12 +121,12 @@ def remap_kernel(kernel, fc_kernel, fc_bias, *, moments, operator, laplace_scale
     else:
         flat = K.reshape(kernel, (fc_bias.shape[0], -1))
         mapped = K.reshape(K.matmul(fc_kernel, flat) + fc_bias[:, None], K.shape(kernel))
-    scale = laplace_scale if operator == "adder" else SHIFT_SCALE * std
+    scale = laplace_scale if distance else SHIFT_SCALE * std
     if values is None:
         r = gaussian_to_laplace(mapped, mean=mean, std=std, scale=scale)
     else:
         r = scale * learned_map((mapped - mean) / K.maximum(std, 1e-12), values)
-    return r if operator == "adder" else mapped + r
+    return r if distance else mapped + r
 
 
 def learned_values():
@@ -168,7 +171,7 @@ def _hats(z, to):
     return K.relu(1 - K.abs(position - np.arange(BINS, dtype="float32")))
 
 
-def fit_fc(trained_kernel, twin_kernel, *, operator, laplace_scale=1.0, iterations=30, ridge=0.01):
+def fit_fc(trained_kernel, twin_kernel, *, distance, laplace_scale=1.0, iterations=30, ridge=0.01):
     """The FC that makes a trained convolution's remapped weights distributed like its multiplication-free twin's.
 
     Tap by tap, the sorted remapped weights are matched to the twin's sorted weights: in turn each weight gets the
@@ -178,7 +181,7 @@ def fit_fc(trained_kernel, twin_kernel, *, operator, laplace_scale=1.0, iteratio
     Args:
         trained_kernel: (kh, kw, C, filters) or (C, units), of a convolution trained as such.
         twin_kernel: of the same kernel size, float kernel of a multiplication-free layer trained directly.
-        operator: "shift" or "adder", the twin's.
+        distance: as for `remap_kernel`.
         laplace_scale: number > 0, as the layer's.
         iterations: int in [1, 1000]; ridge: number in [0, 1e6], relative to the number of weights per tap.
     Returns:
@@ -188,7 +191,7 @@ def fit_fc(trained_kernel, twin_kernel, *, operator, laplace_scale=1.0, iteratio
     Source: ShiftAddAug, arXiv:2407.02881; the quantile matching is ours.
     """
     owner = "fit_fc"
-    _validate.one_of(owner, "operator", operator, ("adder", "shift"))
+    _validate.one_of(owner, "distance", distance, (True, False))
     _validate.number_in(owner, "laplace_scale", laplace_scale, 1e-6, 1e6)
     _validate.int_in(owner, "iterations", iterations, 1, 1000)
     _validate.number_in(owner, "ridge", ridge, 0, 1e6)
@@ -200,7 +203,7 @@ def fit_fc(trained_kernel, twin_kernel, *, operator, laplace_scale=1.0, iteratio
         )
     taps, count = trained.shape
     mean, std = trained.mean(), trained.std()
-    options = {"mean": mean, "std": std, "operator": operator, "laplace_scale": laplace_scale}
+    options = {"mean": mean, "std": std, "distance": distance, "laplace_scale": laplace_scale}
     grid = mean + std * np.linspace(-8, 8, 8001)
     curve = _remapped(grid[None], **options)[0]
     # The twin's quantiles at the trained weights' ranks, taken back through the remap, which increases.
@@ -231,9 +234,9 @@ def _taps_of(owner, name, kernel):
     return kernel.reshape(int(np.prod(kernel.shape[:2])) if kernel.ndim == 4 else 1, -1)
 
 
-def _remapped(mapped, *, mean, std, operator, laplace_scale):
+def _remapped(mapped, *, mean, std, distance, laplace_scale):
     """The remap without FC, in NumPy float64."""
-    scale = laplace_scale if operator == "adder" else SHIFT_SCALE * std
+    scale = laplace_scale if distance else SHIFT_SCALE * std
     value = gaussian_to_laplace(K.convert_to_tensor(mapped, "float64"), mean=mean, std=std, scale=scale)
     value = np.asarray(K.convert_to_numpy(value), "float64")
-    return value if operator == "adder" else mapped + value
+    return value if distance else mapped + value

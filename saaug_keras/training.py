@@ -9,7 +9,8 @@ from __future__ import annotations
 import keras
 import numpy as np
 
-from saaug_keras import _validate
+from saaug_keras import _backend, _validate
+from saaug_keras._backend import portable
 from saaug_keras.augmentation import HybridNetwork
 from saaug_keras.backbones import NetSpec
 from saaug_keras.operators.gradients import rules_of, scale_gradients
@@ -292,19 +293,21 @@ class AugmentedModel(keras.Model):
 
     def train_step(self, *args):
         """One step on the summed gradients; the gradients of add kernels are scaled after the sum."""
-        backend = _validate.one_of("AugmentedModel", "backend", keras.backend.backend(), ("jax", "tensorflow"))
-        if backend == "jax":
-            return self._train_step_jax(*args)
-        import tensorflow as tf
-
-        # There is no Python control flow on tensors in here, and AutoGraph would double the time to trace.
-        return tf.autograph.experimental.do_not_convert(self._train_step_tensorflow)(*args)
+        _backend.need("AugmentedModel", "jax", "tensorflow")
+        return self._train_step(*args)
 
     def _loss_scale(self):
         """What a LossScaleOptimizer multiplies the loss with; 1 for any other optimizer."""
         return getattr(self.optimizer, "dynamic_scale", 1.0)
 
-    def _train_step_tensorflow(self, data):
+    @portable
+    def _train_step(self, data):
+        import tensorflow as tf
+
+        # There is no Python control flow on tensors in here, and AutoGraph would double the time to trace.
+        return tf.autograph.experimental.do_not_convert(self._eager_train_step)(data)
+
+    def _eager_train_step(self, data):
         import tensorflow as tf
 
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
@@ -320,7 +323,8 @@ class AugmentedModel(keras.Model):
             _assign_in_replica(layer.kernel, layer.clipped_kernel())
         return self.compute_metrics(x, y, y_pred, sample_weight)
 
-    def _train_step_jax(self, state, data):
+    @_train_step.on("jax")
+    def _functional_train_step(self, state, data):
         import jax
 
         trainable, non_trainable, optimizer_variables, metric_variables = state
@@ -405,10 +409,14 @@ def _inner(optimizer):
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
+@portable
 def _replicas() -> int:
     """Replicas of a TensorFlow distribution strategy. Keras divides every replica's loss by it; logs undo that."""
-    if keras.backend.backend() != "tensorflow":
-        return 1
+    return 1
+
+
+@_replicas.on("tensorflow")
+def _replicas_of_tensorflow():
     import tensorflow as tf
 
     context = tf.distribute.get_replica_context()

@@ -55,7 +55,7 @@ def test_order_and_draws_depend_on_seed_and_epoch_alone():
 def test_it_is_refused_where_it_cannot_be_and_not_chosen_by_itself(tmp_path):
     assert not device_training.chosen(None, (8, 8, 1), (8, 8, 1))
     assert not device_training.chosen(False, (8, 8, 1), (8, 8, 1))
-    with pytest.raises(ValueError, match="device_training: `backend` must be one of 'jax'. Received: backend='tensorflow'"):
+    with pytest.raises(ValueError, match="device_training: the Keras backend must be 'jax'. Received: 'tensorflow'"):
         recipes.train(RECIPE, digits(), tmp_path, device_resident=True)
     with pytest.raises(ValueError, match="must differ in `seed` and `learning_rate` alone"):
         recipes.train_side_by_side([RECIPE, RECIPE.replace(epochs=5)], digits(), [tmp_path / "0", tmp_path / "1"])

@@ -15,8 +15,8 @@ ORDER = [
     "saaug_keras._errors",
     "saaug_keras._files",
     "saaug_keras._page",
+    "saaug_keras._backend",
     "saaug_keras._budget",
-    "saaug_keras._compiled",
     "saaug_keras._sums",
     "saaug_keras.ops",
     "saaug_keras.remap",
@@ -112,3 +112,9 @@ def test_exceptions_are_caught_by_name():
                 broad = caught == "" or "Exception" in caught.replace("(", " ").replace(",", " ").split()
                 reraised = any(isinstance(inner, ast.Raise) and inner.exc is None for inner in ast.walk(node))
                 assert not broad or reraised, f"{module}:{node.lineno} catches everything"
+
+
+def test_one_module_asks_for_the_backend():
+    questions = ("backend.backend", "default_backend")
+    asking = [module for module, file in modules() if any(question in file.read_text() for question in questions)]
+    assert asking == ["saaug_keras._backend"]

@@ -187,8 +187,13 @@ def test_operators_that_cannot_be_plain_layers_are_named():
         family = "odd"
         deployed_as = "adder"
 
-    with pytest.raises(ValueError, match="RoundedConv2D: `operator` must be one of products.*deployed as 'adder'"):
-        saaug_keras.RoundedConv2D(4, 3, operator=Odd())
+    with pytest.raises(ValueError, match="RoundedConv2D: `operator` must be one of products.*has distances"):
+        saaug_keras.RoundedConv2D(4, 3, operator="adder")
+    with pytest.raises(ValueError, match="RoundedConv2D: `operator` must be one of products.*moves its inputs"):
+        saaug_keras.RoundedConv2D(4, 3, operator="channelshift")
+    model = keras.Sequential([keras.Input((4, 4, 2)), saaug_keras.RoundedConv2D(4, 3, operator=Odd(), name="odd")])
+    with pytest.raises(ValueError, match="layer 'odd': operator .* must have `distance` True to be deployed as 'adder'"):
+        tflm_export.compile_network(model, np.zeros((2, 4, 4, 2), "float32"))
     with pytest.raises(NotImplementedError, match="`apply` must be defined, since `distance` is True"):
         Odd().apply("conv", None, None)
 

@@ -50,22 +50,21 @@ def test_width_scales_every_channel_count_but_the_images_and_the_classes():
     assert half.input_shape == (24, 24, 3) and half.num_classes == 10
 
 
-def test_every_candidate_fits_into_the_slots_it_occupies():
+def test_every_candidate_fits_into_the_blocks_it_occupies():
     space, rng = make(), np.random.default_rng(3)
-    slots = space.slots()
+    largest = space.spec(space.largest())
+    room = list(zip(largest.blocks, (largest.stem.filters, *(block.filters for block in largest.blocks)), strict=False))
     for _ in range(50):
         values = space.sample(rng)
         spec, places = space.spec(values), space.occupied(values)
         assert len(places) == len(spec.blocks) == len(set(places))
         inputs = spec.stem.filters
-        for block, slot in zip(spec.blocks, (slots[p] for p in places), strict=True):
-            assert inputs <= slot.max_inputs and block.filters <= slot.max_filters
-            assert block.expanded <= slot.max_expanded and block.kernel_size <= slot.max_kernel
-            assert (block.strides, block.residual) == (slot.strides, slot.residual)
+        for block, (most, most_inputs) in zip(spec.blocks, (room[p] for p in places), strict=True):
+            assert inputs <= most_inputs and block.filters <= most.filters
+            assert block.expanded <= most.expanded and block.kernel_size <= most.kernel_size
+            assert (block.strides, block.residual) == (most.strides, most.residual)
             inputs = block.filters
-        missing = set(range(len(slots))) - set(places)
-        assert all(slots[p].optional for p in missing)
-    assert space.spec(space.largest()).blocks[-1].expanded == slots[-1].max_expanded
+        assert all(most.residual for p, (most, _) in enumerate(room) if p not in places)
 
 
 def test_the_second_stage_drops_residual_blocks_only_and_chooses_operators():

@@ -9,7 +9,7 @@ import os
 import sys
 import time
 
-from saaug_keras import _errors
+from saaug_keras import _backend, _errors
 
 
 def add_common_options(parser: argparse.ArgumentParser, *, inner: bool = False):
@@ -62,10 +62,7 @@ def load_keras():
         import keras
 
         keras.ops.convert_to_numpy(keras.ops.zeros(()))  # the device is looked for, and complained about, here
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        tf.get_logger().setLevel("ERROR")
+    _backend.silence()
     return keras
 
 

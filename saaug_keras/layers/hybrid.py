@@ -17,7 +17,7 @@ import numpy as np
 from keras import ops as K
 
 from saaug_keras import _validate, operators, ops, remap
-from saaug_keras._compiled import subgraph
+from saaug_keras._backend import has_sizes_at_run_time, subgraph
 from saaug_keras.operators.layer import QuantizedLayer, channels_of, set_window, window_of
 from saaug_keras.operators.shift_layers import assign_kernel
 
@@ -51,8 +51,9 @@ class View:
     def slices(self):
         return tuple(slice(channels) for channels in self.block)
 
-    def remapped(self, latent, *parts, block=None):
-        """The target's kernel before any rounding; of other leading channels with `block`."""
+    def remapped(self, latent, *parts, block=None, **options):
+        """The target's kernel before any rounding; of other leading channels with `block`, `options` of
+        `remap.remap_kernel` in the place of the layer's own."""
         kernel = latent[self.slices() if block is None else block]
         if not self.remap:
             return kernel
@@ -62,15 +63,13 @@ class View:
             parts["fc_kernel"],
             parts["fc_bias"],
             moments=remap.moments(latent),
-            operator=self.operator.remap_as,
-            laplace_scale=self.laplace_scale,
             values=parts.get("remap_values"),
+            **{"distance": self.operator.distance, "laplace_scale": self.laplace_scale} | options,
         )
 
     def divergence(self, latent, *parts):
         """How far the learned remap's weights are from Laplacian ones, in nats."""
-        mapped = dataclasses.replace(self, operator=operators.Adder(), laplace_scale=1.0).remapped(latent, *parts)
-        return remap.laplace_divergence(mapped)
+        return remap.laplace_divergence(self.remapped(latent, *parts, distance=True, laplace_scale=1.0))
 
     def rounded(self, kernel):
         """Of products: the kernel's deployed values."""
@@ -146,7 +145,7 @@ class Hybrid(QuantizedLayer, keras.layers.Layer):
                 f"{owner}: `use_bias` must be False for operator '{operator}', which computes nothing. Received: "
                 f"use_bias={use_bias}."
             )
-        if operator.distance and extra == "same" and keras.backend.backend() == "jax":
+        if operator.distance and extra == "same" and not has_sizes_at_run_time():
             raise ValueError(
                 f"{owner}: `extra` must be 'multiplicative' for operator '{operator}' on the JAX backend, where absent "
                 "channels are zeros and zeros have a distance. Received: extra='same'. Use the TensorFlow backend."
@@ -229,7 +228,7 @@ class Hybrid(QuantizedLayer, keras.layers.Layer):
         if self.fc_kernel is None:
             raise ValueError(f"{type(self).__name__}: `remap` must be True and `operator` multiplication-free for fit_fc.")
         fc_kernel, fc_bias = remap.fit_fc(
-            trained_kernel, twin_kernel, operator=self.operator.remap_as, laplace_scale=self.laplace_scale, **options
+            trained_kernel, twin_kernel, distance=self.operator.distance, laplace_scale=self.laplace_scale, **options
         )
         self.fc_kernel.assign(fc_kernel)
         self.fc_bias.assign(fc_bias)
@@ -479,8 +478,7 @@ class HybridConv2D(Hybrid):
 
     def _augmented(self, inputs, filters, training):
         c = channels_of(inputs)
-        # JAX has no sizes that depend on values.
-        masked = not isinstance(filters, int) and keras.backend.backend() != "tensorflow"
+        masked = not isinstance(filters, int) and not has_sizes_at_run_time()
         count = self.filters if masked else filters
         inputs, head, step = self._quantize_target(inputs, True, training)
         if self.extra == "same" and self.operator.free:

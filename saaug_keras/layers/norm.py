@@ -4,7 +4,7 @@ import keras
 from keras import ops as K
 
 from saaug_keras import _validate
-from saaug_keras._compiled import subgraph
+from saaug_keras._backend import portable, subgraph
 from saaug_keras.operators.layer import PersistAllWeights, channels_of
 
 
@@ -54,11 +54,9 @@ class HybridBatchNormalization(PersistAllWeights, keras.layers.Layer):
             else (self.moving_mean, self.moving_variance)
         )
         gamma, beta = self.gamma.value[:c], self.beta.value[:c]
-        fused = keras.backend.backend() == "tensorflow" and len(inputs.shape) == 4
         if not (training and self.trainable):
-            normalize = _fused_inference if fused else _normalize
-            return normalize(inputs, gamma, beta, mean.value[:c], variance.value[:c], self.epsilon)
-        out, *batch = (_fused_training if fused else _normalize_batch)(inputs, gamma, beta, self.epsilon)
+            return _normalize(inputs, gamma, beta, mean.value[:c], variance.value[:c], self.epsilon)
+        out, *batch = _normalize_batch(inputs, gamma, beta, self.epsilon)
         new = moved_statistics(mean.value, variance.value, *batch, momentum=float(self.momentum))
         if filters is not None:
             there = K.arange(mean.shape[0]) < filters
@@ -92,31 +90,39 @@ def moved_statistics(mean, variance, batch_mean, batch_variance, *, momentum):
     return moved
 
 
+@portable
 def _normalize(inputs, gamma, beta, mean, variance, epsilon):
     factor = gamma * K.rsqrt(variance + epsilon)
     return K.cast((K.cast(inputs, "float32") - mean) * factor + beta, inputs.dtype)
 
 
+@portable
 def _normalize_batch(inputs, gamma, beta, epsilon):
     # Not K.moments: on JAX it takes E[x^2] - E[x]^2, which far from 0 is less than nothing.
     values, axes = K.cast(inputs, "float32"), tuple(range(len(inputs.shape) - 1))
     mean = K.mean(values, axis=axes)
     variance = K.mean(K.square(values - mean), axis=axes)
-    return _normalize(inputs, gamma, beta, mean, variance, epsilon), mean, variance
+    return _normalize.anywhere(inputs, gamma, beta, mean, variance, epsilon), mean, variance
 
 
+@_normalize.on("tensorflow")
 def _fused_inference(inputs, gamma, beta, mean, variance, epsilon):
     import tensorflow as tf
 
+    if len(inputs.shape) != 4:
+        return _normalize.anywhere(inputs, gamma, beta, mean, variance, epsilon)
     return tf.raw_ops.FusedBatchNormV3(
         x=inputs, scale=gamma, offset=beta, mean=mean, variance=variance, epsilon=epsilon, is_training=False
     ).y
 
 
+@_normalize_batch.on("tensorflow")
 def _fused_training(inputs, gamma, beta, epsilon):
     """TensorFlow's fused kernel. Keras keeps the biased variance, which the kernel does not give directly."""
     import tensorflow as tf
 
+    if len(inputs.shape) != 4:
+        return _normalize_batch.anywhere(inputs, gamma, beta, epsilon)
     out = tf.raw_ops.FusedBatchNormV3(
         x=inputs, scale=gamma, offset=beta, mean=(), variance=(), epsilon=epsilon, is_training=True
     )

@@ -22,7 +22,6 @@ class Adder(Operator):
     distance = True
     deployed_as = "adder"
     tap = "adds"
-    remap_as = "adder"
 
     def __post_init__(self):
         _validate.number_in("Adder", "gradient_scale", self.gradient_scale, 0, 1e3)

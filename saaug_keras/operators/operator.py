@@ -33,8 +33,6 @@ class Operator:
             an output channel; "adder", distances; "channelshift", nothing but moves.
         tap: what one application of a weight is, beside the addition to the sum: "multiplies", "shifts", "adds" or
             None for nothing.
-        remap_as: "shift" where a kernel's large weights matter and the remap adds to them, "adder" where it replaces
-            them (see `remap.remap_kernel`).
         paper_bits: bits of weights and activations in the convention "paper" of the cost model.
     """
 
@@ -45,7 +43,6 @@ class Operator:
     moves: ClassVar[bool] = False
     deployed_as: ClassVar[str] = "conv"
     tap: ClassVar[str | None] = "multiplies"
-    remap_as: ClassVar[str] = "shift"
     paper_bits: ClassVar[float] = 32
 
     def layers(self) -> dict:
@@ -93,7 +90,7 @@ class Operator:
     @property
     def fits_int8(self) -> bool:
         """Whether its deployed weights are int8 numbers, so that a built-in operator can take them."""
-        return self.deployed_as != "adder"
+        return not any(part.distance for _, part in self.cascade())
 
     @property
     def as_stem(self) -> Operator:

@@ -15,10 +15,10 @@ class RoundedWeights(QuantizedLayer):
 
     def _set_operator(self, operator):
         self.operator = parse(operator, type(self).__name__)
-        if self.operator.distance or self.operator.deployed_as not in ("conv", "shift", "binary"):
+        if self.operator.distance or self.operator.moves:
             raise ValueError(
-                f"{type(self).__name__}: `operator` must be one of products, deployed as such. Received: "
-                f"operator='{self.operator}', which is deployed as {self.operator.deployed_as!r}."
+                f"{type(self).__name__}: `operator` must be one of products. Received: operator='{self.operator}', which "
+                f"{'has distances' if self.operator.distance else 'moves its inputs'} in their place."
             )
         self._set_activation_bits(self.operator.inputs_bits)
 

@@ -13,7 +13,6 @@ from saaug_keras.operators import parse_block, to_text
 from saaug_keras.search.genes import Gene, GeneSpace
 
 # Operators whose layers can take over a multiplicative layer's weights. "shiftadd" cannot: its second layer has none.
-# Their order is data: a SuperNet's candidates are numbers in it.
 OPERATORS = ("conv", "shift", "shift5", "shift-ps", "shift5-ps", "adder", "binary")
 DEPTHWISE_OPERATORS = (*OPERATORS, "channelshift")  # whose layers need no weights
 COST_NAMES = ("sram_bytes", "flash_bytes", "operations", "energy_mj")
@@ -34,21 +33,6 @@ class StageSpace:
     depths: tuple[int, ...] = (1, 2, 3)
     kernel_sizes: tuple[int, ...] = (3, 5, 7)
     expand_ratios: tuple[int, ...] = (3, 4, 6)
-
-
-@dataclass(frozen=True)
-class Slot:
-    """A place for a block in the SuperNet: its largest sizes. `optional` slots may be empty."""
-
-    name: str
-    max_inputs: int
-    max_expanded: int
-    max_filters: int
-    max_kernel: int
-    strides: int
-    has_expansion: bool
-    residual: bool
-    optional: bool
 
 
 def measure(spec: NetSpec) -> dict[str, float]:
@@ -210,35 +194,8 @@ class SearchSpace(GeneSpace):
 
     # The SuperNet's view
 
-    def slots(self) -> tuple[Slot, ...]:
-        """The places of the SuperNet, in order, with room for every candidate."""
-        options, width = self.options, self.widths[-1]
-        stem, result = self.channels(options["stem"], width), []
-        inputs = stem
-        if options["first"]:
-            inputs = self.channels(options["first"], width)
-            result.append(Slot("first", stem, stem, inputs, 3, 1, False, False, False))
-        for number, stage in enumerate(self.stages):
-            filters = self.channels(stage.filters, width)
-            for block in range(stage.depths[-1]):
-                result.append(
-                    Slot(
-                        f"stage{number}_block{block}",
-                        inputs,
-                        inputs * stage.expand_ratios[-1],
-                        filters,
-                        stage.kernel_sizes[-1],
-                        1 if block else stage.strides,
-                        True,
-                        block > 0,
-                        block >= stage.depths[0] or block > 0,
-                    )
-                )
-                inputs = filters
-        return tuple(result)
-
     def occupied(self, values: dict) -> tuple[int, ...]:
-        """For each block of `candidate_spec(values)`, in order, the index of its slot."""
+        """For each block of `candidate_spec(values)`, in order, the index of its place in the `largest` candidate."""
         result, place = [], 0
         if self.options["first"]:
             result, place = [0], 1

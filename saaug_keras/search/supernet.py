@@ -2,43 +2,39 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+
 import keras
 import numpy as np
 
-from saaug_keras import backbones, operators, ops, remap
+from saaug_keras import _backend, backbones, operators, ops, remap
 from saaug_keras.operators.shift_layers import assign_kernel
-from saaug_keras.search.space import OPERATORS, SearchSpace
+from saaug_keras.search.space import SearchSpace
 
-_ROWS = 4096  # drawn candidates; training goes round them
+_ROWS = 2048  # drawn candidates; training goes round them
 GRADIENT_SCALE = 0.2  # AdderNet's eta
 # Of add kernels: narrower than the layers' own, whose width was chosen for networks of add layers alone.
 LAPLACE_SCALE = float(0.5 / np.sqrt(2))
-_PER_SLOT = 5  # active, kernel, expanded, filters, operator
-
-
-class _Place:
-    """The sizes of one block: Python ints where they are fixed, scalar tensors where they are chosen at run time."""
-
-    def __init__(self, active, kernel, expanded, filters, operator):
-        self.active, self.kernel, self.expanded = active, kernel, expanded
-        self.filters, self.operator = filters, operator
+_PER_LAYER = 3  # numbers of a layer in `encode`: filters, kernel size, operator
 
 
 class _Choice:
-    """A candidate, as the forward pass reads it; see `SuperNet.encode` for the vector behind it."""
+    """A candidate, as the forward pass reads it: Python ints where it is fixed, scalar tensors where it is chosen at run
+    time; see `SuperNet.encode` for the vector behind it."""
 
-    def __init__(self, vector, static=None):
+    def __init__(self, net, vector, static=None):
         def pick(index):
             return vector[index] if static is None else int(static[index])
 
-        self.resolution, self.stem, self.head = pick(0), pick(1), pick(2)
-        self.stem_operator, self.head_operator, self.classifier_operator = vector[3], vector[4], vector[5]
-        self.places = []
-        for start in range(6, vector.shape[0], _PER_SLOT):
-            sizes = [pick(start + 1), pick(start + 2), pick(start + 3)]
-            empty = static is not None and not static[start]
-            # Of a fixed SubNet, what stays and what operates is still chosen at run time.
-            self.places.append(_Place(False if empty else vector[start], *sizes, vector[start + 4]))
+        self.resolution = pick(0)
+        # Of a fixed SubNet, what stays and what operates is still chosen at run time.
+        self.active = [
+            False if static is not None and not static[index] else vector[index] for index in range(1, 1 + net.block_count)
+        ]
+        self.filters, self.kernel, self.operator = {}, {}, {}
+        for name, start in net.starts.items():
+            self.filters[name], self.kernel[name], self.operator[name] = pick(start), pick(start + 1), vector[start + 2]
 
 
 @keras.saving.register_keras_serializable(package="saaug_keras")
@@ -68,14 +64,9 @@ class SuperNet(keras.Model):
     """
 
     def __init__(self, space: SearchSpace, *, random_candidates=2, distill=False, seed=0, **kwargs):
-        if keras.backend.backend() != "tensorflow":
-            raise ValueError(
-                "SuperNet: the Keras backend must be 'tensorflow' (slices are chosen at run time). "
-                f"Received: backend={keras.backend.backend()!r}."
-            )
+        _backend.need("SuperNet", "tensorflow", why="slices are chosen at run time")
         super().__init__(**kwargs)
         self.space = space
-        self.slots = space.slots()
         self.random_candidates = random_candidates
         self.distill = distill
         self.seed = seed
@@ -83,30 +74,29 @@ class SuperNet(keras.Model):
         self.traces = 0  # how often a graph was built
         self._static = None
         self._functions = {}
-        # Operators by their numbers in `encode`: those of one name, then the mixed ones of this space.
-        self._texts = tuple(dict.fromkeys((*OPERATORS, *space.operators)))
-        self._block_operators = {text: operators.parse_block(text) for text in space.operators}
+        # The layers of the largest candidate have room for those of every other.
+        largest = space.spec(space.largest())
+        self.layers_of = backbones.lower(largest.with_operator("conv"))
+        self.block_count = len(largest.blocks)
+        self.optional = [block.residual for block in largest.blocks]
+        weighted = [layer for layer in self.layers_of if layer.operator is not None]
+        self.starts = {layer.name: 1 + self.block_count + _PER_LAYER * i for i, layer in enumerate(weighted)}
+        # Operators by their numbers in `encode`, and those that each layer may have.
+        parts = [part for text in space.operators for part in operators.parse_block(text)]
+        self._operators = tuple(dict.fromkeys((*map(operators.parse, ("conv", "shift")), *parts)))
+        self._known = {}
+        alternatives = (backbones.lower(largest.with_operator(text)) for text in space.operators)
+        for layer, *others in zip(self.layers_of, *alternatives, strict=True):
+            if layer.operator is not None:
+                known = [other.operator for other in others]
+                if layer.block is None:  # what the policy gives it depends on all blocks
+                    known += [operator for operator in self._operators if layer.kind in operator.kinds]
+                self._known[layer.name] = tuple(dict.fromkeys(known))
         self._initializer = keras.initializers.HeNormal(seed=keras.random.SeedGenerator(seed))
         self._parameters, self._statistics = {}, {}
-        options, width = space.options, space.widths[-1]
-        stem = space.channels(options["stem"], width)
-        self._add_conv("stem", (options["stem_kernel_size"],) * 2 + (options["channels"], stem))
-        for slot in self.slots:
-            if slot.has_expansion:
-                self._add_conv(slot.name + "_expand", (1, 1, slot.max_inputs, slot.max_expanded))
-            self._add_conv(slot.name + "_depthwise", (slot.max_kernel,) * 2 + (slot.max_expanded, 1), slot.max_expanded)
-            self._add_conv(slot.name + "_project", (1, 1, slot.max_expanded, slot.max_filters))
-        last = self.slots[-1].max_filters
-        if options["head"]:
-            head = space.channels(options["head"], width)
-            self._add_conv("head0", (1, 1, last, head))
-            last = head
-        classes = options["num_classes"]
-        self._parameters["classifier_kernel"] = self.add_weight(
-            name="classifier_kernel", shape=(last, classes), initializer=self._initializer
-        )
-        self._parameters["classifier_bias"] = self.add_weight(name="classifier_bias", shape=(classes,), initializer="zeros")
-        size = 6 + _PER_SLOT * len(self.slots)
+        for layer in weighted:
+            self._add_layer(layer, any(operator.distance for operator in parts))
+        size = 1 + self.block_count + _PER_LAYER * len(weighted)
         self.selected = self.add_weight(name="selected", shape=(size,), dtype="int32", initializer="zeros", trainable=False)
         self.loss_tracker = keras.metrics.Mean(name="loss")
         self.largest_accuracy = keras.metrics.SparseCategoricalAccuracy(name="largest_accuracy")
@@ -115,53 +105,55 @@ class SuperNet(keras.Model):
         self.select(space.largest())
         self.built = True
 
-    def _add_conv(self, name, shape, channels=None):
-        channels = channels or shape[-1]
+    def _add_layer(self, layer, distances):
+        """The weights of a layer; with `distances` also a kernel of its own as an add layer."""
+        name, channels, size = layer.name, layer.output_shape[2], layer.kernel_size
         # A depthwise kernel is as good as an ordinary one of one input channel.
-        fan = shape if channels == shape[-1] else (shape[0], shape[1], 1, channels)
-        weight = self.add_weight(name=name + "_kernel", shape=shape, initializer="zeros")
-        weight.assign(keras.ops.reshape(self._initializer(fan), shape))
-        self._parameters[name + "_kernel"] = weight
-        if any(part.distance for parts in self._block_operators.values() for part in parts):
+        fan = (size, size, 1 if layer.kind == "depthwise" else layer.input_shape[2], channels)
+        shape = {"depthwise": (size, size, channels, 1), "dense": fan[2:]}.get(layer.kind, fan)
+        kernel = self._parameters[name + "_kernel"] = self.add_weight(name=name + "_kernel", shape=shape, initializer="zeros")
+        kernel.assign(keras.ops.reshape(self._initializer(fan[2:] if layer.kind == "dense" else fan), shape))
+        if distances and layer.kind != "dense":
             own = self.add_weight(name=name + "_adder_kernel", shape=shape, initializer="zeros")
             own.trainable = False  # until `adapt_to`; a variable that is made untrainable is never watched by a tape
             self._parameters[name + "_adder_kernel"] = own
-        self._parameters[name + "_gamma"] = self.add_weight(name=name + "_gamma", shape=(channels,), initializer="ones")
-        self._parameters[name + "_beta"] = self.add_weight(name=name + "_beta", shape=(channels,), initializer="zeros")
-        for moment, start in (("mean", "zeros"), ("variance", "ones")):
-            self._statistics[f"{name}_{moment}"] = self.add_weight(
-                name=f"{name}_{moment}", shape=(channels,), initializer=start, trainable=False
-            )
+        if layer.use_bias:
+            self._parameters[name + "_bias"] = self.add_weight(name=name + "_bias", shape=(channels,), initializer="zeros")
+        if layer.batch_norm:
+            self._parameters[name + "_gamma"] = self.add_weight(name=name + "_gamma", shape=(channels,), initializer="ones")
+            self._parameters[name + "_beta"] = self.add_weight(name=name + "_beta", shape=(channels,), initializer="zeros")
+            for moment, start in (("mean", "zeros"), ("variance", "ones")):
+                self._statistics[f"{name}_{moment}"] = self.add_weight(
+                    name=f"{name}_{moment}", shape=(channels,), initializer=start, trainable=False
+                )
 
     # Candidates
 
+    def _lowered(self, values: dict):
+        """(name of the layer here, layer) of a candidate's own layers."""
+        spec, places = self.space.candidate_spec(values), self.space.occupied(values)
+        if values.get("stage", 1) == 1:
+            spec = spec.with_operator("conv")
+        for layer in backbones.lower(spec, all_blocks=True):
+            of_block = f"block{layer.block}_"
+            here = layer.name if layer.block is None else f"block{places[layer.block]}_{layer.name.removeprefix(of_block)}"
+            yield here, layer
+
     def encode(self, values: dict) -> np.ndarray:
-        """A candidate as int32 numbers: resolution, stem and head filters, operators of stem, head and classifier, then
-        for each slot whether it is active, its kernel size, expanded channels, filters and operator."""
+        """A candidate as int32 numbers: resolution; of each block whether it is active; of each layer with weights its
+        filters, kernel size and operator. Of a block that it has not, sizes are 1."""
+        vector = np.zeros(self.selected.shape, np.int32)
         spec = self.space.candidate_spec(values)
-        multiplicative = values.get("stage", 1) == 1
-
-        def code(operator):
-            return 0 if multiplicative else self._texts.index(operators.to_text(operator))
-
-        head = spec.head[0] if spec.head else None
-        vector = [
-            spec.input_shape[0],
-            spec.stem.filters,
-            head.filters if head else 0,
-            code(spec.stem.operator),
-            code(head.operator) if head else 0,
-            code(spec.classifier_operator),
-        ]
-        blocks = dict(zip(self.space.occupied(values), spec.blocks, strict=True))
-        for place in range(len(self.slots)):
-            block = blocks.get(place)
-            vector += (
-                [0, 3, 1, 1, 0]
-                if block is None
-                else [int(block.kept), block.kernel_size, block.expanded, block.filters, code(block.operator)]
-            )
-        return np.array(vector, np.int32)
+        vector[0] = spec.input_shape[0]
+        for place, block in zip(self.space.occupied(values), spec.blocks, strict=True):
+            vector[1 + place] = block.kept
+        for start in self.starts.values():
+            vector[start : start + 2] = 1
+        for name, layer in self._lowered(values):
+            if layer.operator is not None:
+                numbers = layer.output_shape[2], layer.kernel_size, self._operators.index(layer.operator)
+                vector[self.starts[name] :][:_PER_LAYER] = numbers
+        return vector
 
     def select(self, values: dict):
         """Makes `values` the candidate that a call of the model computes."""
@@ -204,115 +196,100 @@ class SuperNet(keras.Model):
         size = tf.stack([choice.resolution, choice.resolution])
         x = tf.image.resize(images, size, method="bilinear", antialias=True)
         norm = _Normalizer(self._parameters, self._statistics, mode, weight)
-        options = self.space.options
-        # What the policy gives the layers around the blocks.
-        found = {"conv", "shift", *(str(part) for parts in self._block_operators.values() for part in parts)}
-        around = {text: operators.parse(text) for text in self._texts if text in found}
-        convs = {text: operator for text, operator in around.items() if "conv" in operator.kinds}
-        dense = {text: operator for text, operator in around.items() if "dense" in operator.kinds}
-        x = self._conv(
-            "stem", x, choice.stem, choice.stem_operator, norm, convs, strides=options["stem_strides"], activate=True
-        )
-        inputs = choice.stem
-        for slot, place in zip(self.slots, choice.places, strict=True):
-            if place.active is False:
+        for block, layers in itertools.groupby(self.layers_of, key=lambda layer: layer.block):
+            active = True if block is None else choice.active[block]
+            if active is False:
                 continue
 
-            def block(x=x, slot=slot, place=place, inputs=inputs):
-                y = x
-                expand, depthwise, project = (
-                    {text: parts[index] for text, parts in self._block_operators.items()} for index in range(3)
-                )
-                if slot.has_expansion:
-                    y = self._conv(slot.name + "_expand", y, place.expanded, place.operator, norm, expand, activate=True)
-                y = self._depthwise(slot, y, place, norm, depthwise)
-                y = self._conv(slot.name + "_project", y, place.filters, place.operator, norm, project)
-                return x + y if slot.residual else y
+            run = functools.partial(self._run, tuple(layers), x, choice, norm)
 
-            if slot.optional and self._static is not None:
+            if block is None or not self.optional[block]:
+                x = run()
+            elif self._static is not None:
                 # Of a fixed SubNet most blocks stay. TensorFlow cannot nest the choice of an operator in another one.
-                active = tf.cast(place.active, x.dtype)
-                x = x + active * (block() - x)
-            elif slot.optional:
-                shape = x.shape
-                x = tf.cond(place.active > 0, block, lambda x=x: x)
-                x.set_shape(shape)
+                x = x + tf.cast(active, x.dtype) * (run() - x)
             else:
-                x = block()
-            inputs = place.filters
-        if options["head"]:
-            x = self._conv("head0", x, choice.head, choice.head_operator, norm, convs, activate=True)
-        x = tf.reduce_mean(x, axis=[1, 2])
-        kernels = self._kernels("classifier", np.s_[: tf.shape(x)[1]])
-        logits = self._operate(x, kernels, choice.classifier_operator, dense, (-1,), tf.matmul, None)
-        return logits + self._parameters["classifier_bias"].value
+                shape = x.shape
+                x = tf.cond(active > 0, run, lambda x=x: x)
+                x.set_shape(shape)
+        return x
 
-    def _conv(self, name, x, filters, operator, norm, by_text, *, strides=1, activate=False):
+    def _run(self, layers, x, choice, norm):
+        """Layers that have one input, from outside, and one output."""
         import tensorflow as tf
 
+        tensors = {layers[0].inputs[0]: x}
+        for layer in layers:
+            first, *others = (tensors[name] for name in layer.inputs)
+            if layer.kind == "add":
+                out = first + others[0]
+            elif layer.kind == "pool":
+                out = tf.reduce_mean(first, axis=[1, 2], keepdims=True)
+            else:
+                out = self._weighted(layer, first, choice, norm)
+            tensors[layer.name] = out
+        return out
+
+    def _weighted(self, layer, x, choice, norm):
+        import tensorflow as tf
+
+        name, window = layer.name, {"strides": layer.strides}
+        filters, operator = choice.filters[name], choice.operator[name]
+        if layer.kind == "dense":
+            x = tf.squeeze(x, (1, 2))
         inputs = tf.shape(x)[-1] if x.shape[-1] is None else x.shape[-1]
-        y = self._operate(
-            x,
-            self._kernels(name, np.s_[:, :, :inputs, :filters]),
-            operator,
-            by_text,
-            (-1,),
-            multiply=lambda x, k: ops.conv2d(x, k, strides=(strides, strides)),
-            apply=lambda distance, x, k: distance.apply("conv", x, k, strides=strides),
-        )
-        return norm(name, y, filters, self.space.options["activation"] if activate else None)
-
-    def _depthwise(self, slot, x, place, norm, by_text):
-        import tensorflow as tf
-
-        border = (slot.max_kernel - place.kernel) // 2
-        inside = slice(border, slot.max_kernel - border)
-        kernels = self._kernels(slot.name + "_depthwise", np.s_[inside, inside, : place.expanded])
-        y = self._operate(
-            x,
-            kernels,
-            place.operator,
-            by_text,
-            (-2, -1),
-            multiply=lambda x, k: ops.depthwise_conv2d(x, k, strides=(slot.strides,) * 2),
-            apply=lambda distance, x, k: distance.apply("depthwise", x, k, strides=slot.strides),
-        )
-        normalised = norm(slot.name + "_depthwise", y, place.expanded, self.space.options["activation"])
-        moving = [text in by_text and by_text[text].moves for text in self._texts]
+        border = (layer.kernel_size - choice.kernel[name]) // 2
+        inside = slice(border, layer.kernel_size - border)
+        part, multiply = {
+            "conv": (np.s_[:, :, :inputs, :filters], lambda x, k: ops.conv2d(x, k, strides=(layer.strides,) * 2)),
+            "depthwise": (
+                np.s_[inside, inside, :filters],
+                lambda x, k: ops.depthwise_conv2d(x, k, strides=(layer.strides,) * 2),
+            ),
+            "dense": (np.s_[:inputs], tf.matmul),
+        }[layer.kind]
+        y = self._operate(layer, x, self._kernels(name, part), operator, multiply, window)
+        if layer.use_bias:
+            y = y + self._parameters[name + "_bias"].value
+        if not layer.batch_norm:
+            return y
+        normalised = norm(name, y, filters, layer.activation)
+        moving = [each in self._known[name] and each.moves for each in self._operators]
         if self._static is None or not any(moving):
             return normalised
-        return tf.where(tf.gather(tf.constant(moving), place.operator), y, normalised)  # nothing follows a move
+        return tf.where(tf.gather(tf.constant(moving), operator), y, normalised)  # nothing follows a move
 
     def _kernels(self, name, part):
         """A part of a layer's kernel, and of that of its own as an add layer where the space has any."""
         keys = (name + "_kernel", name + "_adder_kernel")
         return tuple(self._parameters[key].value[part] for key in keys if key in self._parameters)
 
-    def _operate(self, x, kernels, number, by_text, channel_axes, multiply, apply):
-        """A layer under one of the operators of `by_text` {text of a block's operators: the layer's}, chosen by the text's
-        number; in the first stage all multiply, and the graph has no other."""
+    def _operate(self, layer, x, kernels, number, multiply, window):
+        """A layer under one of the operators that it may have, chosen by its number; in the first stage all multiply, and
+        the graph has no other."""
         import tensorflow as tf
 
         if self._static is None:
             return multiply(x, kernels[0])
+        channel_axes = (-2, -1) if layer.kind == "depthwise" else (-1,)
 
-        def layer(operator):
+        def under(operator):
             if operator.distance:
-                return lambda x, _, own: apply(operator, x, _adaptive(own))
+                return lambda x, _, own: operator.apply(layer.kind, x, _adaptive(own), **window)
             return lambda x, shared, *_: multiply(x, operator.round(shared, channel_axes))
 
-        known = list(dict.fromkeys(by_text[text] for text in self._texts if text in by_text))
+        known = self._known[layer.name]
         if len(known) == 1:
-            return layer(known[0])(x, *kernels)
-        places = [known.index(by_text[text]) if text in by_text else 0 for text in self._texts]
-        return _switch(tf.gather(tf.constant(places), number), list(map(layer, known)), x, *kernels)
+            return under(known[0])(x, *kernels)
+        places = [known.index(operator) if operator in known else 0 for operator in self._operators]
+        return _switch(tf.gather(tf.constant(places), number), list(map(under, known)), x, *kernels)
 
     def call(self, inputs, training=None):
         """Logits of the selected candidate: by the batch's statistics in training, else by those recalibrated."""
         return self._forward(inputs, self._choice(self.selected.value), "batch" if training else "stored")
 
     def _choice(self, vector):
-        return _Choice(vector, self._static)
+        return _Choice(self, vector, self._static)
 
     # Training
 
@@ -418,39 +395,31 @@ class SuperNet(keras.Model):
         if values.get("stage", 1) == 1:
             spec = spec.with_operator("conv")
         model = backbones.build(spec)
-        places = dict(zip(self.space.occupied(values), spec.blocks, strict=True))
-        names = {"stem": "stem", "head0": "head0"}
-        kernels = {}
-        for index, place in enumerate(places):
-            for part in ("expand", "depthwise", "project"):
-                names[f"block{index}_{part}"] = f"{self.slots[place].name}_{part}"
-                kernels[f"block{index}_{part}"] = spec.blocks[index].kernel_size if part == "depthwise" else 1
-        for layer in backbones.lower(spec):
-            if layer.name in names:
-                self._copy(names[layer.name], layer, kernels.get(layer.name), model)
-        classifier = model.get_layer("classifier")
-        inputs = classifier.kernel.shape[0]
-        assign_kernel(classifier, keras.ops.convert_to_numpy(self._parameters["classifier_kernel"])[:inputs])
-        classifier.bias.assign(self._parameters["classifier_bias"])
+        for source, layer in self._lowered(values):
+            there = layer.block is None or spec.blocks[layer.block].kept
+            if there and layer.operator is not None and not layer.operator.moves:
+                self._copy(source, layer, model)
         return model
 
-    def _copy(self, source, layer, size, model):
-        if layer.operator.moves:
-            return
+    def _copy(self, source, layer, model):
         own = "_adder" if layer.operator.distance else ""
         kernel = keras.ops.convert_to_numpy(self._parameters[f"{source}{own}_kernel"])
         inputs, outputs = layer.input_shape[2], layer.output_shape[2]
-        if layer.kind == "depthwise":
-            border = (kernel.shape[0] - size) // 2
-            kernel = kernel[border : border + size, border : border + size, :outputs]
-        else:
-            kernel = kernel[:, :, :inputs, :outputs]
-        assign_kernel(model.get_layer(layer.name), kernel)
-        norm = model.get_layer(layer.name + "_bn")
-        norm.gamma.assign(self._parameters[source + "_gamma"][:outputs])
-        norm.beta.assign(self._parameters[source + "_beta"][:outputs])
-        norm.moving_mean.assign(self._statistics[source + "_mean"][:outputs])
-        norm.moving_variance.assign(self._statistics[source + "_variance"][:outputs])
+        border = (kernel.shape[0] - layer.kernel_size) // 2
+        inside = slice(border, border + layer.kernel_size)
+        part = {"conv": np.s_[:, :, :inputs, :outputs], "depthwise": np.s_[inside, inside, :outputs], "dense": np.s_[:inputs]}[
+            layer.kind
+        ]
+        target = model.get_layer(layer.name)
+        assign_kernel(target, kernel[part])
+        if layer.use_bias:
+            target.bias.assign(self._parameters[source + "_bias"])
+        if layer.batch_norm:
+            norm = model.get_layer(layer.name + "_bn")
+            norm.gamma.assign(self._parameters[source + "_gamma"][:outputs])
+            norm.beta.assign(self._parameters[source + "_beta"][:outputs])
+            norm.moving_mean.assign(self._statistics[source + "_mean"][:outputs])
+            norm.moving_variance.assign(self._statistics[source + "_variance"][:outputs])
 
 
 def _adaptive(kernel):

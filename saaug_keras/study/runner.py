@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass
 from multiprocessing import connection
 
-from saaug_keras import _errors
+from saaug_keras import _backend, _errors
 from saaug_keras._budget import OutOfTime, end_with, share_cores
 from saaug_keras._files import only_process, sweep, write_atomic
 from saaug_keras._page import duration
@@ -362,23 +362,12 @@ def execute(out: pathlib.Path, dataset: str, task: Task, trainer):
 def _machine() -> dict:
     import keras
 
-    backend = keras.backend.backend()
-    device = "CPU"
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        names = [tf.config.experimental.get_device_details(d) for d in tf.config.list_physical_devices("GPU")]
-        device = ", ".join(name.get("device_name", "GPU") for name in names) or device
-    elif backend == "jax":
-        import jax
-
-        device = jax.devices()[0].device_kind
     return {
         "saaug_keras": __version__,
         "python": platform.python_version(),
         "keras": keras.version(),
-        "backend": backend,
-        "device": device,
+        "backend": _backend.name(),
+        "device": ", ".join(_backend.device_names()),
         "cpus": os.cpu_count(),
     }
 

@@ -24,6 +24,14 @@ class Adder(Deployed):
     def layers(self):
         return ours.AdderConv2D, ours.AdderDepthwiseConv2D
 
+    def read(self, layer, kernel):
+        if not layer.operator.distance:
+            raise ValueError(
+                f"tflm_export: layer '{layer.name}': operator '{layer.operator}' must have `distance` True to be deployed as "
+                "'adder', since it was trained with products. Choose another `deployed_as`."
+            )
+        return {}
+
     def check_flavour(self, op, flavour):
         if flavour == "builtin":
             raise ValueError(
