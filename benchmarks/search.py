@@ -82,7 +82,7 @@ def measure_evaluation(args):
 
     from saaug_keras.backbones import count_macs
     from saaug_keras.search import Plan, SuperNet
-    from saaug_keras.search.pipeline import make_space
+    from saaug_keras.search.plan import make_space
 
     space = make_space(Plan(widths=(args.width,), resolutions=(args.resolution,)), (32, 32, 3), 100)
     net = SuperNet(space)
@@ -113,15 +113,16 @@ def measure_ranking(args):
 
     from saaug_keras import datasets, recipes
     from saaug_keras.search import Plan, SuperNet, SuperNetEvaluator
-    from saaug_keras.search.pipeline import make_space
+    from saaug_keras.search.plan import make_space
 
     data = datasets.load("digits")
-    plan = Plan(widths=(0.5, 1.0), resolutions=(8,), validation_fraction=0.35)
+    plan = Plan(widths=(0.5, 1.0), resolutions=(8,), recipe=recipes.Recipe(validation_fraction=0.35))
     space = make_space(plan, data.image_shape, data.num_classes)
-    (x, y), held_out = data.split(plan.validation_fraction)
+    (x, y), held_out = data.split(plan.recipe.validation_fraction)
     out = pathlib.Path(args.out)
     evaluator = SuperNetEvaluator(SuperNet(space, random_candidates=2), out / "supernet")
-    evaluator.prepare(x, y, validation_data=held_out, epochs=20, batch_size=64, learning_rate=0.05, augment=False, flip=False)
+    shared = recipes.Recipe(batch_size=64, augment_data=False)
+    evaluator.prepare(x, y, validation_data=held_out, recipe=shared, epochs=20, learning_rate=0.05, flip=False)
     rng = np.random.default_rng(1)
     rows = []
     for index in range(args.candidates):
@@ -138,7 +139,7 @@ def measure_ranking(args):
             aug_loss_weight=0.0,
             remap=False,
             augment_data=False,
-            validation_fraction=plan.validation_fraction,
+            validation_fraction=plan.recipe.validation_fraction,
             evaluate_every=args.epochs,
         )
         trained = recipes.train(recipe, data, out / f"candidate{index}")["val_accuracy"]

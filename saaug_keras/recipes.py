@@ -8,24 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import math
 import pathlib
-import time
 from dataclasses import dataclass
 
 import numpy as np
 
-from saaug_keras import _backend, _validate, backbones
-from saaug_keras._budget import OutOfTime
+from saaug_keras import _validate, backbones
+from saaug_keras._checkpoint import MANIFEST, RunFolder
 from saaug_keras._files import atomic_file, only_process, sweep, write_atomic
 
-CHECKPOINT_SECONDS = 300  # of training within an epoch, at most, are lost when a run is killed
 _LATER = {"later": True}
-_MANIFEST = "manifest.json"  # hashes of what a run is resumed from
+_OWNER = "recipes.train"
 _RESULTS = ("target.keras", "augmented.weights.h5", "result.json")
-_WRITTEN = ("recipe.json", "history.*", "result.json", _MANIFEST, "target.keras", "*.weights.h5")
+_WRITTEN = ("recipe.json", "history.*", "result.json", MANIFEST, "target.keras", "*.weights.h5")
 
 
 @dataclass(frozen=True)
@@ -35,6 +32,7 @@ class Recipe:
     Args:
         backbone, operator, resolution, strides, width_multiplier, operator_policy: the network, as `backbones.spec`;
             resolution is one number of pixels, None for the data's own. `blocks` keeps only the first so many blocks.
+            No backbone: the network is yet to come, as of a search.
         network: plain data of a `NetSpec` (`as_dict`), which then is the network whatever those say; of a search.
         epochs, batch_size, learning_rate, warmup_epochs: the learning rate rises linearly over the warm-up, then
             follows a half cosine to 0.
@@ -60,7 +58,7 @@ class Recipe:
         seed: of the initial weights, the drawn widths and the data's order. The split does not depend on it.
     """
 
-    backbone: str
+    backbone: str | None = None
     operator: str = "shift"
     resolution: int | None = None
     strides: tuple[int, ...] | None = None
@@ -101,7 +99,7 @@ class Recipe:
 
     def __post_init__(self):
         owner = "Recipe"
-        if self.network is None:
+        if self.network is None and self.backbone is not None:
             _validate.one_of(owner, "backbone", self.backbone, backbones.NAMES)
         _validate.int_in(owner, "epochs", self.epochs, 1, 100_000, " epochs")
         _validate.int_in(owner, "batch_size", self.batch_size, 1, 1 << 20, " images")
@@ -167,6 +165,7 @@ class Recipe:
         """The network for images of `input_shape` (H, W, C); `per_pixel` for segmentation."""
         if self.network is not None:
             return backbones.NetSpec.from_dict(self.network)
+        _validate.one_of("Recipe", "backbone", self.backbone, backbones.NAMES)
         height, width, channels = input_shape
         size = (self.resolution, self.resolution) if self.resolution else (height, width)
         spec = backbones.spec(
@@ -242,19 +241,32 @@ def make_optimizer(recipe: Recipe, steps_per_epoch: int):
     return keras.optimizers.SGD(rate, weight_decay=recipe.weight_decay or None, **options)
 
 
-def exclude_from_decay(model):
-    """Leaves batch norms, biases and kernels whose gradients have a rule (add kernels) out of the weight decay of a
-    compiled model's optimizer."""
-    rules = model.gradient_rules
-    excluded = [
-        variable
-        for variable in model.trainable_variables
-        if variable.name in ("gamma", "beta", "bias") or id(variable) in rules
-    ]
-    if excluded:
+def compile_model(recipe: Recipe, model, steps_per_epoch: int, **options):
+    """Compiles a model with the optimizer of a recipe, which is built; weight decay leaves out the model's
+    `variables_without_decay`. `options` are further arguments of `compile`."""
+    model.compile(make_optimizer(recipe, steps_per_epoch), **options)
+    if excluded := model.variables_without_decay:
         # Under mixed_float16 it is the optimizer inside that decays.
         optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
         optimizer.exclude_from_weight_decay(var_list=excluded)
+    model.optimizer.build(model.trainable_variables)
+
+
+def training_batches(recipe: Recipe, images, labels, epoch, **options):
+    """`datasets.pipeline` of a recipe's training images; `epoch` is its `EpochCounter`."""
+    from saaug_keras import datasets
+
+    return datasets.pipeline(
+        images,
+        labels,
+        batch_size=min(recipe.batch_size, len(images)),
+        shuffle=True,
+        augment=recipe.augment_data,
+        seed=recipe.seed,
+        epoch=epoch,
+        drop_remainder=True,
+        **options,
+    )
 
 
 def make_callbacks(recipe: Recipe, recalibration_images) -> list:
@@ -419,10 +431,8 @@ def _run(recipe, data, out, resume, test, callbacks, device_resident, until=None
     model = make_model(recipe, spec)
     steps = max(1, len(training[0]) // recipe.batch_size)
     loss, metric = _make_loss(recipe, data, per_pixel)
-    model.compile(make_optimizer(recipe, steps), loss=loss, metrics=[metric])
+    compile_model(recipe, model, steps, loss=loss, metrics=[metric])
     score = metric if isinstance(metric, str) else metric.name
-    exclude_from_decay(model)
-    model.optimizer.build(model.trainable_variables)
     counter = datasets.EpochCounter()
     batch_size = min(recipe.batch_size, len(training[0]))
 
@@ -433,14 +443,13 @@ def _run(recipe, data, out, resume, test, callbacks, device_resident, until=None
         resolution = spec.input_shape[:2]
         return datasets.pipeline(images, labels_of(labels), batch_size=batch_size, resolution=resolution, **options)
 
-    batches = batches_of(
-        *training,
-        shuffle=True,
-        augment=recipe.augment_data,
+    batches = training_batches(
+        recipe,
+        training[0],
+        labels_of(training[1]),
+        counter,
         flip=data.mirror,
-        seed=recipe.seed,
-        epoch=counter,
-        drop_remainder=True,
+        resolution=spec.input_shape[:2],
         ignore_class=data.ignore_class or 0,
     )
     evaluation = held_out and batches_of(*held_out)
@@ -455,7 +464,8 @@ def _run(recipe, data, out, resume, test, callbacks, device_resident, until=None
         if (finished := _finished(out, recipe, resume)) is not None:
             return finished
         _claim(out, recipe, resume)
-        checkpoint = _make_checkpoint(out, steps, until)
+        folder = RunFolder(out, _OWNER)
+        checkpoint = folder.checkpoint(steps, until)
         first_epoch = checkpoint.restore(model)
         evaluated = [e for e in range(1, recipe.epochs + 1) if e % recipe.evaluate_every == 0] + [recipe.epochs]
         everyone = [counter, finite, *method, *callbacks, checkpoint]
@@ -508,7 +518,7 @@ def _run(recipe, data, out, resume, test, callbacks, device_resident, until=None
         with atomic_file(out / "augmented.weights.h5") as path:
             model.save_weights(path)
         write_atomic(out / "result.json", json.dumps(result, indent=1))
-        _seal(out, checkpoint.history, _RESULTS)
+        folder.seal(checkpoint.history, _RESULTS)
         checkpoint.remove()
         return result
 
@@ -572,12 +582,6 @@ def _claim(out, recipe, resume):
         write_atomic(out / "recipe.json", json.dumps(recipe.as_dict(), indent=1))
 
 
-_REMEDY = (
-    "Put it back from a copy, or train anew: resume=False, `saaug train --overwrite`; in a search, delete the folder, in "
-    "a study also the record of its name in runs/."
-)
-
-
 def _finished(out, recipe, resume):
     """The result that the folder holds of this recipe, None while there is none.
 
@@ -586,15 +590,16 @@ def _finished(out, recipe, resume):
     """
     if not (_is_mine(out, recipe, resume) and (out / "result.json").exists()):
         return None
-    manifest = _read_manifest(out)
+    folder = RunFolder(out, _OWNER)
+    manifest = folder.manifest()
     if manifest is not None:  # an earlier version wrote none
         if "result.json" not in manifest["files"]:
             return None  # killed between the two: the last epoch's checkpoint is still there
-        _read_history(out, manifest["epoch"], manifest)
+        folder.history(manifest["epoch"], manifest)
         for name in _RESULTS:
             if name == "result.json" or (out / name).exists():  # networks may have been moved elsewhere
-                _check_file(out, name, manifest)
-    result = _read_json(out / "result.json", dict)
+                folder.check(name, manifest)
+    result = folder.read("result.json", dict)
     broken = [key for key, value in result.items() if isinstance(value, float) and not math.isfinite(value)]
     if broken:
         raise ValueError(
@@ -602,168 +607,3 @@ def _finished(out, recipe, resume):
             f"{broken[0]}={result[broken[0]]}. Choose another recipe and folder, or pass resume=False to train anew."
         )
     return result
-
-
-def _seal(out, history, names, within=None):
-    """Writes the manifest: what the files are that the run can be resumed from.
-
-    Args:
-        within: of an epoch that goes on: its finished batches, their seconds and the variables of their metrics.
-    """
-    files = {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in names}
-    manifest = {"epoch": len(history), "history": _digest_of(history), "files": files}
-    write_atomic(out / _MANIFEST, json.dumps(manifest | ({"within": within} if within else {}), indent=1))
-
-
-def _digest_of(history) -> str:
-    return hashlib.sha256(json.dumps(history).encode()).hexdigest()
-
-
-def _read_manifest(out) -> dict | None:
-    """The manifest, None where there is none: before the first epoch's end, or of an earlier version."""
-    if not (out / _MANIFEST).exists():
-        return None
-    manifest = _read_json(out / _MANIFEST, dict)
-    if set(manifest) - {"within"} != {"epoch", "history", "files"}:
-        raise ValueError(f"recipes.train: {out / _MANIFEST} is damaged. {_REMEDY}")
-    return manifest
-
-
-def _read_json(path, kind):
-    try:
-        value = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError) as error:
-        raise ValueError(f"recipes.train: {path} is missing or damaged: {error}. {_REMEDY}") from error
-    if not isinstance(value, kind):
-        raise ValueError(f"recipes.train: {path} is damaged. {_REMEDY}")
-    return value
-
-
-def _read_history(out, epoch, manifest=None) -> list:
-    """The rows of the first epochs. A run that was killed may have written one more."""
-    path = out / "history.json"
-    rows = _read_json(path, list)[:epoch]
-    if len(rows) != epoch or (manifest is not None and _digest_of(rows) != manifest["history"]):
-        raise ValueError(f"recipes.train: {path} is damaged: it must hold the {epoch} epochs of the run. {_REMEDY}")
-    return rows
-
-
-def _check_file(out, name, manifest):
-    path = out / name
-    digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "none, the file is missing"
-    if digest != manifest["files"].get(name):
-        raise ValueError(
-            f"recipes.train: {path} is damaged: its SHA-256 must be {manifest['files'].get(name)}. Received: {digest}. "
-            f"{_REMEDY}"
-        )
-
-
-def _make_checkpoint(out, steps, until=None):
-    """The callback, last in the list, that keeps the state of the run, and stops in time.
-
-    It keeps the state after each epoch, and on the TensorFlow backend every `CHECKPOINT_SECONDS` within one. A run that
-    goes on within an epoch reads the epoch's first batches again and passes over them, so that batches keep their numbers.
-    """
-    import keras
-
-    class Checkpoint(keras.callbacks.Callback):
-        def __init__(self):
-            super().__init__()
-            self.history = []
-            self.within = None  # what the manifest says of the epoch in which the run goes on
-
-        @property
-        def train_seconds(self):
-            return sum(row["seconds"] for row in self.history)
-
-        def paths(self):
-            return sorted(out.glob("checkpoint-*.weights.h5"), key=_epoch_of)
-
-        def restore(self, model) -> int:
-            manifest = _read_manifest(out)
-            if manifest is None:  # nothing yet, or a run of an earlier version
-                paths = [path for path in self.paths() if path.name == _name_of(_epoch_of(path))]
-                name = paths[-1].name if paths else None
-                epoch = _epoch_of(paths[-1]) if paths else 0
-            else:
-                epoch, self.within = manifest["epoch"], manifest.get("within")
-                name = _name_of(epoch, self.within["batches"] if self.within else 0)
-                _check_file(out, name, manifest)
-            if epoch:
-                self.history = _read_history(out, epoch, manifest)
-            if name is not None:
-                model.load_weights(out / name)
-            return epoch
-
-        def remove(self):
-            for path in self.paths():
-                path.unlink()
-
-        def keep(self, name, within=None):
-            with atomic_file(out / name) as path:
-                self.model.save_weights(path)
-            _seal(out, self.history, [name], within)  # from here on this is the checkpoint
-            for path in self.paths():
-                if path.name != name:
-                    path.unlink()
-            self.kept = time.monotonic()
-
-        def on_epoch_begin(self, epoch, logs=None):
-            self.started = self.kept = time.monotonic()
-            self.before = 0.0  # seconds of this epoch before the run was stopped within it
-            needed = min(self.history[-1]["seconds"], CHECKPOINT_SECONDS) if self.history else 0
-            if until is not None and time.time() + needed > until:
-                raise OutOfTime(f"recipes.train: {out} has {epoch} finished epochs; the same call goes on.")
-            if self.within:
-                self.before = self.within["seconds"]
-                self.pass_over(self.within["batches"])
-
-        def pass_over(self, batches):
-            """The next batches are read and not trained on."""
-            train, left = self.model.train_function, batches
-
-            def passing(iterator):
-                nonlocal left
-                next(iterator)
-                left -= 1
-                if not left:
-                    self.model.train_function = train
-                return {}
-
-            self.model.train_function = passing
-
-        def on_train_batch_end(self, batch, logs=None):
-            if self.within and batch < self.within["batches"]:
-                return
-            if self.within:  # the metrics, which have variables by now, start from those of the batches passed over
-                for variable, value in zip(self.model.metrics_variables, self.within["metrics"], strict=True):
-                    variable.assign_add(np.asarray(value, variable.dtype))
-                self.within = None
-            self.seconds = self.before + time.monotonic() - self.started  # without the evaluation that follows
-            if batch == steps - 1 or not _backend.has_live_variables():
-                return
-            over = until is not None and time.time() > until
-            if over or time.monotonic() - self.kept >= CHECKPOINT_SECONDS:
-                metrics = [variable.numpy().tolist() for variable in self.model.metrics_variables]
-                within = {"batches": batch + 1, "seconds": self.seconds, "metrics": metrics}
-                write_atomic(out / "history.json", json.dumps(self.history, indent=1))
-                self.keep(_name_of(len(self.history), batch + 1), within)
-            if over:
-                raise OutOfTime(f"recipes.train: {out} is within epoch {len(self.history) + 1}; the same call goes on.")
-
-        def on_epoch_end(self, epoch, logs=None):
-            values = {key: float(value) for key, value in (logs or {}).items()}
-            self.history.append({"epoch": epoch + 1, "seconds": self.seconds, **values})
-            write_atomic(out / "history.json", json.dumps(self.history, indent=1))
-            self.keep(_name_of(epoch + 1))
-
-    return Checkpoint()
-
-
-def _name_of(epoch, batch=0) -> str:
-    """The checkpoint's file after so many epochs and so many batches of the next one."""
-    return f"checkpoint-{epoch}{f'-{batch}' if batch else ''}.weights.h5"
-
-
-def _epoch_of(path) -> int:
-    return int(path.name.removeprefix("checkpoint-").removesuffix(".weights.h5").split("-")[0])

@@ -283,6 +283,17 @@ class AugmentedModel(keras.Model):
         """The metrics of the target."""
         return super().compute_metrics(x, y, _target_of(y_pred), sample_weight)
 
+    @property
+    def variables_without_decay(self) -> list:
+        """Trainable variables that no weight decay should shrink: of batch norms, biases, and kernels whose gradients have
+        a rule (add kernels)."""
+        rules = self.gradient_rules
+        return [
+            variable
+            for variable in self.trainable_variables
+            if variable.name in ("gamma", "beta", "bias") or id(variable) in rules
+        ]
+
     def test_step(self, *args):
         """One step of evaluation, without the two losses that training alone measures."""
         result = super().test_step(*args)

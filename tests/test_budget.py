@@ -11,7 +11,7 @@ import study_toys
 from test_recipes import checkpointed
 from test_study import grid, run_toy
 
-from saaug_keras import _budget, recipes, zoo
+from saaug_keras import _budget, _checkpoint, zoo
 from saaug_keras.zoo import making
 
 
@@ -45,7 +45,7 @@ def test_no_epoch_begins_that_would_end_too_late(tmp_path):
     checkpoint = checkpointed(tmp_path, 2)
     checkpoint.history[-1]["seconds"] = 200.0  # longer ones have checkpoints within, and end there
     for until, stops in ((time.time() + 100, True), (time.time() + 300, False)):
-        again = recipes._make_checkpoint(tmp_path, 1, until)
+        again = _checkpoint.RunFolder(tmp_path, "recipes.train").checkpoint(1, until)
         again.history = checkpoint.history
         if stops:
             with pytest.raises(_budget.OutOfTime, match="2 finished epochs; the same call goes on"):

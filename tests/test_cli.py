@@ -1,5 +1,6 @@
 """The command line, as a user meets it."""
 
+import dataclasses
 import errno
 import io
 import json
@@ -16,6 +17,9 @@ import numpy as np
 import pytest
 
 from saaug_keras import cli, datasets, demo_train
+from saaug_keras.cli import make_parser, search, train
+from saaug_keras.recipes import Recipe
+from saaug_keras.search.plan import Plan
 
 TRAIN = ["train", "--backbone", "mobilenetv2-tiny", "--dataset", "digits"]
 
@@ -345,3 +349,28 @@ def test_the_command_line_trains_and_exports_on_jax_without_tensorflow(tmp_path)
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "run" / "target.keras").is_file() and (tmp_path / "exported" / "report.json").is_file()
+
+
+def test_options_are_the_fields_of_what_they_make():
+    """Their defaults, too: a command without options makes the dataclass without arguments."""
+    parser = make_parser()
+    args = parser.parse_args(["search", "--dataset", "digits", "--dry-run"])
+    assert search.make_plan(args) == Plan()
+    args = parser.parse_args(["train", "--backbone", "tiny32-44k", "--dataset", "digits", "--out", "x"])
+    assert train.make_recipe(args) == Recipe("tiny32-44k")
+    no_options = {"network", "operator_policy", "layer_options", "recalibrate_batches", "segmentation", "evaluate_every"}
+    fields = {field.name for field in dataclasses.fields(Recipe)}
+    assert fields - set(vars(args)) == no_options
+    plan_fields = {field.name for field in dataclasses.fields(Plan)}
+    assert plan_fields - {*search.LIMITS, *search.SEARCH, *search.SUPERNET} == {"recipe"}
+    words = "--mutation-span 0.2,0.6 --no-remap --drop-blocks 1,2 --width-until 0.5 --no-data-augmentation --direct"
+    args = parser.parse_args(["train", "--backbone", "tiny32-44k", "--dataset", "digits", "--out", "x", *words.split()])
+    assert train.make_recipe(args) == Recipe(
+        "tiny32-44k",
+        mutation_span=(0.2, 0.6),
+        remap=False,
+        drop_blocks=(1, 2),
+        width_until=0.5,
+        augment_data=False,
+        aug_loss_weight=0.0,
+    )

@@ -17,6 +17,7 @@ ORDER = [
     "saaug_keras._page",
     "saaug_keras._backend",
     "saaug_keras._budget",
+    "saaug_keras._checkpoint",
     "saaug_keras._sums",
     "saaug_keras.ops",
     "saaug_keras.remap",

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 
-from saaug_keras import _files, backbones, datasets, recipes
+from saaug_keras import _budget, _checkpoint, _files, backbones, datasets, recipes
 from saaug_keras.cli import make_parser
 from saaug_keras.cli.train import make_recipe
 from saaug_keras.recipes import Recipe
@@ -78,8 +78,7 @@ def test_what_is_no_kernel_has_no_weight_decay(decay, dtype):
         "mobilenetv2-tiny", operator="adder", weight_decay=0.5, decay=decay, dtype=dtype, blocks=1, aug_loss_weight=0
     )
     model = recipes.make_model(recipe, recipe.spec((16, 16, 3), 4))
-    model.compile(recipes.make_optimizer(recipe, 10))
-    recipes.exclude_from_decay(model)
+    recipes.compile_model(recipe, model, 10)
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     assert (optimizer.l2 if decay == "coupled" else optimizer.weight_decay) == 0.5
     decayed = {
@@ -158,7 +157,7 @@ class Weights:
 
 
 def checkpointed(out, epochs):
-    checkpoint = recipes._make_checkpoint(out, steps=1)
+    checkpoint = _checkpoint.RunFolder(out, "recipes.train").checkpoint(steps=1)
     checkpoint.set_model(Weights())
     for epoch in range(epochs):
         checkpoint.model.text = f"weights of epoch {epoch + 1}"
@@ -169,7 +168,7 @@ def checkpointed(out, epochs):
 
 
 def restored(out):
-    model, checkpoint = Weights(), recipes._make_checkpoint(out, steps=1)
+    model, checkpoint = Weights(), _checkpoint.RunFolder(out, "recipes.train").checkpoint(steps=1)
     return checkpoint.restore(model), model.text, len(checkpoint.history)
 
 
@@ -212,10 +211,10 @@ def test_a_run_that_is_killed_between_two_files_goes_on_from_the_last_whole_epoc
 
         return writing
 
-    write = recipes.write_atomic
+    write = _checkpoint.write_atomic
     for count in range(5):  # history.json and manifest.json in turn
         out = tmp_path / str(count)
-        monkeypatch.setattr(recipes, "write_atomic", write_until(count))
+        monkeypatch.setattr(_checkpoint, "write_atomic", write_until(count))
         try:
             checkpointed(out, 2)
         except Killed:
@@ -289,7 +288,7 @@ def test_a_run_that_is_killed_within_an_epoch_goes_on_to_the_same_numbers(digits
                 stops.pop(0)
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(recipes, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(_checkpoint, "CHECKPOINT_SECONDS", 0)
     spec = backbones.NetSpec(
         "small", (8, 8, 1), 10, backbones.StemSpec(8, strides=2), (backbones.BlockSpec(8, 16, residual=True),)
     ).with_operator("shift")
@@ -308,16 +307,16 @@ def test_a_run_that_is_killed_within_an_epoch_goes_on_to_the_same_numbers(digits
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="an epoch is checkpointed within on TensorFlow alone")
 def test_a_budget_ends_a_long_epoch_within(digits, tmp_path, monkeypatch):
-    monkeypatch.setattr(recipes, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(_checkpoint, "CHECKPOINT_SECONDS", 0)
     now = time.time()
-    monkeypatch.setattr(recipes.time, "time", lambda: now)
+    monkeypatch.setattr(_checkpoint.time, "time", lambda: now)
 
     class Passes(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
             nonlocal now
             now += 10 * (batch == 1)
 
-    with pytest.raises(recipes.OutOfTime, match="is within epoch 1; the same call goes on"):
+    with pytest.raises(_budget.OutOfTime, match="is within epoch 1; the same call goes on"):
         recipes.train(Recipe(**SMALL, aug_loss_weight=0), digits, tmp_path, callbacks=[Passes()], until=now + 5)
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-0-2.weights.h5"]
 

@@ -7,7 +7,8 @@ import pytest
 
 from saaug_keras import backbones, operators
 from saaug_keras.search import SearchSpace, StageSpace, rank_subspaces
-from saaug_keras.search.pipeline import Plan, Search, make_space
+from saaug_keras.search.pipeline import Search
+from saaug_keras.search.plan import Plan, make_space
 
 
 def make(**options):

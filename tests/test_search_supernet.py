@@ -12,10 +12,13 @@ import pytest
 
 from saaug_keras import datasets
 from saaug_keras.callbacks import StopAtNonFinite
+from saaug_keras.recipes import Recipe
 from saaug_keras.search import SearchSpace, StageSpace, SuperNet, SuperNetEvaluator, TwoStageOracle, TwoStageTuner
 from saaug_keras.search import evaluator as evaluator_module
-from saaug_keras.search.pipeline import Plan
+from saaug_keras.search.plan import Plan
 from saaug_keras.search.space import OPERATORS
+
+RECIPE = Recipe(batch_size=64, augment_data=False)
 
 
 def make_space(stages=2, **options):
@@ -230,7 +233,7 @@ def test_add_blocks_learn_their_own_kernels_and_leave_the_shared_ones(digits):
 
 def prepare(evaluator, digits, **options):
     x, y, held_out = digits
-    options = {"epochs": 2, "adapt_epochs": 1, "batch_size": 64, "learning_rate": 0.05, "augment": False} | options
+    options = {"epochs": 2, "adapt_epochs": 1, "learning_rate": 0.05, "recipe": RECIPE} | options
     evaluator.prepare(x, y, validation_data=held_out, flip=False, **options)
 
 
@@ -242,16 +245,7 @@ def test_a_search_on_inherited_weights_from_both_stages(digits, tmp_path):
     tuner = TwoStageTuner(oracle, evaluator, directory=str(tmp_path), project_name="trials")
     x, y, held_out = digits
     tuner.search(
-        x,
-        y,
-        validation_data=held_out,
-        epochs=4,
-        adapt_epochs=1,
-        batch_size=64,
-        learning_rate=0.05,
-        augment=False,
-        flip=False,
-        verbose=0,
+        x, y, validation_data=held_out, epochs=4, adapt_epochs=1, learning_rate=0.05, recipe=RECIPE, flip=False, verbose=0
     )
     best = oracle.get_best_trials()[0]
     assert best.hyperparameters.values["stage"] == 2 and best.score > 0.5
@@ -262,7 +256,7 @@ def test_a_search_on_inherited_weights_from_both_stages(digits, tmp_path):
     predicted = model.predict(held_out[0].astype("float32") / 255, verbose=0).argmax(-1)
     assert abs((predicted == held_out[1]).mean() - best.score) < 0.08
     assert sorted(p.name for p in tmp_path.glob("*.npz"))[-1] == "supernet.npz"
-    assert not list(tmp_path.glob("*.checkpoint.npz")) and not list(tmp_path.glob("*.claim"))
+    assert not list(tmp_path.glob("*.training")) and not list(tmp_path.glob("*.claim"))
 
 
 def test_training_that_was_cut_goes_on_to_the_same_weights(digits, tmp_path):
@@ -280,7 +274,7 @@ def test_training_that_was_cut_goes_on_to_the_same_weights(digits, tmp_path):
             try:
                 prepare(evaluator, digits, callbacks=[] if callbacks is None else [callbacks])
             except KeyboardInterrupt:
-                assert (tmp_path / name / "supernet.checkpoint.npz").exists()
+                assert (tmp_path / name / "supernet.training" / "checkpoint-1.weights.h5").exists()
         results.append({v.name: keras.ops.convert_to_numpy(v) for v in evaluator.supernet.trainable_variables})
     for name, value in results[0].items():
         np.testing.assert_allclose(results[1][name], value, atol=1e-6, err_msg=name)

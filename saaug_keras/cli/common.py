@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import os
 import sys
 import time
+import types
+import typing
 
 from saaug_keras import _backend, _errors
 
@@ -64,6 +67,56 @@ def load_keras():
         keras.ops.convert_to_numpy(keras.ops.zeros(()))  # the device is looked for, and complained about, here
     _backend.silence()
     return keras
+
+
+def add_fields(group, cls, texts: dict):
+    """An option for each field of a dataclass that `texts` names: its name, type and default are the field's.
+
+    Args:
+        group: of an argparse parser.
+        cls: the dataclass.
+        texts: {field: what the help says, or (that, further arguments of `add_argument`)}; `flag` among these is the
+            option's name where it is not the field's.
+    """
+    kinds, fields = typing.get_type_hints(cls), {field.name: field for field in dataclasses.fields(cls)}
+    for name, text in texts.items():
+        text, further = (text, {}) if isinstance(text, str) else text
+        default, kind = fields[name].default, kinds[name]
+        inner = [part for part in typing.get_args(kind) if part is not type(None)]
+        if isinstance(kind, types.UnionType):
+            (kind,) = inner
+            inner = typing.get_args(kind)
+        flag = name.replace("_", "-")
+        if kind is bool:
+            flag, options = ("no-" + flag, {"action": "store_false"}) if default else (flag, {"action": "store_true"})
+        elif typing.get_origin(kind) is tuple:
+            parse, metavar = {float: (numbers, "F"), int: (integers, "N"), str: (names, "NAME")}[inner[0]]
+            count = len(inner) if ... not in inner else 2
+            options = {"type": parse, "metavar": ",".join([metavar] * count + ["..."] * (... in inner))}
+        else:
+            options = {"type": kind}
+        shown = ",".join(_short(each) for each in (default if isinstance(default, tuple) else (default,)))
+        if kind is not bool and default not in (None, ()):
+            text += f" (default: {shown})"
+        further = dict(further)
+        flag = further.pop("flag", "--" + flag)
+        group.add_argument(flag, dest=name, default=default, help=text, **options | further)
+
+
+def _short(value) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def from_fields(cls, args, **others):
+    """The dataclass of parsed `add_fields`; `others` are fields that are no options."""
+    given = vars(args)
+    same = {field.name: given[field.name] for field in dataclasses.fields(cls) if field.name in given}
+    return cls(**same | others)
+
+
+def names(text: str) -> tuple[str, ...]:
+    """argparse type: "conv,shift" -> ("conv", "shift"); nothing for ""."""
+    return tuple(part for part in text.split(",") if part)
 
 
 def numbers(text: str) -> tuple[float, ...]:

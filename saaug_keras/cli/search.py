@@ -3,54 +3,55 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import pathlib
 import sys
 import time
 
 from saaug_keras._page import duration
 from saaug_keras.cli import common
+from saaug_keras.recipes import Recipe
+from saaug_keras.search.plan import Plan
 
-# Options of the plan that are plain numbers or names: (option, type, help, default shown by argparse from the plan).
-_NUMBERS = (
-    ("search", "--subnet-trials", int, "candidates of stage 1"),
-    ("search", "--target-trials", int, "candidates of stage 2"),
-    ("search", "--population-size", int, "candidates that count as alive"),
-    ("search", "--top", int, "of those, how many become parents"),
-    ("search", "--slack", float, "factor on flash, energy and operations in stage 1, whose blocks may go in stage 2"),
-    ("search", "--calibration-images", int, "that set a candidate's batch norm"),
-    ("search", "--held-out-images", int, "that judge a candidate"),
-    ("training", "--supernet-epochs", int, "of the SuperNet"),
-    ("training", "--supernet-rate", float, "its learning rate"),
-    ("training", "--random-candidates", int, "drawn per step, beside the largest and the smallest"),
-    ("training", "--adapt-epochs", int, "of the SubNet, to the operators of its blocks"),
-    ("training", "--adapt-rate", float, "its learning rate"),
-    ("training", "--epochs", int, "of the chosen network's augmented training"),
-    ("training", "--learning-rate", float, "its learning rate"),
-    ("training", "--aug-loss-weight", float, "of the augmented loss"),
-    ("training", "--batch-size", int, "images per step"),
-    ("training", "--validation-fraction", float, "of the training images"),
-    ("training", "--seed", int, "of everything"),
-)
-_DEFAULTS = {
-    "subnet_trials": 300,
-    "target_trials": 150,
-    "population_size": 50,
-    "top": 10,
-    "slack": 1.5,
-    "calibration_images": 256,
-    "held_out_images": 512,
-    "supernet_epochs": 20,
-    "supernet_rate": 0.1,
-    "random_candidates": 1,
-    "adapt_epochs": 4,
-    "adapt_rate": 0.02,
-    "epochs": 30,
-    "learning_rate": 0.1,
-    "aug_loss_weight": 1.0,
-    "batch_size": 128,
-    "validation_fraction": 0.1,
-    "seed": 0,
+LIMITS = {
+    "device": "a microcontroller's name, for example stm32f412",
+    "sram": ("in place of the device's; 64k is 64 KiB", {"type": common.size, "metavar": "BYTES"}),
+    "flash": ("in place of the device's", {"type": common.size, "metavar": "BYTES"}),
+    "max_energy": ("mJ an inference, of an Eyeriss-like accelerator", {"metavar": "MJ"}),
+    "max_ops": ("operations an inference", {"metavar": "N"}),
+}
+SEARCH = {
+    "space": ("tiny or small (default: by the size of the images)", {"choices": ("small", "tiny")}),
+    "widths": "multipliers of all channels",
+    "resolutions": "pixels",
+    "operators": "that blocks may have: conv, shift, shift5, shift-ps, shift5-ps, adder, binary, or mixed as adder/shift/adder",
+    "minimize": "costs ranked beside accuracy: sram_bytes, flash_bytes, operations, energy_mj (default: none, only limits)",
+    "strategy": ("how candidates are proposed", {"choices": ("evolution", "random")}),
+    "subnet_trials": "candidates of stage 1",
+    "target_trials": "candidates of stage 2",
+    "population_size": "candidates that count as alive",
+    "top": "of those, how many become parents",
+    "slack": "factor on flash, energy and operations in stage 1, whose blocks may go in stage 2",
+    "calibration_images": "that set a candidate's batch norm",
+    "held_out_images": "that judge a candidate",
+}
+SUPERNET = {
+    "supernet_epochs": "of the SuperNet",
+    "supernet_rate": "its learning rate",
+    "random_candidates": "drawn per step, beside the largest and the smallest",
+    "distill": "in-place distillation in the SuperNet",
+    "adapt_epochs": "of the SubNet, to the operators of its blocks",
+    "adapt_rate": "its learning rate",
+}
+TRAINING = {
+    "epochs": "of the chosen network's augmented training",
+    "learning_rate": "its learning rate",
+    "width": "width augmentation",
+    "expand": "expand augmentation",
+    "aug_loss_weight": "of the augmented loss",
+    "batch_size": "images per step",
+    "validation_fraction": "of the training images",
+    "seed": "of everything",
+    "augment_data": ("no random shift and mirror of images", {"flag": "--no-data-augmentation"}),
 }
 
 
@@ -72,52 +73,11 @@ def add_parser(subparsers):
         "--dry-run", action="store_true", help="only say the size of the space, the feasible share and the time it will take"
     )
 
-    group = parser.add_argument_group("limits")
-    group.add_argument("--device", help="a microcontroller's name, for example stm32f412")
-    group.add_argument("--sram", type=common.size, metavar="BYTES", help="in place of the device's; 64k is 64 KiB")
-    group.add_argument("--flash", type=common.size, metavar="BYTES", help="in place of the device's")
-    group.add_argument("--max-energy", type=float, metavar="MJ", help="mJ an inference, of an Eyeriss-like accelerator")
-    group.add_argument("--max-ops", type=float, metavar="N", help="operations an inference")
-
-    groups = {name: parser.add_argument_group(name) for name in ("search", "training")}
-    group = groups["search"]
-    group.add_argument("--space", choices=("small", "tiny"), help="default: by the size of the images")
-    group.add_argument("--widths", type=common.numbers, metavar="F,F,...", help="multipliers of all channels")
-    group.add_argument("--resolutions", type=common.integers, metavar="N,N,...", help="pixels")
-    group.add_argument(
-        "--operators",
-        default="shift",
-        metavar="NAME,NAME",
-        help="that blocks may have: conv, shift, "
-        "shift5, shift-ps, shift5-ps, adder, binary, or mixed as adder/shift/adder (default: shift)",
-    )
-    group.add_argument(
-        "--minimize",
-        default="",
-        metavar="NAME,NAME",
-        help="costs ranked beside accuracy: sram_bytes, flash_bytes, operations, energy_mj (default: none, only limits)",
-    )
-    group.add_argument("--strategy", choices=("evolution", "random"), default="evolution", help="default: evolution")
-    for where, option, kind, text in _NUMBERS:
-        default = _DEFAULTS[option[2:].replace("-", "_")]
-        groups[where].add_argument(option, type=kind, default=default, help=f"{text} (default: {default})")
-    group = groups["training"]
-    group.add_argument("--distill", action="store_true", help="in-place distillation in the SuperNet")
-    group.add_argument(
-        "--width",
-        type=common.numbers,
-        default=(1.0, 1.6, 2.2),
-        metavar="F,F,...",
-        help="width augmentation (default: 1,1.6,2.2)",
-    )
-    group.add_argument(
-        "--expand",
-        type=common.numbers,
-        default=(1.0, 1.6, 2.2, 2.8),
-        metavar="F,F,...",
-        help="expand augmentation (default: 1,1.6,2.2,2.8)",
-    )
-    group.add_argument("--no-data-augmentation", action="store_true", help="no random shift and mirror of images")
+    common.add_fields(parser.add_argument_group("limits"), Plan, LIMITS)
+    common.add_fields(parser.add_argument_group("search"), Plan, SEARCH)
+    group = parser.add_argument_group("training")
+    common.add_fields(group, Plan, SUPERNET)
+    common.add_fields(group, Recipe, TRAINING)
     group.add_argument(
         "--baseline",
         choices=("both", "none", "ptq", "qat"),
@@ -143,20 +103,7 @@ def add_parser(subparsers):
 
 def make_plan(args):
     """The `Plan` that the arguments ask for."""
-    from saaug_keras.search import Plan
-
-    given = vars(args)
-    same = {field.name: given[field.name] for field in dataclasses.fields(Plan) if field.name in given}
-    return Plan(
-        **same
-        | {
-            "operators": tuple(args.operators.split(",")),
-            "minimize": tuple(name for name in args.minimize.split(",") if name),
-            "augment_data": not args.no_data_augmentation,
-            "widths": args.widths and tuple(args.widths),
-            "resolutions": args.resolutions and tuple(args.resolutions),
-        }
-    )
+    return common.from_fields(Plan, args, recipe=common.from_fields(Recipe, args))
 
 
 def run(args) -> int:
@@ -261,12 +208,12 @@ def deploy(args, search, spec, report) -> dict:
             data,
             search.out / "baseline",
             methods=methods,
-            epochs=plan.epochs,
-            batch_size=plan.batch_size,
-            learning_rate=plan.learning_rate,
-            validation_fraction=plan.validation_fraction,
-            augment_data=plan.augment_data,
-            seed=plan.seed,
+            epochs=plan.recipe.epochs,
+            batch_size=plan.recipe.batch_size,
+            learning_rate=plan.recipe.learning_rate,
+            validation_fraction=plan.recipe.validation_fraction,
+            augment_data=plan.recipe.augment_data,
+            seed=plan.recipe.seed,
             callbacks=[make_reporter(args)],
             measure_arena=lambda model: runner.measure_arena(model).head,
         )

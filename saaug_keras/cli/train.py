@@ -2,12 +2,52 @@
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
 import time
 
 from saaug_keras._page import duration
 from saaug_keras.cli import common
+from saaug_keras.recipes import Recipe
+
+TRAINING = {
+    "epochs": "how often every image is seen",
+    "batch_size": "images per step",
+    "learning_rate": "its peak; cosine decay to 0",
+    "warmup_epochs": "linear rise before the peak",
+    "optimizer": ("sgd with Nesterov momentum 0.9, or adamw", {"choices": ("adamw", "sgd")}),
+    "weight_decay": "of kernels",
+    "decay": (
+        "whether momentum applies to the weight decay, as papers have it: coupled; or not, as Keras has it",
+        {"choices": ("coupled", "decoupled")},
+    ),
+    "clip_adder_kernels": "clip add kernels to the range of their inputs after every step; needs --direct or --no-remap",
+    "label_smoothing": "in [0, 0.9]",
+    "ema": "momentum of an average of the weights, which is evaluated and kept",
+    "dtype": "Keras dtype policy, for example mixed_float16",
+    "seed": "of weights, drawn widths and data order",
+    "validation_fraction": "of the training images",
+    "augment_data": ("no random shift and mirror of images", {"flag": "--no-data-augmentation"}),
+}
+NETWORK = {
+    "resolution": "pixels; images are resized (default: the data's own)",
+    "strides": "of the stem and the stages, in place of the backbone's own",
+    "blocks": "keep only the first so many blocks",
+    "width_multiplier": "of all channels",
+}
+AUGMENTATION = {
+    "width": "factors of all channels",
+    "expand": "factors inside the blocks",
+    "aug_loss_weight": "of the augmented loss",
+    "normalize_loss": "divide the sum of losses by 1 + aug-loss-weight",
+    "distill_weight": "of the augmented network as a teacher",
+    "width_until": "share of training after which the width stays 1",
+    "drop_blocks": "residual blocks that are trained and then phased out: depth augmentation",
+    "depth_span": "shares of training between which they go",
+    "mutation_span": "shares of training between which blocks turn multiplication-free, one after another (default: they are "
+    "so from the start)",
+    "remap": "no Gaussian-to-Laplace remap of shared weights",
+    "reorder": "no channel reorder after each epoch",
+}
 
 
 def add_parser(subparsers):
@@ -19,7 +59,7 @@ def add_parser(subparsers):
         "history.json and history.csv (one row per epoch), result.json. A killed run goes on with --resume, to the "
         "numbers that it would have reached.",
     )
-    parser.add_argument("--backbone", required=True, help="for example mcunet-in0, mobilenetv2-tiny")
+    common.add_fields(parser, Recipe, {"backbone": ("for example mcunet-in0, mobilenetv2-tiny", {"required": True})})
     common.add_operator_option(parser)
     parser.add_argument(
         "--dataset", required=True, help="digits, cifar10, cifar100, camvid, or folder for your own images in --data"
@@ -30,42 +70,8 @@ def add_parser(subparsers):
     parser.add_argument("--overwrite", action="store_true", help="replace the run in --out")
     parser.add_argument("--test", action="store_true", help="evaluate the test images, once, at the end")
 
-    group = parser.add_argument_group("training")
-    group.add_argument("--epochs", type=int, default=30, help="default: 30")
-    group.add_argument("--batch-size", type=int, default=128, help="images per step (default: 128)")
-    group.add_argument("--learning-rate", type=float, default=0.1, help="its peak; cosine decay to 0 (default: 0.1)")
-    group.add_argument("--warmup-epochs", type=float, default=1.0, help="linear rise before the peak (default: 1)")
-    group.add_argument(
-        "--optimizer", default="sgd", choices=("adamw", "sgd"), help="sgd with Nesterov momentum 0.9, or adamw (default: sgd)"
-    )
-    group.add_argument("--weight-decay", type=float, default=4e-5, help="default: 4e-5")
-    group.add_argument(
-        "--decay",
-        default="decoupled",
-        choices=("coupled", "decoupled"),
-        help="whether momentum applies "
-        "to the weight decay, as papers have it: coupled; or not, as Keras has it (default: decoupled)",
-    )
-    group.add_argument(
-        "--clip-adder-kernels",
-        action="store_true",
-        help="clip add kernels to the range of their inputs after every step; needs --direct or --no-remap",
-    )
-    group.add_argument("--label-smoothing", type=float, default=0.0, help="in [0, 0.9] (default: 0)")
-    group.add_argument("--ema", type=float, help="momentum of an average of the weights, which is evaluated and kept")
-    group.add_argument("--dtype", default="float32", help="Keras dtype policy, for example mixed_float16")
-    group.add_argument("--seed", type=int, default=0, help="of weights, drawn widths and data order (default: 0)")
-    group.add_argument("--validation-fraction", type=float, default=0.1, help="of the training images (default: 0.1)")
-    group.add_argument("--no-data-augmentation", action="store_true", help="no random shift and mirror of images")
-
-    group = parser.add_argument_group("network")
-    group.add_argument("--resolution", type=int, help="pixels; images are resized (default: the data's own)")
-    group.add_argument(
-        "--strides", type=common.integers, metavar="S,S,...", help="of the stem and the stages, in place of the backbone's own"
-    )
-    group.add_argument("--blocks", type=int, help="keep only the first so many blocks")
-    group.add_argument("--width-multiplier", type=float, default=1.0, help="of all channels (default: 1)")
-
+    common.add_fields(parser.add_argument_group("training"), Recipe, TRAINING)
+    common.add_fields(parser.add_argument_group("network"), Recipe, NETWORK)
     group = parser.add_argument_group("augmentation")
     which = group.add_mutually_exclusive_group()
     which.add_argument(
@@ -73,53 +79,7 @@ def add_parser(subparsers):
     )
     which.add_argument("--direct", action="store_true", help="train the network alone")
     parser.set_defaults(direct=False)
-    group.add_argument(
-        "--width",
-        type=common.numbers,
-        default=(1.0, 1.6, 2.2),
-        metavar="F,F,...",
-        help="factors of all channels (default: 1,1.6,2.2)",
-    )
-    group.add_argument(
-        "--expand",
-        type=common.numbers,
-        default=(1.0, 1.6, 2.2, 2.8),
-        metavar="F,F,...",
-        help="factors inside the blocks (default: 1,1.6,2.2,2.8)",
-    )
-    group.add_argument("--aug-loss-weight", type=float, default=1.0, help="of the augmented loss (default: 1)")
-    group.add_argument("--normalize-loss", action="store_true", help="divide the sum of losses by 1 + aug-loss-weight")
-    group.add_argument("--distill-weight", type=float, default=0.0, help="of the augmented network as a teacher")
-    group.add_argument(
-        "--width-until",
-        type=float,
-        default=1.0,
-        metavar="F",
-        help="share of training after which the width stays 1 (default: 1)",
-    )
-    group.add_argument(
-        "--drop-blocks",
-        type=common.integers,
-        default=(),
-        metavar="I,I,...",
-        help="residual blocks that are trained and then phased out: depth augmentation",
-    )
-    group.add_argument(
-        "--depth-span",
-        type=common.numbers,
-        default=(0.1, 0.5),
-        metavar="F,F",
-        help="shares of training between which they go (default: 0.1,0.5)",
-    )
-    group.add_argument(
-        "--mutation-span",
-        type=common.numbers,
-        metavar="F,F",
-        help="shares of training between which "
-        "blocks turn multiplication-free, one after another (default: they are so from the start)",
-    )
-    group.add_argument("--no-remap", action="store_true", help="no Gaussian-to-Laplace remap of shared weights")
-    group.add_argument("--no-reorder", action="store_true", help="no channel reorder after each epoch")
+    common.add_fields(group, Recipe, AUGMENTATION)
 
     parser.add_argument("--tensorboard", metavar="DIR", help="write TensorBoard logs there")
     return parser
@@ -127,20 +87,9 @@ def add_parser(subparsers):
 
 def make_recipe(args):
     """The `Recipe` that the arguments ask for."""
-    from saaug_keras.recipes import Recipe
-
-    given = vars(args)
-    same = {field.name: given[field.name] for field in dataclasses.fields(Recipe) if field.name in given}
-    return Recipe(
-        **same
-        | {
-            "aug_loss_weight": 0.0 if args.direct else args.aug_loss_weight,
-            "distill_weight": 0.0 if args.direct else args.distill_weight,
-            "remap": not (args.no_remap or args.direct),  # the remap belongs to shared weights
-            "reorder": not args.no_reorder,
-            "augment_data": not args.no_data_augmentation,
-        }
-    )
+    # Directly there is no augmented loss, and the remap belongs to shared weights.
+    alone = {"aug_loss_weight": 0.0, "distill_weight": 0.0, "remap": False} if args.direct else {}
+    return common.from_fields(Recipe, args, **alone)
 
 
 def run(args) -> int:

@@ -8,7 +8,7 @@ import importlib
 _HOME = {
     "Gene": "genes",
     "GeneSpace": "genes",
-    "Plan": "pipeline",
+    "Plan": "plan",
     "Search": "pipeline",
     "SearchSpace": "space",
     "StageSpace": "space",

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pathlib
+import shutil
 import socket
 import threading
 import time
@@ -16,7 +17,8 @@ import keras
 import keras_tuner
 import numpy as np
 
-from saaug_keras import _errors, _files, _validate, datasets
+from saaug_keras import _errors, _files, _validate, datasets, recipes
+from saaug_keras._checkpoint import RunFolder
 from saaug_keras.callbacks import StopAtNonFinite
 
 CLAIM_SECONDS = 60  # a claim without a sign of life for so long is anyone's
@@ -51,16 +53,13 @@ class SuperNetEvaluator:
         y,
         *,
         validation_data,
+        recipe=None,
         epochs=10,
-        adapt_epochs=2,
-        batch_size=128,
         learning_rate=0.1,
+        adapt_epochs=2,
         adapt_rate=0.02,
-        weight_decay=4e-5,
-        augment=True,
         flip=True,
         callbacks=(),
-        seed=0,
         verbose=0,
     ):
         """What `tuner.search(x, y, validation_data=..., ...)` calls: data and training, once.
@@ -68,23 +67,19 @@ class SuperNetEvaluator:
         Args:
             x, y: training images, uint8 (N, H, W, C), and labels (N,).
             validation_data: (x, y) that judge the candidates.
+            recipe: `recipes.Recipe` whose optimizer, batch size, data augmentation and seed are those of both trainings; None
+                for a recipe's defaults.
             epochs, learning_rate: of the SuperNet, with half a cosine to 0; adapt_epochs, adapt_rate: of the SubNet.
-            batch_size, weight_decay, augment, flip, seed: of both; see `datasets.pipeline`.
+            flip: whether mirrored images may be trained on, too.
             callbacks: Keras callbacks of both; verbose: as `fit`.
         Raises:
             ValueError: a loss or weight was not finite, or the weights in `directory` are not usable.
         """
-        self._data = (x, y)
-        self._options = {
-            "batch_size": min(batch_size, len(x)),
-            "weight_decay": weight_decay,
-            "augment": augment,
-            "flip": flip,
-            "seed": seed,
-            "verbose": verbose,
-        }
-        self._callbacks = list(callbacks)
+        self._data, self._flip = (x, y), flip
+        self._recipe = recipes.Recipe() if recipe is None else recipe
+        self._callbacks, self._verbose = list(callbacks), verbose
         self._adaptation = (adapt_epochs, adapt_rate)
+        seed = self._recipe.seed
         calibration = np.random.default_rng(seed).permutation(len(x))[: self.calibration_images]
         self._calibration = self._whole_batches(x[np.sort(calibration)])
         self._held_out = self._whole_batches(validation_data[0][: self.held_out_images])
@@ -96,28 +91,19 @@ class SuperNetEvaluator:
         return images[:count].astype("float32") / 255
 
     def _fit(self, name, epochs, learning_rate):
-        options = dict(self._options)
-        batch, decay, verbose = options.pop("batch_size"), options.pop("weight_decay"), options.pop("verbose")
-        counter = datasets.EpochCounter()
-        batches = datasets.pipeline(*self._data, batch_size=batch, shuffle=True, epoch=counter, drop_remainder=True, **options)
-        steps = epochs * (len(self._data[0]) // batch)
-        optimizer = keras.optimizers.SGD(
-            keras.optimizers.schedules.CosineDecay(learning_rate, steps),
-            momentum=0.9,
-            nesterov=True,
-            weight_decay=decay or None,
-        )
-        net = self.supernet
-        optimizer.exclude_from_weight_decay(var_names=["adder_kernel"])
-        net.compile(optimizer)
-        optimizer.build(net.trainable_variables)
+        recipe = self._recipe.replace(epochs=epochs, learning_rate=learning_rate, warmup_epochs=0)
+        net, counter = self.supernet, datasets.EpochCounter()
+        batches = recipes.training_batches(recipe, *self._data, counter, flip=self._flip)
+        recipes.compile_model(recipe, net, len(batches))
         advice = f"Try a smaller learning rate (now {learning_rate:g}) for the {name.split('-')[0]}."
-        checkpoint = _Checkpoint(self.directory / f"{name}.checkpoint.npz")
+        folder = RunFolder(self.directory / f"{name}.training", "SuperNetEvaluator")
+        folder.path.mkdir(exist_ok=True)
+        checkpoint = folder.checkpoint(len(batches))
         net.fit(
             batches,
             epochs=epochs,
             initial_epoch=checkpoint.restore(net),
-            verbose=verbose,
+            verbose=self._verbose,
             shuffle=False,
             callbacks=[counter, StopAtNonFinite("SuperNetEvaluator", advice), *self._callbacks, checkpoint],
         )
@@ -134,7 +120,7 @@ class SuperNetEvaluator:
                     if epochs:
                         self._fit(name, epochs, learning_rate)
                     _write_arrays(path, _named(self.supernet.weights))
-                    (self.directory / f"{name}.checkpoint.npz").unlink(missing_ok=True)
+                    shutil.rmtree(self.directory / f"{name}.training", ignore_errors=True)
         _assign(self.supernet.weights, _read_arrays(path))
 
     def _enter_stage(self, values):
@@ -172,28 +158,6 @@ class SuperNetEvaluator:
         self._enter_stage(values)
         self.supernet.recalibrate(values, self._calibration, batch_size=self.batch_size)
         return self.supernet.build_model(values)
-
-
-class _Checkpoint(keras.callbacks.Callback):
-    """Keeps the state of the last finished epoch, in one file: written whole or not at all."""
-
-    def __init__(self, path):
-        super().__init__()
-        self.path = path
-
-    def restore(self, model) -> int:
-        """Puts a model and its optimizer back to the last finished epoch; returns how many epochs that makes."""
-        if not self.path.exists():
-            return 0
-        arrays = _read_arrays(self.path)
-        _assign(model.weights, arrays)
-        for index, variable in enumerate(model.optimizer.variables):
-            variable.assign(arrays[f"optimizer/{index}"])
-        return int(arrays["epoch"])
-
-    def on_epoch_end(self, epoch, logs=None):
-        state = {f"optimizer/{i}": _array(v) for i, v in enumerate(self.model.optimizer.variables)}
-        _write_arrays(self.path, {**_named(self.model.weights), **state, "epoch": np.array(epoch + 1)})
 
 
 def _array(variable):

@@ -7,127 +7,20 @@ import json
 import os
 import pathlib
 import time
-from dataclasses import dataclass
 
 import numpy as np
 
-from saaug_keras import _files, _validate, backbones, cost, datasets, devices, operators, recipes
+from saaug_keras import _files, backbones, cost, datasets, operators, recipes
 from saaug_keras._version import __version__
 from saaug_keras.search import page
 from saaug_keras.search.evaluator import SuperNetEvaluator
 from saaug_keras.search.oracle import TwoStageOracle
-from saaug_keras.search.space import COST_NAMES, SearchSpace, StageSpace, rank_subspaces
+from saaug_keras.search.plan import Plan, make_space
+from saaug_keras.search.space import COST_NAMES, rank_subspaces
 from saaug_keras.search.supernet import SuperNet
 from saaug_keras.search.tuner import TwoStageTuner
 
 WAIT_SECONDS = 600.0  # that a worker waits for its chief to begin
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All that a search is made of; the same plan, data and version give the same result.
-
-    Args:
-        device: name of a `devices.Device`, or None.
-        sram, flash, max_energy, max_ops: limits in place of the device's or beside them; see `devices.limits`.
-        slack: factor >= 1 on flash, energy and operations for the SubNet, whose blocks may go later.
-        space: "tiny" or "small", see `make_space`; None: by the size of the images.
-        widths, resolutions: of the space, in place of its own.
-        operators: that the blocks may have, the first one prices the first stage.
-        minimize: costs ranked beside accuracy; none: accuracy alone, within the limits.
-        strategy: "evolution" or "random".
-        subnet_trials, target_trials: of the stages.
-        population_size, top: of the evolution.
-        supernet_epochs, adapt_epochs, random_candidates, distill: of the SuperNet's training.
-        supernet_rate, adapt_rate: their learning rates.
-        calibration_images, held_out_images: per candidate.
-        epochs, learning_rate, width, expand, aug_loss_weight: of the TargetNet's augmented training, as `Recipe`.
-        batch_size, validation_fraction, augment_data, seed: of everything.
-    """
-
-    device: str | None = None
-    sram: int | None = None
-    flash: int | None = None
-    max_energy: float | None = None
-    max_ops: float | None = None
-    slack: float = 1.5
-    space: str | None = None
-    widths: tuple[float, ...] | None = None
-    resolutions: tuple[int, ...] | None = None
-    operators: tuple[str, ...] = ("shift",)
-    minimize: tuple[str, ...] = ()
-    strategy: str = "evolution"
-    subnet_trials: int = 300
-    target_trials: int = 150
-    population_size: int = 50
-    top: int = 10
-    supernet_epochs: int = 20
-    adapt_epochs: int = 4
-    random_candidates: int = 1
-    distill: bool = False
-    supernet_rate: float = 0.1
-    adapt_rate: float = 0.02
-    calibration_images: int = 256
-    held_out_images: int = 512
-    epochs: int = 30
-    learning_rate: float = 0.1
-    width: tuple[float, ...] = (1.0, 1.6, 2.2)
-    expand: tuple[float, ...] = (1.0, 1.6, 2.2, 2.8)
-    aug_loss_weight: float = 1.0
-    batch_size: int = 128
-    validation_fraction: float = 0.1
-    augment_data: bool = True
-    seed: int = 0
-
-    def __post_init__(self):
-        _validate.one_of("Plan", "strategy", self.strategy, ("evolution", "random"))
-        for name in ("supernet_rate", "adapt_rate", "learning_rate"):
-            _validate.number_in("Plan", name, getattr(self, name), 1e-8, 1e3)
-        _validate.number_in("Plan", "slack", self.slack, 1, 1e6)
-        for name in self.minimize:
-            _validate.one_of("Plan", "minimize", name, COST_NAMES)
-
-    @property
-    def limits(self) -> dict:
-        """Cost name -> largest value."""
-        return devices.limits(self.device, sram=self.sram, flash=self.flash, max_energy=self.max_energy, max_ops=self.max_ops)
-
-    @property
-    def slacks(self) -> dict:
-        """Cost name -> factor in stage 1. SRAM has none: blocks that go do not lower its peak."""
-        return {name: self.slack for name in self.limits if name != "sram_bytes"}
-
-
-def make_space(plan: Plan, image_shape, num_classes: int) -> SearchSpace:
-    """The space of a plan: "tiny" for images of some 8 to 16 pixels, "small" for some 32 and more.
-
-    Both keep the structure of the tiny backbones: a stem, a block without expansion ("small"), stages of inverted
-    residuals, a classifier.
-    """
-    _validate.one_of("Plan", "space", plan.space, (None, "small", "tiny"))
-    size, channels = image_shape[0], image_shape[2]
-    which = plan.space or ("tiny" if size <= 16 else "small")
-    options = {"channels": channels, "operators": plan.operators}
-    if which == "tiny":
-        stages = (
-            StageSpace(8, 1, (1, 2), (3, 5), (2, 3, 4)),
-            StageSpace(16, 2, (1, 2, 3), (3, 5), (2, 3, 4)),
-            StageSpace(24, 2, (1, 2), (3, 5), (2, 3, 4)),
-        )
-        options |= {"stem": 8, "stem_strides": 1, "first": 0, "divisor": 4}
-        widths, resolutions = (0.5, 1.0, 1.5, 2.0), tuple(sorted({size, size * 3 // 2, size * 2}))
-    else:
-        stages = (
-            StageSpace(16, 2, (1, 2), (3, 5, 7), (3, 4, 6)),
-            StageSpace(24, 1, (1, 2, 3), (3, 5, 7), (3, 4, 6)),
-            StageSpace(40, 2, (1, 2, 3), (3, 5, 7), (3, 4, 6)),
-            StageSpace(64, 2, (1, 2, 3), (3, 5, 7), (3, 4, 6)),
-        )
-        options |= {"stem": 16, "stem_strides": 1, "first": 8}
-        widths, resolutions = (0.5, 0.75, 1.0, 1.25), (size * 3 // 4, size, size * 5 // 4, size * 3 // 2)
-    return SearchSpace(
-        stages, num_classes, widths=plan.widths or widths, resolutions=plan.resolutions or resolutions, **options
-    )
 
 
 class Search:
@@ -152,7 +45,7 @@ class Search:
         self.out = pathlib.Path(out)
         self.space = make_space(plan, data.image_shape, data.num_classes)
         _check_limits(self.space, plan)
-        self.fit_part, self.held_out = data.split(plan.validation_fraction)
+        self.fit_part, self.held_out = data.split(plan.recipe.validation_fraction)
 
     def claim(self, resume: bool):
         """Makes the folder this plan's.
@@ -189,7 +82,7 @@ class Search:
         if not path.exists():
             started = time.perf_counter()
             limits = {name: limit * self.plan.slacks.get(name, 1) for name, limit in self.plan.limits.items()}
-            choices = rank_subspaces(self.space, limits, seed=self.plan.seed)
+            choices = rank_subspaces(self.space, limits, seed=self.plan.recipe.seed)
             rows = [{**dataclasses.asdict(c), "feasible_share": c.feasible_share, "mean_macs": c.mean_macs} for c in choices]
             rows[0]["chosen"] = True
             _files.write_atomic(path, json.dumps(rows))
@@ -208,11 +101,11 @@ class Search:
             slack=plan.slacks,
             minimize=plan.minimize,
             strategy=plan.strategy,
-            seed=plan.seed,
+            seed=plan.recipe.seed,
             top=min(plan.top, plan.population_size),
             population_size=plan.population_size,
         )
-        net = SuperNet(self.subspace, random_candidates=plan.random_candidates, distill=plan.distill, seed=plan.seed)
+        net = SuperNet(self.subspace, random_candidates=plan.random_candidates, distill=plan.distill, seed=plan.recipe.seed)
         evaluator = SuperNetEvaluator(
             net, self.out / "supernet", calibration_images=plan.calibration_images, held_out_images=plan.held_out_images
         )
@@ -223,33 +116,21 @@ class Search:
         plan = self.plan
         return {
             "validation_data": self.held_out,
+            "recipe": plan.recipe,
             "epochs": plan.supernet_epochs,
-            "adapt_epochs": plan.adapt_epochs,
-            "batch_size": plan.batch_size,
             "learning_rate": plan.supernet_rate,
+            "adapt_epochs": plan.adapt_epochs,
             "adapt_rate": plan.adapt_rate,
-            "augment": plan.augment_data,
             "flip": self.data.mirror,
-            "seed": plan.seed,
         }
 
     def recipe(self, spec) -> recipes.Recipe:
         """The augmented training of a network; its dropped blocks are the depth augmentation."""
-        plan = self.plan
-        return recipes.Recipe(
+        return self.plan.recipe.replace(
             backbone=spec.name,
             network=spec.as_dict(),
-            epochs=plan.epochs,
-            learning_rate=plan.learning_rate,
-            width=plan.width,
-            expand=plan.expand,
-            aug_loss_weight=plan.aug_loss_weight,
-            batch_size=plan.batch_size,
-            validation_fraction=plan.validation_fraction,
-            augment_data=plan.augment_data,
-            seed=plan.seed,
             drop_blocks=tuple(i for i, block in enumerate(spec.blocks) if not block.kept),
-            evaluate_every=max(1, plan.epochs // 10),
+            evaluate_every=max(1, self.plan.recipe.epochs // 10),
         )
 
     def run(self, *, resume=False, callbacks=(), finish=None):
@@ -315,15 +196,15 @@ class Search:
 
         plan = self.plan
         limits = {name: limit * plan.slacks.get(name, 1) for name, limit in plan.limits.items()}
-        first = rank_subspaces(self.space, limits, seed=plan.seed)[0]
+        first = rank_subspaces(self.space, limits, seed=plan.recipe.seed)[0]
         self.subspace = self.space.narrowed(width=first.width, resolution=first.resolution)
-        rng = np.random.default_rng(plan.seed)
+        rng = np.random.default_rng(plan.recipe.seed)
         draws = [self.subspace.costs(self.subspace.sample(rng)) for _ in range(500)]
         share = np.mean([all(c[name] <= limit for name, limit in plan.limits.items()) for c in draws])
-        net = SuperNet(self.subspace, random_candidates=plan.random_candidates, distill=plan.distill, seed=plan.seed)
+        net = SuperNet(self.subspace, random_candidates=plan.random_candidates, distill=plan.distill, seed=plan.recipe.seed)
         net.compile(keras.optimizers.SGD(1e-4, momentum=0.9))
         x, y = self.fit_part
-        size = min(plan.batch_size, len(x))
+        size = min(plan.recipe.batch_size, len(x))
         batch = (x[:size].astype("float32") / 255, y[:size])
         first_step, step = _seconds(lambda: net.train_on_batch(*batch))
         fraction = min(1.0, (plan.calibration_images + plan.held_out_images) / len(x))
@@ -357,7 +238,7 @@ class Search:
             + 2 * first_trial
             + plan.adapt_epochs * steps * step
             + (plan.subnet_trials + plan.target_trials) * trial,
-            "training_seconds": first_training_step + plan.epochs * steps * training_step,
+            "training_seconds": first_training_step + plan.recipe.epochs * steps * training_step,
         }
 
 
@@ -436,7 +317,7 @@ def make_report(search, oracle, best, spec, trained, subspaces) -> dict:
     times = {**search.spent(), "augmented training": trained["train_seconds"]}
     return {
         "title": f"Search on {search.data.name}{where}",
-        "subtitle": f"Limits: {bounds}. saaug_keras {__version__}, seed {plan.seed}, {plan.strategy}.",
+        "subtitle": f"Limits: {bounds}. saaug_keras {__version__}, seed {plan.recipe.seed}, {plan.strategy}.",
         "headline": headline,
         **accuracies,
         "costs": chosen["costs"],

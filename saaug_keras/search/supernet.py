@@ -299,6 +299,13 @@ class SuperNet(keras.Model):
         super().compile(optimizer, loss, jit_compile=jit_compile, **kwargs)
 
     @property
+    def variables_without_decay(self) -> list:
+        """As of `training.AugmentedModel`."""
+        kernels = [variable for name, variable in self._parameters.items() if name.endswith("_kernel")]
+        decayed = {id(variable) for variable in kernels if not variable.name.endswith("_adder_kernel")}
+        return [variable for variable in self.trainable_variables if id(variable) not in decayed]
+
+    @property
     def metrics(self):
         return [self.loss_tracker, self.largest_accuracy, self.smallest_accuracy]
 
