@@ -31,6 +31,19 @@ static int64_t size(const saaug_options *options, const saaug_shape *shape, int3
 
 SAAUG_PORTABLE_SIZES(saaug_adder_conv_2d_s8, size)
 
+/* Adds a block's distances to a channel's accumulators, or sets them to those of the first one. */
+static inline void add_distances(const uint32_t *block, const uint8_t *table, const uint8_t *row, int32_t taps,
+                                 int32_t positions, int first, int32_t *acc)
+{
+    int32_t more[SAAUG_PIXELS], k;
+    saaug_distance_sums(block, table, row, saaug_divide_up(taps, 4), positions, first ? acc : more);
+    if (!first) {
+        for (k = 0; k < positions; ++k) {
+            acc[k] += more[k];
+        }
+    }
+}
+
 saaug_status saaug_adder_conv_2d_s8_portable(const saaug_options *options, const saaug_shape *shape,
                                              const int8_t *input, const uint8_t *weights, const int32_t *params,
                                              int8_t *output, void *scratch)
@@ -42,7 +55,7 @@ saaug_status saaug_adder_conv_2d_s8_portable(const saaug_options *options, const
     uint32_t *const block = (void *)((uint8_t *)scratch + l.block);
     saaug_bucket_scale *const scales = (void *)((uint8_t *)scratch + l.scales);
     int32_t *const accs = (void *)((uint8_t *)scratch + l.accs);
-    int32_t p, o, first, chunk, k;
+    int32_t p, o, first, chunk;
     saaug_distance_table(table);
     for (first = 0; first < shape->out_c; first += l.channels) {
         const int32_t channels = shape->out_c - first < l.channels ? shape->out_c - first : l.channels;
@@ -59,14 +72,13 @@ saaug_status saaug_adder_conv_2d_s8_portable(const saaug_options *options, const
             saaug_block_window windows[SAAUG_PIXELS];
             int32_t first_tap = 0;
             saaug_block_walk_take(&walk, options, shape, count, windows);
-            for (k = 0; k < channels * SAAUG_PIXELS; ++k) {
-                accs[k] = 0;
-            }
             for (chunk = 0; chunk < l.chunks; ++chunk) {
                 const int32_t taps = l.taps - first_tap < l.chunk ? l.taps - first_tap : l.chunk;
                 saaug_distance_places(options, shape, input, windows, &tap, taps, count, table, block);
-                saaug_distance_sums(block, table, rows + first_tap, row_bytes, saaug_divide_up(taps, 4), count,
-                                    channels, accs);
+                for (o = 0; o < channels; ++o) {
+                    const uint8_t *const row = rows + first_tap + (size_t)o * (size_t)row_bytes;
+                    add_distances(block, table, row, taps, count, chunk == 0, accs + o * SAAUG_PIXELS);
+                }
                 first_tap += taps;
             }
             for (o = 0; o < channels; ++o) {

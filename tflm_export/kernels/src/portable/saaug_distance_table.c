@@ -79,18 +79,13 @@ void saaug_distance_places(const saaug_options *options, const saaug_shape *shap
     }
 }
 
-void saaug_distance_sums(const uint32_t *block, const uint8_t *table, const uint8_t *rows, int32_t row_bytes,
-                         int32_t quads, int32_t positions, int32_t channels, int32_t *accs)
+void saaug_distance_sums(const uint32_t *block, const uint8_t *table, const uint8_t *row, int32_t quads,
+                         int32_t positions, int32_t *acc)
 {
     int32_t k;
-    for (; channels > 0; --channels) {
-        const uint32_t *column = block;
-        for (k = 0; k < SAAUG_PIXELS && k < positions; k += SAAUG_DISTANCE_COLUMN) {
-            saaug_distance_run(column, rows, quads, accs + k, table);
-            column += 4 * quads * SAAUG_DISTANCE_COLUMN;
-        }
-        rows += row_bytes;
-        accs += SAAUG_PIXELS;
+    for (k = 0; k < SAAUG_PIXELS && k < positions; k += SAAUG_DISTANCE_COLUMN) {
+        saaug_distance_run(block, row, quads, acc + k, table);
+        block += 4 * quads * SAAUG_DISTANCE_COLUMN;
     }
 }
 
@@ -108,7 +103,7 @@ void saaug_distance_run(const uint32_t *block, const uint8_t *row, int32_t quads
         block += SAAUG_DISTANCE_COLUMN;
     }
     for (k = 0; k < SAAUG_DISTANCE_COLUMN; ++k) {
-        acc[k] += (int32_t)(sums[k] << SAAUG_ADDER_SCALE_LOG2);
+        acc[k] = (int32_t)(sums[k] << SAAUG_ADDER_SCALE_LOG2);
     }
 }
 

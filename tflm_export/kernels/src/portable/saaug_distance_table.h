@@ -36,12 +36,12 @@ void saaug_distance_places(const saaug_options *options, const saaug_shape *shap
                            const saaug_block_window *windows, saaug_block_tap *tap, int32_t count,
                            int32_t positions, const uint8_t *table, uint32_t *block);
 
-/** Adds the distances, scaled as the contract has it, of the block's 4 * quads taps from the weights of each channel to
- * its SAAUG_PIXELS accumulators. Rows are row_bytes apart. */
-void saaug_distance_sums(const uint32_t *block, const uint8_t *table, const uint8_t *rows, int32_t row_bytes,
-                         int32_t quads, int32_t positions, int32_t channels, int32_t *accs);
+/** Sets a channel's accumulators of the first `positions` to the distances of the block's 4 * quads taps from its weights,
+ * scaled as the contract has it; whole columns of them, at most SAAUG_PIXELS. */
+void saaug_distance_sums(const uint32_t *block, const uint8_t *table, const uint8_t *row, int32_t quads,
+                         int32_t positions, int32_t *acc);
 
-/** The same of one channel and the columns of SAAUG_DISTANCE_COLUMN positions; in assembly where there is some. */
+/** The same of one column of positions; in assembly where there is some. */
 void saaug_distance_run(const uint32_t *columns, const uint8_t *row, int32_t quads, int32_t *acc, const uint8_t *table);
 
 #endif /* SAAUG_DISTANCE_TABLE_H */
