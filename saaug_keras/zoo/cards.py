@@ -104,9 +104,13 @@ are ours. Arena: the activations, as TFLite Micro places them. Instructions per 
 {cores_table()}
 
 Millions of instructions of one inference, and in parentheses how many times fewer than the multiplicative twin takes on the
-best int8 kernels that are public: {libraries()}. Ours are whole inferences of the exported C,
-which `benchmarks/inference.py` counts; the twin's, in [multiplicative.toml](multiplicative.toml), are sums over its layers,
-with nothing around them. The first convolution of the add networks multiplies, in plain C.
+best int8 kernels that are public:
+
+{libraries()}
+
+Ours, from the same compilers, are whole inferences of the exported C, which `benchmarks/inference.py` counts; the twin's, in
+[multiplicative.toml](multiplicative.toml), are sums over its layers, with nothing around them. The first convolution of the
+add networks multiplies, in plain C, as the additions of tensors do in all of ours.
 """
 
 
@@ -129,9 +133,9 @@ def beside(count, products):
 
 
 def libraries() -> str:
-    """The kernels that multiplicative twins were counted with, each once."""
+    """The kernels that multiplicative twins were counted with, each once, as a list in Markdown."""
     kernels = zoo.multiplicative()["kernels"]
-    return "; ".join(dict.fromkeys(kernels[core] for core in CORES))
+    return "\n".join(f"- {library}" for library in dict.fromkeys(kernels[core] for core in CORES))
 
 
 def table() -> str:
