@@ -45,7 +45,9 @@ def main():
     arguments = parser.parse_args()
     entry = zoo.Entry.read(arguments.name)
     if "custom" not in making.flavours_of(entry):
-        parser.error(f"{arguments.name} multiplies: what it costs on a board depends on kernels that are not ours.")
+        parser.error(
+            f"{arguments.name} multiplies, with kernels that are not ours: zoo/multiplicative.toml has what some take."
+        )
     images = datasets.resize(zoo.samples(arguments.name).x_test[:1], entry.spec().input_shape[:2])
     counts = {}
     with tempfile.TemporaryDirectory() as directory:

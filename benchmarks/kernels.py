@@ -2,12 +2,11 @@
 
 Six layers of a mobile network, requantization included, counted exactly (tests/emulator.py), every output compared
 with NumPy. Beside them, on the same core, layers of int8 weights and multiplication written with the same care: on
-cores with packed multiplication our own kernels reading int8 weights, elsewhere kernels/baseline.c, which has the first
-four; and CMSIS-NN of July 2026, counted the same way, for the first four too. RV32 without the M extension has three
-baselines, by how they multiply: the compiler's library, an unrolled shift-and-add, a table of quarter squares.
+cores with packed multiplication our own kernels reading int8 weights, elsewhere kernels/baseline.c; and CMSIS-NN of July
+2026, counted the same way, for the first four. RV32 without the M extension has three baselines, by how they
+multiply: the compiler's library, an unrolled shift-and-add, a table of quarter squares.
 
     --cores m0,m3     some cores only            --json    rows, as JSON
-    --markdown        the table of tflm_export/kernels/README.md
     --store           writes kernels/budget.json, which tests/test_kernel_budget.py holds the kernels to
 """
 
@@ -39,8 +38,6 @@ SHAPES = {
     "dw3s2": (3, 20, 120, 120, 2),
     "1x1-160": (1, 5, 160, 320, 1),
 }
-
-BASELINE_SHAPES = ("1x1-24", "1x1-96", "dw3", "dw5")  # those that kernels/baseline.c computes
 
 # Counted on Cortex-M0, M3, M4 and M55, in the order of SHAPES; the M7 runs the M4's instructions. The last two layers were
 # not counted.
@@ -256,9 +253,7 @@ def count_baselines(core, directory):
     counts = {}
     for name, (mode, flags) in builds.items():
         image = image_of(core, directory, name, flags)
-        chosen = [n for n, (_, shape) in enumerate(keys) if mode == "ours" or shape in BASELINE_SHAPES]
-        counted = count(core, image, mode, [cases[n] for n in chosen], directory)
-        counts[name] = dict(zip([keys[n] for n in chosen], counted, strict=True))
+        counts[name] = dict(zip(keys, count(core, image, mode, cases, directory), strict=True))
     return counts
 
 
@@ -281,11 +276,7 @@ def rows_of(core, directory):
             "instructions_per_mac": round(counted.instructions / macs, 4),
         }
         row.update(
-            {
-                name: round(by_layer[baseline_of(operator), shape].instructions / macs, 4)
-                for name, by_layer in baselines.items()
-                if (baseline_of(operator), shape) in by_layer
-            }
+            {name: round(by_layer[baseline_of(operator), shape].instructions / macs, 4) for name, by_layer in baselines.items()}
         )
         row["cmsis_nn"] = place_of(CMSIS_NN.get(core.name), place)
         row["target"] = place_of(TARGETS.get((core.name, operator)), place)
@@ -332,25 +323,6 @@ def targets_of(row):
     return [(name, value / ours, target, value / ours >= target) for name, value, target in found]
 
 
-def print_markdown(rows):
-    print("| core | operator | layer | ours | int8, multiplying | CMSIS-NN | times fewer | target |")
-    print("|---|---|---|---|---|---|---|---|")
-    for row in rows:
-        multiplying = [
-            f"{row[f'{name}_baseline']:.2f}"
-            for name in ("multiplying", "hand_tuned", "quarter_squares")
-            if f"{name}_baseline" in row
-        ]
-        cmsis_nn = "" if row["cmsis_nn"] is None else f"{row['cmsis_nn']:.2f}"
-        reached = targets_of(row)
-        ratios = " / ".join(f"{ratio:.2f}" for _, ratio, _, _ in reached)
-        targets = " / ".join(f"{target:g}{'' if met else ' **missed**'}" for _, _, target, met in reached)
-        print(
-            f"| {row['core']} | {row['operator']} | {row['shape']} | {row['instructions_per_mac']:.2f} | "
-            f"{' / '.join(multiplying)} | {cmsis_nn} | {ratios} | {targets} |"
-        )
-
-
 def compiler_version(core):
     command = [core.compiler, "-dumpfullversion"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -365,7 +337,6 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cores", default=",".join(emulator.CORES), help="comma-separated; default: all")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--markdown", action="store_true")
     parser.add_argument("--store", action="store_true", help="store the counts of our kernels as the budget")
     arguments = parser.parse_args()
     names = arguments.cores.split(",")
@@ -385,8 +356,6 @@ def main():
         BUDGET.write_text(json.dumps(budget, indent=1) + "\n")
     elif arguments.json:
         print(json.dumps(rows, indent=1))
-    elif arguments.markdown:
-        print_markdown(rows)
     else:
         print_table(rows)
 

@@ -104,6 +104,25 @@ def test_c_project_of_every_builtin_op_equals_the_reference(tmp_path, run_on_hos
     assert "NOT" not in run_on_host(tmp_path / "net", "REFERENCE", compiler)
 
 
+def test_c_project_of_convolutions_that_reach_beyond_the_image_equals_the_reference(tmp_path, run_on_host):
+    """Dilated or not, wider than the image, of channels that come in fours and of some that do not."""
+    keras.utils.set_random_seed(4)
+    conv = keras.layers.Conv2D
+    model = keras.Sequential(
+        [
+            keras.Input((5, 3, 2)),
+            conv(7, (3, 5), padding="same", activation="relu"),
+            conv(8, (2, 3), padding="same", dilation_rate=(1, 2), activation="relu"),
+            conv(5, (3, 2), padding="same", strides=2),
+            keras.layers.GlobalAveragePooling2D(),
+        ]
+    )
+    images = images_like((5, 3, 2), 8, seed=4)
+    write(tmp_path / "net", model, images)
+    assert lively(tflm_export.compile_network(model, images, flavour="custom"), images)
+    assert "NOT" not in run_on_host(tmp_path / "net", "REFERENCE")
+
+
 def test_c_project_of_a_users_own_operator_equals_the_reference(tmp_path, run_on_host):
     import users_operator  # noqa: F401  registers its name
 

@@ -1,4 +1,7 @@
-"""No kernel gets more than 2% slower than benchmarks/kernels/budget.json; `benchmarks/kernels.py --store` renews it."""
+"""No kernel gets more than 2% slower than benchmarks/kernels/budget.json; `benchmarks/kernels.py --store` renews it.
+
+`benchmarks/networks.py --store` renews what the kernels' README says of whole networks.
+"""
 
 import importlib.util
 import json
@@ -12,12 +15,21 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 SLACK = 1.02
 
 
-@pytest.fixture(scope="module")
-def benchmark():
-    spec = importlib.util.spec_from_file_location("benchmark_kernels", ROOT / "benchmarks" / "kernels.py")
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    return load("kernels")
+
+
+@pytest.fixture(scope="module")
+def networks(benchmark):
+    return load("networks")
 
 
 def exceeded(counted, budget):
@@ -40,3 +52,28 @@ def test_no_kernel_is_slower_than_its_budget(benchmark, name, tmp_path):
 
 def test_a_kernel_two_percent_slower_is_found():
     assert exceeded({"a": 1020, "b": 2041}, {"a": 1000, "b": 2000}) == {"b": (2041, 2000)}
+
+
+def test_the_products_beside_our_kernels_are_computed_for_every_layer(benchmark, tmp_path):
+    core = emulator.CORES["m3"]
+    if reason := emulator.missing(core):
+        pytest.skip(reason)
+    counts = benchmark.count_baselines(core, tmp_path)
+    assert {shape for _, shape in counts["multiplying_baseline"]} == set(benchmark.SHAPES)
+
+
+def test_the_kernels_readme_has_what_whole_networks_take(networks):
+    assert networks.table() in (ROOT / "tflm_export" / "kernels" / "README.md").read_text()
+
+
+def test_whole_networks_take_what_is_stored_of_them(networks, benchmark, tmp_path):
+    core, stored = emulator.CORES["m3"], json.loads(networks.STORED.read_text())
+    if reason := emulator.missing(core):
+        pytest.skip(reason)
+    if stored["compilers"]["m3"] != f"{core.compiler} {benchmark.compiler_version(core)}":
+        pytest.skip(f"what is stored is of {stored['compilers']['m3']}")
+    for name in ("tiny32-44k-adder-cifar100", "tiny32-44k-shift-cifar100"):
+        layers = networks.layers_of(name)
+        assert networks.by_kind(layers, [layer.macs for layer in layers]) == stored["macs"][name]
+        counted = networks.count(core, layers, tmp_path)
+        assert exceeded(counted, stored["instructions"][name]["m3"]) == {} and counted.keys() == stored["macs"][name].keys()

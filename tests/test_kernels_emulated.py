@@ -21,6 +21,12 @@ def layers():
         kernel_cases.random_case(rng, "shift_conv_2d", layout=BIT, out_c=131, **one),
         kernel_cases.random_case(rng, "adder_conv_2d", out_c=131, **one),
     ]
+    # The largest distance in more taps than 16-bit sums hold.
+    for value, code, taps in ((-128, 255, 301), (127, 0, 260)):
+        case = kernel_cases.random_case(rng, "adder_conv_2d", out_c=3, **{**one, "in_c": taps})
+        case.input[:], case.codes[:] = value, code
+        case.params[:, 0] = -kernel_cases.ADDER_SCALE * 255 * taps + 1000 * np.arange(-1, 2)
+        cases.append(case)
     wide = {"kernel": (3, 3), "dilations": (1, 1), "size": (19, 17), "in_c": 41, "depth_multiplier": 1, "batches": 1}
     return cases + [kernel_cases.random_case(rng, op, **wide) for op in OPS if "depthwise" in op]
 

@@ -432,6 +432,16 @@ def test_the_demo_draws_and_counts(tmp_path, capsys):
     assert (tmp_path / "model" / "digits-shift.tflite").is_file()
 
 
+def test_twins_were_counted_on_every_core_and_stand_beside_what_has_no_products():
+    recorded = zoo.multiplicative()
+    for twin, by_core in recorded["instructions"].items():
+        assert twin in NAMES and by_core.keys() == recorded["kernels"].keys() >= cards.CORES.keys()
+        assert all(kinds.keys() == by_core["m0"].keys() for kinds in by_core.values())
+        entries = cards.without_products(twin)
+        assert len(entries) == 2 and all(f"| `{name}` | " in cards.cores_table() for name in (*entries, twin))
+    assert cards.beside(2_000_000, 3_000_000) == "2.00 (1.50)" and cards.beside(None, 3_000_000) == "-"
+
+
 def test_the_table_is_what_the_entries_say():
     assert (ROOT / "zoo" / "README.md").read_text() == cards.readme()
     assert cards.table() in (ROOT / "README.md").read_text()

@@ -1,6 +1,7 @@
 /* The layers of the benchmark with int8 weights and multiplication, for cores without packed multiplication: tiles of
  * positions and channels in registers, planes of one channel for a depthwise layer, the requantization of our own
- * kernels. Dense 1x1 convolutions, and depthwise ones of 3x3 and 5x5 with stride 1 and full padding: what is measured.
+ * kernels. Dense 1x1 convolutions, and depthwise ones of 3x3 with strides 1 and 2 and of 5x5, with outputs of an even size:
+ * what is measured.
  *
  * BASELINE_MULTIPLY chooses the product of two int8:
  *   0  the compiler's: an instruction, or without the M extension the library's function
@@ -8,7 +9,7 @@
  *   2  quarter squares: a table of n * n / 4, since a * b = (a + b)^2 / 4 - (a - b)^2 / 4
  */
 #include "baseline.h"
-#include "saaug_bucket.h"
+#include "saaug_blocks.h"
 
 #ifndef BASELINE_MULTIPLY
 #define BASELINE_MULTIPLY 0
@@ -115,30 +116,36 @@ saaug_status baseline_conv(const saaug_options *options, const saaug_shape *shap
     const int32_t row_bytes = saaug_row_bytes(options, shape);
     const int32_t positions = shape->out_h * shape->out_w;
     const int8_t *rows = (const int8_t *)weights;
-    int32_t o, p, i;
+    int32_t o, p, i, count;
     (void)scratch;
-    if (options->kernel_h != 1 || options->kernel_w != 1 || positions % BLOCK != 0 ||
+    if (options->kernel_h != 1 || options->kernel_w != 1 || positions < BLOCK ||
         shape->out_c % BASELINE_CHANNELS != 0) {
         return SAAUG_BAD_OPTIONS;
     }
     for (o = 0; o < shape->out_c; o += BASELINE_CHANNELS) {
-        const int8_t *pixels = input;
-        int8_t *to = output + o;
         saaug_bucket_scale scales[BASELINE_CHANNELS];
         for (i = 0; i < BASELINE_CHANNELS; ++i) {
             saaug_bucket_prepare(params + 3 * (o + i), options, scales + i);
         }
-        for (p = 0; p < positions; p += BLOCK) {
+        for (p = 0; p < positions; p += count) {
             int32_t acc[BASELINE_CHANNELS * BLOCK];
-            for (i = 0; i < BLOCK; i += BASELINE_POSITIONS) {
+            const int8_t *pixels;
+            int8_t *to;
+            count = BLOCK;
+            if (positions - p < BLOCK) { /* whole tiles, the first of which may begin in what is done */
+                count = saaug_divide_up(positions - p, BASELINE_POSITIONS) * BASELINE_POSITIONS;
+                p = positions - count;
+            }
+            pixels = input + p * shape->in_c;
+            to = output + o + p * shape->out_c;
+            for (i = 0; i < count; i += BASELINE_POSITIONS) {
                 tile(pixels, rows, shape->in_c, row_bytes, acc + i);
                 pixels += BASELINE_POSITIONS * shape->in_c;
             }
             for (i = 0; i < BASELINE_CHANNELS; ++i) {
-                saaug_bucket_store(acc + i * BLOCK, BLOCK / 2, BLOCK / 2, scales + i, options, to + i,
+                saaug_bucket_store(acc + i * BLOCK, count / 2, count / 2, scales + i, options, to + i,
                                    to + i + shape->out_c, 2 * shape->out_c);
             }
-            to += BLOCK * shape->out_c;
         }
         rows += BASELINE_CHANNELS * row_bytes;
     }
@@ -174,66 +181,91 @@ static void fill(const saaug_shape *shape, const int8_t *input, int32_t kernel, 
     }
 }
 
-/* Four neighbouring outputs: acc[0], acc[2], acc[4] and acc[6]. */
-static inline void four_sums(const int8_t *x, int32_t pitch, const int8_t *weights, int kernel, int32_t *acc)
+/* `count` neighbouring outputs: acc[0], acc[2], acc[4], ... */
+static inline void sums_of(const int8_t *x, int32_t pitch, const int8_t *weights, int kernel, int stride, int count,
+                           int32_t *acc)
 {
     int32_t sums[4] = {0, 0, 0, 0};
     int i, j, p;
     for (i = 0; i < kernel; ++i) {
         for (j = 0; j < kernel; ++j) {
             const int32_t w = *weights++;
-            for (p = 0; p < 4; ++p) {
-                sums[p] += multiply(x[j + p], w);
+            for (p = 0; p < count; ++p) {
+                sums[p] += multiply(x[j + p * stride], w);
             }
         }
         x += pitch;
     }
-    for (p = 0; p < 4; ++p) {
+    for (p = 0; p < count; ++p) {
         acc[2 * p] = sums[p];
     }
 }
 
-static void sums_3x3(const int8_t *x, int32_t pitch, const int8_t *weights, int32_t *acc)
-{
-    four_sums(x, pitch, weights, 3, acc);
-}
+#define SUMS(kernel, stride, count)                                                                                    \
+    static void sums_##kernel##_##stride##_##count(const int8_t *x, int32_t pitch, const int8_t *weights,              \
+                                                   int32_t *acc)                                                       \
+    {                                                                                                                  \
+        sums_of(x, pitch, weights, kernel, stride, count, acc);                                                        \
+    }
+SUMS(3, 1, 4)
+SUMS(3, 1, 2)
+SUMS(3, 2, 4)
+SUMS(3, 2, 2)
+SUMS(5, 1, 4)
+SUMS(5, 1, 2)
 
-static void sums_5x5(const int8_t *x, int32_t pitch, const int8_t *weights, int32_t *acc)
-{
-    four_sums(x, pitch, weights, 5, acc);
-}
+/* Calls by name: through pointers, compilers make slower code. */
+#define TWO_ROWS(kernel, stride, count)                                                                                \
+    do {                                                                                                               \
+        sums_##kernel##_##stride##_##count(at, pitch, row, acc);                                                       \
+        sums_##kernel##_##stride##_##count(at + (stride) * pitch, pitch, row, acc + 1);                                \
+    } while (0)
 
 saaug_status baseline_depthwise(const saaug_options *options, const saaug_shape *shape, const int8_t *input,
                                 const uint8_t *weights, const int32_t *params, int8_t *output, void *scratch)
 {
-    const int32_t kernel = options->kernel_w, pitch = pitch_of(shape, kernel);
+    const int32_t kernel = options->kernel_w, stride = options->stride_w, pitch = pitch_of(shape, kernel);
     const int32_t row_bytes = saaug_row_bytes(options, shape), out_row = shape->out_w * shape->out_c;
+    const int32_t first = (kernel / 2 - options->pad_top) * pitch + kernel / 2 - options->pad_left;
     const int8_t *row = (const int8_t *)weights;
-    int32_t c, y, x;
-    if ((kernel != 3 && kernel != 5) || shape->out_w % 4 != 0 || shape->out_h % 2 != 0 || shape->out_h != shape->in_h) {
+    int32_t c, y, x, count;
+    if ((kernel != 3 && kernel != 5) || stride > (kernel == 3 ? 2 : 1) || stride != options->stride_h ||
+        shape->out_w % 2 != 0 || shape->out_h % 2 != 0) {
         return SAAUG_BAD_OPTIONS;
     }
     for (c = 0; c < shape->in_c; ++c) {
-        const int8_t *from = scratch;
+        const int8_t *from = (const int8_t *)scratch + first;
         int8_t *to = output + c;
         saaug_bucket_scale scale;
         fill(shape, input + c, kernel, (int8_t)options->input_zero_point, scratch);
         saaug_bucket_prepare(params + 3 * c, options, &scale);
         for (y = 0; y < shape->out_h; y += 2) {
-            for (x = 0; x < shape->out_w; x += 4) {
+            for (x = 0; x < shape->out_w; x += count) {
                 int32_t acc[BLOCK];
-                if (kernel == 3) {
-                    sums_3x3(from + x, pitch, row, acc);
-                    sums_3x3(from + x + pitch, pitch, row, acc + 1);
+                const int8_t *const at = from + x * stride;
+                count = shape->out_w - x < 4 ? 2 : 4;
+                if (kernel == 5) {
+                    if (count == 4) {
+                        TWO_ROWS(5, 1, 4);
+                    } else {
+                        TWO_ROWS(5, 1, 2);
+                    }
+                } else if (stride == 1) {
+                    if (count == 4) {
+                        TWO_ROWS(3, 1, 4);
+                    } else {
+                        TWO_ROWS(3, 1, 2);
+                    }
+                } else if (count == 4) {
+                    TWO_ROWS(3, 2, 4);
                 } else {
-                    sums_5x5(from + x, pitch, row, acc);
-                    sums_5x5(from + x + pitch, pitch, row, acc + 1);
+                    TWO_ROWS(3, 2, 2);
                 }
-                saaug_bucket_store(acc, 4, 4, &scale, options, to, to + out_row, shape->out_c);
-                to += 4 * shape->out_c;
+                saaug_bucket_store(acc, count, count, &scale, options, to, to + out_row, shape->out_c);
+                to += count * shape->out_c;
             }
             to += out_row;
-            from += 2 * pitch;
+            from += 2 * stride * pitch;
         }
         row += row_bytes;
     }

@@ -165,6 +165,15 @@ def card(name: str) -> str:
     return cards.card(Entry.read(name))
 
 
+def multiplicative() -> dict:
+    """What multiplicative twins take on the best public int8 kernels, as zoo/multiplicative.toml records it.
+
+    Returns:
+        {"kernels": {core: library and compiler}, "instructions": {entry: {core: {kind of layer: instructions}}}}.
+    """
+    return _read(_root() / "multiplicative.toml")
+
+
 def samples(name: str):
     """A few bundled images for an entry to classify: the digits' test images, or drawings of what others know.
 

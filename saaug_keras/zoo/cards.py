@@ -10,6 +10,9 @@ import math
 from saaug_keras import _validate, zoo
 from saaug_keras._files import write_atomic
 
+# Cores whose instructions are counted, as `zoo.multiplicative` and measured.toml name them.
+CORES = {"m0": "Cortex-M0", "m3": "Cortex-M3", "m4": "Cortex-M4", "m55": "Cortex-M55", "rv32": "RV32IMAC"}
+
 
 def card(entry) -> str:
     """An entry's card, as Markdown."""
@@ -54,9 +57,9 @@ def figures(measured):
         if f"{flavour}_flash_bytes" in measured:
             yield f"flash, {flavour} operators", f"{measured[f'{flavour}_flash_bytes']:,} bytes"
             yield f"arena, {flavour} operators", f"{measured[f'{flavour}_arena_bytes']:,} bytes"
-    for core in ("m4", "m0"):
+    for core, title in CORES.items():
         if f"instructions_{core}" in measured:
-            yield f"instructions per inference, Cortex-{core.upper()}", f"{measured[f'instructions_{core}']:,}"
+            yield f"instructions per inference, {title}", f"{measured[f'instructions_{core}']:,}"
     for column, energy in measured.get("energy_mj", {}).items():
         yield f"energy, Eyeriss model, {column}", f"{energy:.4f} mJ"
 
@@ -94,9 +97,45 @@ def readme() -> str:
 Written by `saaug zoo verify --write-table zoo/README.md`. Accuracy (of scenes with a class per pixel: mean IoU) on the
 whole test set; int8 on TFLite Micro. "direct" is the int8 accuracy of the same network trained alone for the same epochs,
 "twin" that of its multiplicative twin after its own epochs. Flash: the model file with packed weights, where the operators
-are ours. Arena: the activations, as TFLite Micro places them. Instructions per inference with our kernels; what a
-multiplicative twin takes depends on kernels that are not ours.
+are ours. Arena: the activations, as TFLite Micro places them. Instructions per inference with our kernels.
+
+## Beside products
+
+{cores_table()}
+
+Millions of instructions of one inference, and in parentheses how many times fewer than the multiplicative twin takes on the
+best int8 kernels that are public:
+
+{libraries()}
+
+Ours, from the same compilers, are whole inferences of the exported C, which `benchmarks/inference.py` counts; the twin's, in
+[multiplicative.toml](multiplicative.toml), are sums over its layers, with nothing around them. The first convolution of the
+add networks multiplies, in plain C, as the additions of tensors do in all of ours.
 """
+
+
+def cores_table() -> str:
+    """The table of networks with and without products on every core, as Markdown."""
+    lines = [f"| entry | {' | '.join(CORES.values())} |", f"|{'---|' * (1 + len(CORES))}"]
+    for twin, by_core in zoo.multiplicative()["instructions"].items():
+        products = {core: sum(by_core[core].values()) for core in CORES}
+        for name in without_products(twin):
+            measured = zoo.Entry.read(name).measured
+            cells = [beside(measured.get(f"instructions_{core}"), products[core]) for core in CORES]
+            lines.append(f"| `{name}` | {' | '.join(cells)} |")
+        lines.append(f"| `{twin}` | {' | '.join(f'{count / 1e6:.2f}' for count in products.values())} |")
+    return "\n".join(lines)
+
+
+def beside(count, products):
+    """Instructions in millions, and how many times fewer than with products; "-" where they were not counted."""
+    return f"{count / 1e6:.2f} ({products / count:.2f})" if count else "-"
+
+
+def libraries() -> str:
+    """The kernels that multiplicative twins were counted with, each once, as a list in Markdown."""
+    kernels = zoo.multiplicative()["kernels"]
+    return "\n".join(f"- {library}" for library in dict.fromkeys(kernels[core] for core in CORES))
 
 
 def table() -> str:
@@ -127,6 +166,13 @@ def table() -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def without_products(twin) -> tuple[str, ...]:
+    """The entries whose multiplicative twin an entry is, but those that are another's network trained alone."""
+    entries = [zoo.Entry.read(name) for name in zoo.list()]
+    alone = {entry.direct for entry in entries}
+    return tuple(entry.name for entry in entries if entry.twin == twin and entry.name not in alone)
 
 
 # Of `results` and `list`: each figure's heading; the largest of accuracies is the best, of all else the smallest.

@@ -53,26 +53,69 @@ static const int8_t *pixel(const saaug_plain_window *w, const int8_t *input, int
     return input + ((size_t)row * (size_t)w->in_w + (size_t)column) * (size_t)w->in_c;
 }
 
+#define SIDE_BY_SIDE 4 /* output channels that share what is loaded of the input */
+
+/** Adds products of `count` values, `step` apart, to the sums of successive output channels, `taps` weights apart. */
+static inline void add_products(const int8_t *values, int32_t step, int32_t count, const int8_t *weights, int32_t taps,
+                                int32_t channels, int32_t *acc)
+{
+    int32_t o;
+    for (; count > 0; --count) {
+        const int32_t value = *values;
+        for (o = 0; o < channels; ++o) {
+            acc[o] += value * weights[o * taps];
+        }
+        values += step;
+        ++weights;
+    }
+}
+
+/** Output channels at one position; `channels` is a constant where it is called. */
+static inline void conv_channels(const saaug_plain_conv *layer, const int8_t *input, const int8_t *weights, int32_t taps,
+                                 const int32_t *params, int32_t y, int32_t x, int32_t channels, int8_t *output)
+{
+    const saaug_plain_window *const w = &layer->window;
+    const int8_t zero_point = (int8_t)layer->input_zero_point;
+    const int32_t left = x * w->stride_w - w->pad_left;
+    int32_t acc[SIDE_BY_SIDE], o, i, j, columns;
+    for (o = 0; o < channels; ++o) {
+        acc[o] = params[3 * o];
+    }
+    for (i = 0; i < w->kernel_h; ++i) {
+        for (j = 0; j < w->kernel_w; j += columns) {
+            const int8_t *values = pixel(w, input, y, x, i, j);
+            int32_t step = 1;
+            columns = 1;
+            if (values == NULL) {
+                values = &zero_point;
+                step = 0;
+            } else if (w->dilation_w == 1) { /* what is left of the window's row, or of the image's */
+                columns = w->kernel_w - j < w->in_w - left - j ? w->kernel_w - j : w->in_w - left - j;
+            }
+            add_products(values, step, columns * w->in_c, weights, taps, channels, acc);
+            weights += columns * w->in_c;
+        }
+    }
+    for (o = 0; o < channels; ++o) {
+        output[o] = finish(layer, acc[o], params + 3 * o);
+    }
+}
+
 void saaug_plain_conv_2d(const saaug_plain_conv *layer, const int8_t *input, const int8_t *weights, const int32_t *params,
                          int8_t *output)
 {
     const saaug_plain_window *const w = &layer->window;
-    int32_t y, x, o, i, j, c;
+    const int32_t taps = w->kernel_h * w->kernel_w * w->in_c;
+    int32_t y, x, o;
     for (y = 0; y < w->out_h; ++y) {
         for (x = 0; x < w->out_w; ++x) {
-            const int8_t *weight = weights;
-            for (o = 0; o < w->out_c; ++o) {
-                int32_t acc = params[3 * o];
-                for (i = 0; i < w->kernel_h; ++i) {
-                    for (j = 0; j < w->kernel_w; ++j) {
-                        const int8_t *const values = pixel(w, input, y, x, i, j);
-                        for (c = 0; c < w->in_c; ++c) {
-                            acc += *weight++ * (values != NULL ? values[c] : layer->input_zero_point);
-                        }
-                    }
-                }
-                *output++ = finish(layer, acc, params + 3 * o);
+            for (o = 0; o + SIDE_BY_SIDE <= w->out_c; o += SIDE_BY_SIDE) {
+                conv_channels(layer, input, weights + o * taps, taps, params + 3 * o, y, x, SIDE_BY_SIDE, output + o);
             }
+            for (; o < w->out_c; ++o) {
+                conv_channels(layer, input, weights + o * taps, taps, params + 3 * o, y, x, 1, output + o);
+            }
+            output += w->out_c;
         }
     }
 }
@@ -129,12 +172,13 @@ int saaug_plain_check_conv(const saaug_plain_conv *layer, const int8_t *weights,
 
 void saaug_plain_add_tensors(const saaug_plain_add *layer, const int8_t *a, const int8_t *b, int8_t *output)
 {
+    const saaug_plain_add l = *layer; /* which the output might be, for all that the compiler knows */
     int32_t i;
-    for (i = 0; i < layer->count; ++i) {
-        const int32_t first = rescale(shift_left(a[i] - layer->zero_points[0], 20), layer->inputs[0]);
-        const int32_t second = rescale(shift_left(b[i] - layer->zero_points[1], 20), layer->inputs[1]);
-        const int32_t sum = rescale(first + second, layer->output) + layer->output_zero_point;
-        output[i] = (int8_t)clamp(sum, layer->act_min, layer->act_max);
+    for (i = 0; i < l.count; ++i) {
+        const int32_t first = rescale(shift_left(a[i] - l.zero_points[0], 20), l.inputs[0]);
+        const int32_t second = rescale(shift_left(b[i] - l.zero_points[1], 20), l.inputs[1]);
+        const int32_t sum = rescale(first + second, l.output) + l.output_zero_point;
+        output[i] = (int8_t)clamp(sum, l.act_min, l.act_max);
     }
 }
 

@@ -1,12 +1,11 @@
-/* ADDER_CONV_2D, portable: blocks of packed pixels (saaug_blocks.h), distances two at a time (saaug_distance.h). */
-#include "saaug_blocks.h"
-#include "saaug_distance.h"
+/* ADDER_CONV_2D, portable: blocks of pixels (saaug_blocks.h), distances by table (saaug_distance_table.h). */
+#include "saaug_distance_table.h"
 
-#define GROUP_CHANNELS 16 /* that are computed together; pixels are packed once for each group */
+#define GROUP_CHANNELS 32 /* that are computed together; pixels find their places once for each group */
 
 typedef struct {
     int32_t taps, chunk, chunks, channels;
-    int64_t scales, accs, bytes; /* into scratch, the block being first; all of it */
+    int64_t block, scales, accs, bytes; /* into scratch, the table being first; all of it */
 } layout;
 
 /* For columns of `words` words. */
@@ -14,10 +13,12 @@ static layout lay_out(const saaug_options *options, const saaug_shape *shape, in
 {
     layout l;
     l.taps = options->kernel_h * options->kernel_w * shape->in_c;
-    l.chunk = l.taps < SAAUG_DISTANCE_TAPS ? l.taps : SAAUG_DISTANCE_TAPS;
+    l.chunks = saaug_divide_up(l.taps, SAAUG_DISTANCE_BLOCK_TAPS);
+    l.chunk = saaug_divide_up(saaug_divide_up(l.taps, l.chunks), 4) * 4;
     l.chunks = saaug_divide_up(l.taps, l.chunk);
     l.channels = shape->out_c < GROUP_CHANNELS ? shape->out_c : GROUP_CHANNELS;
-    l.scales = (int64_t)l.chunk * words * 4;
+    l.block = SAAUG_DISTANCE_TABLE_BYTES;
+    l.scales = l.block + (int64_t)l.chunk * words * 8;
     l.accs = l.scales + (int64_t)l.channels * (int64_t)sizeof(saaug_bucket_scale);
     l.bytes = l.accs + (int64_t)8 * words * l.channels;
     return l;
@@ -30,44 +31,15 @@ static int64_t size(const saaug_options *options, const saaug_shape *shape, int3
 
 SAAUG_PORTABLE_SIZES(saaug_adder_conv_2d_s8, size)
 
-/* Sums of the pixels of each word of the columns. */
-static void sum_columns(const uint32_t *block, int32_t taps, uint32_t *sums)
+/* Adds a block's distances to a channel's accumulators, or sets them to those of the first one. */
+static inline void add_distances(const uint32_t *block, const uint8_t *table, const uint8_t *row, int32_t taps,
+                                 int32_t positions, int first, int32_t *acc)
 {
-    int32_t k;
-    for (k = 0; k < SAAUG_WORDS; ++k) {
-        sums[k] = 0;
-    }
-    for (; taps > 0; --taps) {
-        for (k = 0; k < SAAUG_WORDS; ++k) {
-            sums[k] += block[k];
-        }
-        block += SAAUG_WORDS;
-    }
-}
-
-/* Adds the distances of `taps` columns from a channel's weights to its accumulators. */
-static void run(const uint32_t *block, const uint8_t *row, int32_t taps, const uint32_t *pixels, int32_t *acc)
-{
-    const uint32_t ones = saaug_distance_ones();
-    int32_t first, t, k;
-    for (first = 0; first < SAAUG_WORDS; first += SAAUG_DISTANCE_WORDS) {
-        const uint32_t *column = block + first;
-        uint32_t parts[SAAUG_DISTANCE_WORDS];
-        int32_t weights = -128 * taps;
-        for (k = 0; k < SAAUG_DISTANCE_WORDS; ++k) {
-            parts[k] = 0;
-        }
-        for (t = 0; t < taps; ++t) {
-            const uint32_t stored = row[t];
-            const uint32_t bias = saaug_distance_bias(stored);
-            weights += (int32_t)stored;
-            for (k = 0; k < SAAUG_DISTANCE_WORDS; ++k) {
-                parts[k] += saaug_distance_part(column[k], bias, ones);
-            }
-            column += SAAUG_WORDS;
-        }
-        for (k = 0; k < SAAUG_DISTANCE_WORDS; ++k) {
-            saaug_distance_spill(parts[k], weights, pixels[first + k], acc + 2 * (first + k));
+    int32_t more[SAAUG_PIXELS], k;
+    saaug_distance_sums(block, table, row, saaug_divide_up(taps, 4), positions, first ? acc : more);
+    if (!first) {
+        for (k = 0; k < positions; ++k) {
+            acc[k] += more[k];
         }
     }
 }
@@ -79,10 +51,12 @@ saaug_status saaug_adder_conv_2d_s8_portable(const saaug_options *options, const
     const layout l = lay_out(options, shape, SAAUG_WORDS);
     const int32_t row_bytes = saaug_row_bytes(options, shape);
     const int32_t pixels = shape->batches * shape->out_h * shape->out_w;
-    uint32_t *const block = scratch;
+    uint8_t *const table = scratch;
+    uint32_t *const block = (void *)((uint8_t *)scratch + l.block);
     saaug_bucket_scale *const scales = (void *)((uint8_t *)scratch + l.scales);
     int32_t *const accs = (void *)((uint8_t *)scratch + l.accs);
-    int32_t p, o, first, chunk, k;
+    int32_t p, o, first, chunk;
+    saaug_distance_table(table);
     for (first = 0; first < shape->out_c; first += l.channels) {
         const int32_t channels = shape->out_c - first < l.channels ? shape->out_c - first : l.channels;
         const uint8_t *const rows = weights + (size_t)first * (size_t)row_bytes;
@@ -98,18 +72,12 @@ saaug_status saaug_adder_conv_2d_s8_portable(const saaug_options *options, const
             saaug_block_window windows[SAAUG_PIXELS];
             int32_t first_tap = 0;
             saaug_block_walk_take(&walk, options, shape, count, windows);
-            for (k = 0; k < channels * SAAUG_PIXELS; ++k) {
-                accs[k] = 0;
-            }
             for (chunk = 0; chunk < l.chunks; ++chunk) {
                 const int32_t taps = l.taps - first_tap < l.chunk ? l.taps - first_tap : l.chunk;
-                const uint8_t *row = rows + first_tap;
-                uint32_t sums[SAAUG_WORDS];
-                saaug_blocks_pack(options, shape, input, windows, &tap, taps, SAAUG_WORDS, block);
-                sum_columns(block, taps, sums);
+                saaug_distance_places(options, shape, input, windows, &tap, taps, count, table, block);
                 for (o = 0; o < channels; ++o) {
-                    run(block, row, taps, sums, accs + o * SAAUG_PIXELS);
-                    row += row_bytes;
+                    const uint8_t *const row = rows + first_tap + (size_t)o * (size_t)row_bytes;
+                    add_distances(block, table, row, taps, count, chunk == 0, accs + o * SAAUG_PIXELS);
                 }
                 first_tap += taps;
             }

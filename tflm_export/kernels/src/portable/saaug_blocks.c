@@ -43,15 +43,13 @@ void saaug_block_walk_take(saaug_block_walk *walk, const saaug_options *options,
     *walk = w;
 }
 
-/* The pixel under a tap of a window, or NULL. */
-static const int8_t *find(const saaug_shape *shape, const int8_t *input, const saaug_block_window *at,
-                          const saaug_block_tap *t)
+saaug_block_steps saaug_block_steps_of(const saaug_options *options, const saaug_shape *shape)
 {
-    if ((uint32_t)(at->top + t->down) >= (uint32_t)shape->in_h ||
-        (uint32_t)(at->left + t->right) >= (uint32_t)shape->in_w) {
-        return NULL;
-    }
-    return input + (at->offset + t->offset);
+    saaug_block_steps steps;
+    steps.right = (uint32_t)(options->dilation_w * shape->in_c);
+    steps.down = (uint32_t)(options->dilation_h * shape->in_w) * (uint32_t)shape->in_c -
+                 (uint32_t)options->kernel_w * steps.right;
+    return steps;
 }
 
 /* Two pixels' channels into the same word of successive columns. */
@@ -86,15 +84,13 @@ void saaug_blocks_pack(const saaug_options *options, const saaug_shape *shape, c
                        const saaug_block_window *windows, saaug_block_tap *t, int32_t count, int32_t words,
                        uint32_t *block)
 {
-    const uint32_t right_step = (uint32_t)(options->dilation_w * shape->in_c);
-    const uint32_t down_step = (uint32_t)(options->dilation_h * shape->in_w) * (uint32_t)shape->in_c -
-                               (uint32_t)options->kernel_w * right_step;
+    const saaug_block_steps steps = saaug_block_steps_of(options, shape);
     while (count > 0) {
         const int32_t run = count < shape->in_c - t->c ? count : shape->in_c - t->c;
         int32_t k;
         for (k = 0; k < words; ++k) {
-            const int8_t *const low = find(shape, input, windows + 2 * k, t);
-            const int8_t *const high = find(shape, input, windows + 2 * k + 1, t);
+            const int8_t *const low = saaug_block_pixel(shape, input, windows + 2 * k, t);
+            const int8_t *const high = saaug_block_pixel(shape, input, windows + 2 * k + 1, t);
             if (low != NULL && high != NULL) {
                 pack_pair(low + t->c, high + t->c, run, block + k);
             } else {
@@ -104,17 +100,6 @@ void saaug_blocks_pack(const saaug_options *options, const saaug_shape *shape, c
         }
         block += run * SAAUG_WORDS;
         count -= run;
-        t->c += run;
-        if (t->c == shape->in_c) {
-            t->c = 0;
-            t->right += options->dilation_w;
-            t->offset += right_step;
-            if (++t->j == options->kernel_w) {
-                t->j = 0;
-                t->right = 0;
-                t->down += options->dilation_h;
-                t->offset += down_step;
-            }
-        }
+        saaug_block_tap_move(options, shape, &steps, t, run);
     }
 }

@@ -30,6 +30,43 @@ typedef struct {
     uint32_t offset;
 } saaug_block_tap;
 
+/** How far apart the pixels of neighbouring taps are: in a row of the window, and from its end to the next row's start.
+ */
+typedef struct {
+    uint32_t right, down;
+} saaug_block_steps;
+
+saaug_block_steps saaug_block_steps_of(const saaug_options *options, const saaug_shape *shape);
+
+/** The pixel under a tap of a window, or NULL outside of the image. */
+static inline const int8_t *saaug_block_pixel(const saaug_shape *shape, const int8_t *input,
+                                              const saaug_block_window *at, const saaug_block_tap *tap)
+{
+    if ((uint32_t)(at->top + tap->down) >= (uint32_t)shape->in_h ||
+        (uint32_t)(at->left + tap->right) >= (uint32_t)shape->in_w) {
+        return NULL;
+    }
+    return input + (at->offset + tap->offset);
+}
+
+/** Moves a tap on by channels of its pixel, at most to the next pixel. */
+static inline void saaug_block_tap_move(const saaug_options *options, const saaug_shape *shape,
+                                        const saaug_block_steps *steps, saaug_block_tap *tap, int32_t channels)
+{
+    tap->c += channels;
+    if (tap->c == shape->in_c) {
+        tap->c = 0;
+        tap->right += options->dilation_w;
+        tap->offset += steps->right;
+        if (++tap->j == options->kernel_w) {
+            tap->j = 0;
+            tap->right = 0;
+            tap->down += options->dilation_h;
+            tap->offset += steps->down;
+        }
+    }
+}
+
 saaug_block_walk saaug_block_walk_begin(const saaug_options *options, const saaug_shape *shape);
 
 /** Takes the windows of the next `count` positions, at most SAAUG_PIXELS; those that are missing repeat the last. */

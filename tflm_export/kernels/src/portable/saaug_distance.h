@@ -1,10 +1,10 @@
 /**
  * @file saaug_distance.h
- * Add layers on cores without packed absolute differences: two pixels in every operation.
+ * Depthwise add layers on cores without packed absolute differences: two pixels in every operation.
  *
- * |x - w| = (w - x) + 2 * max(x - w, 0). The first part sums to a constant of the channel less a sum of the pixel that
- * all channels share. For the second, t = x - w + 256 is in [1, 511] for each pixel of a word: bit 8 says whether x >=
- * w, and the bits below it are x - w then.
+ * |x - w| = (w - x) + 2 * max(x - w, 0). The first part sums to a constant of the channel less a sum of the pixels.
+ * For the second, t = x - w + 256 is in [1, 511] for each pixel of a word: bit 8 says whether x >= w, and the bits
+ * below it are x - w then.
  */
 #ifndef SAAUG_DISTANCE_H
 #define SAAUG_DISTANCE_H
