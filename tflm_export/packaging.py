@@ -163,7 +163,7 @@ static int8_t output[sizeof sample_outputs[0]];
 /* Behind every layer; what it takes is not counted. */
 void saaug_profile(const saaug_profile_layer *layer, uint32_t ticks)
 {
-    @SAY@("%-26s %-26s %10lu MACs %10lu ticks\n", layer->name, layer->operation, (unsigned long)layer->macs,
+    @SAY@("%-26s %-26s %10lu MACs %10lu ticks\\n", layer->name, layer->operation, (unsigned long)layer->macs,
           (unsigned long)ticks);
 }
 

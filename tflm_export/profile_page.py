@@ -7,7 +7,10 @@ from tflm_export.profiling import Profile
 
 COLUMNS = ("layer", "operator", "MACs", "instructions", "per MAC", "share")
 
-_TEXT = "text{font:12px system-ui,sans-serif;fill:#5a6475}text.name,text.total{fill:#1d2330}text.total{font-weight:600}"
+_TEXT = (
+    "text{font:12px system-ui,sans-serif;font-variant-numeric:tabular-nums;fill:#5a6475}"
+    "text.name,text.total{fill:#1d2330}text.total{font-weight:600}"
+)
 _STYLE = f"""
 body{{font:15px/1.5 system-ui,sans-serif;color:#1d2330;background:#fff;margin:0}}
 main{{max-width:62rem;margin:2rem auto;padding:0 1rem}}
@@ -36,7 +39,7 @@ def rows(profile: Profile) -> list[tuple]:
         for layer in profile.layers
     ]
     if profile.between is not None:
-        found.append(("between the layers", "", None, profile.between, None, profile.between / profile.total))
+        found.append(("between layers", "", None, profile.between, None, profile.between / profile.total))
     macs = sum(layer.macs for layer in profile.layers)
     return [*found, ("one inference", "", macs or None, profile.total, profile.total / macs if macs else None, 1.0)]
 
@@ -45,7 +48,7 @@ def cells(row) -> list[str]:
     """A row's figures as text; what there is not is empty."""
     name, operator, macs, instructions, per_mac, share = row
     number = "" if macs is None else f"{macs:,}"
-    return [name, operator, number, f"{instructions:,}", "" if per_mac is None else f"{per_mac:.2f}", f"{100 * share:.1f} %"]
+    return [name, operator, number, f"{instructions:,}", "" if per_mac is None else f"{per_mac:.2f}", _percent(share)]
 
 
 def title(name: str, profile: Profile) -> str:
@@ -106,14 +109,15 @@ def _bars_of(name, profile, top):
         items.append(_bar(left, y + 3, 12, _ROW - 9, colour, operator))
         items.append(words(left + 20, y + 14, operator, extra=' class="name"'))
         items += [
-            words(end, y + 14, text, "end") for end, text in zip(ends, (f"{count:,}", _share(count, profile)), strict=False)
+            words(end, y + 14, text, "end")
+            for end, text in zip(ends, (f"{count:,}", _percent(count / profile.total)), strict=False)
         ]
         y += _ROW - 2
     return items, y + 14
 
 
-def _share(count, profile):
-    return f"{100 * count / profile.total:.1f} %"
+def _percent(share):
+    return f"{round(100 * share, 1) + 0.0:.1f} %"  # no -0.0
 
 
 def _bar(x, y, width, height, colour, hint):

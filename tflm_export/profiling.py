@@ -121,8 +121,13 @@ def _profile_on(core, network, folder):
         if instructions is None:
             raise RuntimeError(f"{_OWNER}: {core.name}: layer '{name}' takes more instructions than the core's counter counts.")
         layers.append(Layer(name, flatbuffer.operator_name(step, network.flavour), report.count_macs(step), instructions))
-    version = subprocess.run([core.compiler, "-dumpversion"], capture_output=True, text=True, check=True).stdout.strip()
-    return Profile(core.name, f"{core.compiler} {version}", kernels, tuple(layers), count(core, folder))
+    return Profile(core.name, _version(core), kernels, tuple(layers), count(core, folder))
+
+
+def _version(core):
+    """Name and version of a core's compiler."""
+    done = subprocess.run([core.compiler, "-dumpversion"], capture_output=True, text=True, check=True)
+    return f"{core.compiler} {done.stdout.strip()}"
 
 
 def _run(core, folder, name, *flags):
