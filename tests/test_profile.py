@@ -144,6 +144,13 @@ def test_a_program_of_cxx_gets_every_layer_by_a_clock_of_its_own(compiler, proje
     assert rows[0][2:5] == ['odd "name" \\ ??(', "SHIFT_CONV_2D", str(4 * 3 * 6 * 27)]
 
 
+def test_the_function_of_the_guide_compiles(tmp_path):
+    page = (HERE.parent / "docs" / "export-to-a-board.md").read_text()
+    (text,) = re.findall(r"^```c\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "guide.c").write_text(text)
+    run("gcc", "-std=c99", *STRICT, "-fsyntax-only", f"-I{native.PLAIN}", "guide.c", cwd=tmp_path)
+
+
 TARGETS = {
     "m0": ("arm-none-eabi-gcc", "-mcpu=cortex-m0", "-mthumb"),
     "m4": ("arm-none-eabi-gcc", "-mcpu=cortex-m4", "-mthumb"),

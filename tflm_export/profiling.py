@@ -138,7 +138,10 @@ def _run(core, folder, name, *flags):
     image = emulator.build(
         core, [emulator.HERE / "inference.c", *sources, *objects], folder, include=(folder, *include), flags=flags, name=name
     )
-    result = emulator.run(core, image)
+    try:
+        result = emulator.run(core, image)
+    except subprocess.TimeoutExpired as error:
+        raise RuntimeError(f"{_OWNER}: {core.name}: one inference must end within {error.timeout:.0f} s in QEMU.") from error
     words = result.output.split()
     if result.status or words[-1:] != ["1"]:
         raise RuntimeError(

@@ -84,6 +84,9 @@ def run(args) -> int:
     if args.json:
         common.show(args, result)
         return 0
+    operators = {layer.operator for profile in profiles for layer in profile.layers}
+    if products := sorted(operators & {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"}):
+        common.say(args, f"{', '.join(products)}: in plain C here; a board's own library is faster at products.")
     for profile in profiles:
         rows = [tuple(profile_page.cells(row)) for row in profile_page.rows(profile)]
         common.show(args, result, title=profile_page.title(name, profile), rows=rows, columns=profile_page.COLUMNS)
