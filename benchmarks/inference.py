@@ -16,7 +16,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-
 import tflm_export  # noqa: E402
 from saaug_keras import datasets, zoo  # noqa: E402
 from saaug_keras.zoo import making  # noqa: E402

@@ -24,7 +24,6 @@ import numpy as np
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-
 import kernel_cases  # noqa: E402
 
 from tflm_export import emulator, native  # noqa: E402

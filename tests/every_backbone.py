@@ -19,7 +19,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-
 import numpy as np  # noqa: E402
 from export_models import assert_every_tensor_equal, small_backbone  # noqa: E402
 

@@ -55,6 +55,15 @@ def project(tmp_path_factory):
     return folder, network
 
 
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory):
+    """Object files of the kernels for this machine: they are the same in every project."""
+    folder = tmp_path_factory.mktemp("kernels")
+    include = [f"-I{native.KERNELS / part}" for part in ("include", "src")]
+    run("gcc", "-std=c99", "-DSAAUG_FORCE_REFERENCE", *include, "-c", *native.kernel_sources(), cwd=folder)
+    return sorted(folder.glob("*.o"))
+
+
 @pytest.mark.parametrize("core", ["m4", "m0", "rv32"])
 def test_layers_are_those_of_the_network_and_their_sum_is_the_inference(core, digits):
     if reason := emulator.missing(emulator.CORES[core]):
@@ -126,16 +135,17 @@ int main() {
 
 
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
-def test_a_program_of_cxx_gets_every_layer_by_a_clock_of_its_own(compiler, project, tmp_path):
+def test_a_program_of_cxx_gets_every_layer_by_a_clock_of_its_own(compiler, project, kernels, tmp_path):
     if not shutil.which(compiler):
         pytest.skip(f"no {compiler}")
     folder, network = project
     flags = [*STRICT, "-DSAAUG_PROFILE", "-DSAAUG_FORCE_REFERENCE"]
     flags += [f"-I{path}" for path in (folder, folder / "kernels/include", folder / "kernels/src")]
     own = [folder / file for file in ("net.c", "net_data.c", "samples.c", "saaug_plain.c")]
-    run(compiler, "-std=c99", *flags, "-c", *own, *native.kernel_sources(), cwd=tmp_path)
+    run(compiler, "-std=c99", *flags, "-c", *own, cwd=tmp_path)
     (tmp_path / "main.cc").write_text(PROGRAM)
-    run({"gcc": "g++", "clang": "clang++"}[compiler], "-std=c++17", *flags, "main.cc", *tmp_path.glob("*.o"), cwd=tmp_path)
+    files = ["main.cc", *tmp_path.glob("*.o"), *kernels]
+    run({"gcc": "g++", "clang": "clang++"}[compiler], "-std=c++17", *flags, *files, cwd=tmp_path)
     rows = [line.split("|") for line in run(tmp_path / "a.out", cwd=tmp_path).splitlines()]
     assert rows == [
         ["net", str(index), step.op.name, flatbuffer.operator_name(step, "custom"), str(report.count_macs(step)), "1"]
@@ -206,7 +216,7 @@ STUBS = {
 
 
 @pytest.mark.parametrize("layout", packaging.LAYOUTS)
-def test_the_sample_program_of_every_layout_prints_the_layers(layout, project, tmp_path):
+def test_the_sample_program_of_every_layout_prints_the_layers(layout, project, kernels, tmp_path):
     folder, network = tmp_path / "project", project[1]
     folder.mkdir()
     samples = firmware.Samples.of(network, images_like((9, 7, 3), 2))
@@ -222,8 +232,9 @@ def test_the_sample_program_of_every_layout_prints_the_layers(layout, project, t
     run(*compiler, *flags, "-c", program, "-o", "program.o", cwd=tmp_path)
     assert "-DSAAUG_PROFILE" in (folder / "README.md").read_text() or layout == "esp-idf"
     if layout in ("plain", "cmake", "platformio"):
-        files = [path for path in folder.rglob("*.c") if path != program]
-        run("gcc", "-std=c99", *flags, *files, "program.o", "-o", "program", cwd=tmp_path)
+        own = [folder / row.source(file) for file in ("net.c", "net_data.c", "saaug_plain.c")]
+        own.append(program.parent / "samples.c")
+        run("gcc", "-std=c99", *flags, *own, "program.o", *kernels, "-o", "program", cwd=tmp_path)
         text = run(tmp_path / "program", cwd=tmp_path)
         found = re.findall(r"^.{26} (\w+) +(\d+) MACs +\d+ ticks$", text, re.MULTILINE)
         expected = [(flatbuffer.operator_name(s, "custom"), str(report.count_macs(s))) for s in network.steps]
@@ -267,8 +278,8 @@ def test_the_command_takes_a_file_and_several_cores(tmp_path, capsys):
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["digits-shift", "--core", "m9"], "tflm_export.profile: `cores` must be one of 'm0', 'm3', .* Received: cores='m9'"),
-        (["digits-shift", "--core", "m4,"], "`cores` must be one of .*Received: cores=''"),
+        (["digits-shift", "--core", "m9"], "profile: `--core` must be one of 'm0', 'm3', .* Received: --core='m9'"),
+        (["digits-shift", "--core", "m4,"], "profile: `--core` must be one of .*Received: --core=''"),
         (["digits-shif"], "profile: MODEL must be a .keras file, .* Received: digits-shif"),
         (["digits-shift", "--out", "bars.png"], "profile: `--out` must be a file of suffix .svg or .html. Received: bars.png"),
         (["here.keras"], "profile: a MODEL that is no entry of the zoo must come with --dataset or --images"),
@@ -277,6 +288,8 @@ def test_the_command_takes_a_file_and_several_cores(tmp_path, capsys):
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(words, message, tmp_path, capsys, monkeypatch):
+    if reason := emulator.missing(emulator.CORES["m4"]):
+        pytest.skip(reason)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here.keras").write_text("no archive")
     assert cli.main(["profile", *words]) == 2
@@ -292,6 +305,12 @@ def test_tools_that_are_missing_are_named_with_their_packages(core, package, dig
     with pytest.raises(FileNotFoundError, match=rf"profile: {core}: .*-gcc and qemu-.* not found; .*{package}") as raised:
         tflm_export.profile(model, images, cores=(core,), observation=observation)
     assert ("riscv" in str(raised.value)) == (core == "rv32")
+
+
+@pytest.mark.parametrize("cores", ["m4", (), ("m4", "m5")])
+def test_names_of_cores_that_are_none_are_refused(cores, digits):
+    with pytest.raises(ValueError, match=r"tflm_export.profile: `cores` must be .* Received: cores="):
+        tflm_export.profile(*digits[:2], cores=cores, observation=digits[2])
 
 
 def test_a_count_that_is_no_count_is_refused(digits, monkeypatch):

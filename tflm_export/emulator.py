@@ -20,6 +20,8 @@ import shutil
 import subprocess
 import tempfile
 
+from saaug_keras import _validate
+
 HERE = pathlib.Path(__file__).resolve().parent / "emulated"
 
 # Debian and Ubuntu packages with everything that a core needs.
@@ -108,6 +110,23 @@ CORES = {
         _riscv("rv32-no-m", "rv32iac", "ilp32", "rv32,m=off,f=off,d=off"),
     )
 }
+
+
+def cores_of(owner, names, argument="cores") -> list[Core]:
+    """The cores of these names, whose tools are all there.
+
+    Args:
+        owner, argument: whose argument they are, for messages.
+    Raises:
+        ValueError: no name at all, or an unknown one. FileNotFoundError: tools that are missing; names their packages.
+    """
+    if isinstance(names, str) or not names:
+        raise ValueError(f"{owner}: `{argument}` must be names of cores, at least one. Received: {argument}={names!r}.")
+    found = [CORES[_validate.one_of(owner, argument, name, tuple(CORES))] for name in names]
+    for core in found:
+        if reason := missing(core):
+            raise FileNotFoundError(f"{owner}: {core.name}: {reason}")
+    return found
 
 
 def missing(core):

@@ -8,7 +8,6 @@ import subprocess
 import tempfile
 from dataclasses import dataclass
 
-from saaug_keras import _validate
 from tflm_export import emulator, exporting, firmware, flatbuffer, native, report
 
 _OWNER = "tflm_export.profile"
@@ -72,8 +71,8 @@ def profile(
 ) -> tuple[Profile, ...]:
     """Instructions of every layer of a Keras model, exported as plain C and run in the emulator.
 
-    Exact and repeatable for one compiler: instructions, not cycles. Of a Cortex-M a layer's are exact to a tick of 4 to 8.
-    The network's output must be the reference interpreter's, byte for byte.
+    Repeatable for one compiler: instructions, not cycles. The hooks put less than 16 into a layer; on a Cortex-M that
+    includes the clock's tick, of 4 to 8. The network's output must be the reference interpreter's, byte for byte.
 
     Args:
         model, representative_data, requantization, input_range, observation: as `export`.
@@ -85,12 +84,7 @@ def profile(
         FileNotFoundError: a core's compiler or emulator is not there; names its packages.
         RuntimeError: a program that did not build, or that gave another output.
     """
-    if isinstance(cores, str) or not cores:
-        raise ValueError(f"{_OWNER}: `cores` must be names of cores, at least one. Received: cores={cores!r}.")
-    for name in cores:
-        _validate.one_of(_OWNER, "cores", name, tuple(emulator.CORES))
-        if missing := emulator.missing(emulator.CORES[name]):
-            raise FileNotFoundError(f"{_OWNER}: {name}: {missing}")
+    chosen = emulator.cores_of(_OWNER, cores)
     images, _ = exporting.as_array(representative_data)
     network = exporting.compile_network(
         model, images, flavour="custom", requantization=requantization, input_range=input_range, observation=observation
@@ -98,7 +92,7 @@ def profile(
     with tempfile.TemporaryDirectory() as directory:
         folder = pathlib.Path(directory)
         firmware.write_c(network, "net", firmware.Samples.of(network, images[:1]), folder)
-        return tuple(_profile_on(emulator.CORES[name], network, folder) for name in cores)
+        return tuple(_profile_on(core, network, folder) for core in chosen)
 
 
 def count(core: emulator.Core, folder) -> int | None:

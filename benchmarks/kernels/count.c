@@ -6,8 +6,8 @@
 #include <string.h>
 
 #include "baseline.h"
-#include "saaug_profile.h"
 #include "saaug_nn.h"
+#include "saaug_profile.h"
 
 #define LAYER(NAME, name, number, KIND, TERMS) [number] = saaug_##name##_s8,
 #define SIZE(NAME, name, number, KIND, TERMS) [number] = saaug_##name##_s8_get_buffer_size,

@@ -17,6 +17,9 @@ from saaug_keras.cli.export import (
 
 def add_parser(subparsers):
     """The parser of `saaug profile`."""
+    from tflm_export import emulator
+
+    *others, last = emulator.CORES
     parser = subparsers.add_parser(
         "profile",
         help="instructions of every layer on a microcontroller core",
@@ -27,10 +30,7 @@ def add_parser(subparsers):
         "model", metavar="MODEL", help="a .keras file, the folder of a `saaug train` run, or an entry of the zoo"
     )
     parser.add_argument(
-        "--core",
-        default="m4",
-        metavar="CORE,...",
-        help="m0, m3, m4, m7, m55, rv32 or rv32-no-m, or several of them (default: m4)",
+        "--core", default="m4", metavar="CORE,...", help=f"{', '.join(others)} or {last}, or several of them (default: m4)"
     )
     parser.add_argument("--out", metavar="FILE", help="also write a picture, FILE.svg, or a page, FILE.html")
     add_requantization_option(parser)
@@ -42,7 +42,10 @@ def add_parser(subparsers):
 def run(args) -> int:
     """Counts."""
     from saaug_keras import zoo
+    from tflm_export import emulator
 
+    cores = tuple(args.core.split(","))
+    emulator.cores_of("profile", cores, "--core")
     check_image_options("profile", args)
     out = None if args.out is None else pathlib.Path(args.out)
     if out is not None and out.suffix not in (".html", ".svg"):
@@ -71,7 +74,7 @@ def run(args) -> int:
     profiles = tflm_export.profile(
         model,
         images,
-        cores=tuple(args.core.split(",")),
+        cores=cores,
         requantization=args.requantization,
         input_range=None if args.input_range is None else tuple(args.input_range),
         observation=observation,
