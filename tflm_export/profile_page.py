@@ -29,7 +29,7 @@ _HUES = {
 }
 _OTHERS = ("#c2410c", "#e6a23c", "#8a6d00", "#cc79a7", "#b91c1c", "#0f766e")
 _WIDTH, _ROW, _HEAD = 900, 22, 58
-_VALUES = (("instructions", 96), ("share", 166), ("per MAC", 232))  # heading, right end behind the bars
+_VALUES = (("instructions", 96), ("per MAC", 162), ("share", 232))  # heading, right end behind the bars
 
 
 def rows(profile: Profile) -> list[tuple]:
@@ -95,23 +95,22 @@ def _bars_of(name, profile, top):
     items += [words(end, top + _HEAD, heading, "end") for end, (heading, _) in zip(ends, _VALUES, strict=True)]
     y = top + _HEAD + 8
     for layer, row in zip(profile.layers, rows(profile), strict=False):
-        _, _, _, instructions, per_mac, share = cells(row)
-        hint = f"{layer.name}, {layer.operator}: {instructions} instructions, {share}"
+        _, _, _, *texts = cells(row)
+        hint = f"{layer.name}, {layer.operator}: {texts[0]} instructions, {texts[-1]}"
         shown = layer.name if len(layer.name) <= 28 else f"{layer.name[:27]}…"
         items.append(words(left - 10, y + 15, shown, "end", ' class="name"'))
         items.append(_bar(left, y + 3, bar(layer.instructions) - left, _ROW - 6, colours[layer.operator], hint))
-        items += [words(end, y + 15, text, "end") for end, text in zip(ends, (instructions, share, per_mac), strict=True)]
+        items += [words(end, y + 15, text, "end") for end, text in zip(ends, texts, strict=True)]
         y += _ROW
     items.append(line(left, top + _HEAD + 6, left, y + 2, "#c3c9d4"))
     y += 12
     for operator, colour in colours.items():
-        count = sum(layer.instructions for layer in profile.layers if layer.operator == operator)
+        own = [layer for layer in profile.layers if layer.operator == operator]
+        macs, count = sum(layer.macs for layer in own), sum(layer.instructions for layer in own)
+        _, _, _, *texts = cells((operator, operator, macs, count, count / macs if macs else None, count / profile.total))
         items.append(_bar(left, y + 3, 12, _ROW - 9, colour, operator))
         items.append(words(left + 20, y + 14, operator, extra=' class="name"'))
-        items += [
-            words(end, y + 14, text, "end")
-            for end, text in zip(ends, (f"{count:,}", _percent(count / profile.total)), strict=False)
-        ]
+        items += [words(end, y + 14, text, "end") for end, text in zip(ends, texts, strict=True)]
         y += _ROW - 2
     return items, y + 14
 
