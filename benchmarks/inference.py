@@ -14,27 +14,12 @@ import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-import emulator  # noqa: E402
+sys.path.insert(0, str(ROOT))
 
 import tflm_export  # noqa: E402
 from saaug_keras import datasets, zoo  # noqa: E402
 from saaug_keras.zoo import making  # noqa: E402
-
-
-def count(core, folder):
-    """Instructions of one inference of a project of plain C; None for more than the core's counter counts."""
-    include = (folder, folder / "kernels/include", folder / "kernels/src")
-    kernels = (*sorted(folder.glob("kernels/src/*.c")), *sorted(folder.glob("kernels/src/*/*.c")))
-    sources = [path for path in sorted(folder.glob("*.c")) if path.name != "main.c"]
-    main = ROOT / "benchmarks" / "kernels" / "inference.c"
-    image = emulator.build(core, [main, *sources, *kernels], folder, include=include)
-    result = emulator.run(core, image)
-    ticks, right = result.output.split()
-    if result.status or right != "1":
-        raise RuntimeError(f"{core.name}: status {result.status}, output {result.output!r}")
-    return core.instructions(int(ticks)) if ticks != "0" else None
+from tflm_export import emulator, profiling  # noqa: E402
 
 
 def main():
@@ -54,7 +39,7 @@ def main():
         folder = pathlib.Path(directory) / "net"
         tflm_export.export(zoo.load(arguments.name), images, folder, target="c", name="net", observation=entry.observation())
         for name in arguments.cores.split(","):
-            found = count(emulator.CORES[name], folder)
+            found = profiling.count(emulator.CORES[name], folder)
             if found is None:
                 print(f"{arguments.name} {name}: more than its counter counts", flush=True)
                 continue

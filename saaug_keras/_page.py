@@ -58,6 +58,14 @@ def svg(width, height, label, items) -> str:
     return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">{"".join(items)}</svg>'
 
 
+def svg_file(picture, style) -> str:
+    """A picture of `svg` as a file of its own, with the style that a page would give it."""
+    head, _, rest = picture.partition(">")
+    width, height = head.partition('viewBox="0 0 ')[2].split('"')[0].split()
+    head = head.replace("<svg", f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}"', 1)
+    return f'{head}><style>{style}</style><rect width="100%" height="100%" fill="#fff"/>{rest}\n'
+
+
 def words(x, y, text, anchor="start", extra="") -> str:
     """Text that begins, ends or has its middle at a point."""
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{extra}>{escape(text)}</text>'

@@ -19,13 +19,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-import emulator  # noqa: E402
 import numpy as np  # noqa: E402
 from export_models import assert_every_tensor_equal, small_backbone  # noqa: E402
 
 import tflm_export  # noqa: E402
 from saaug_keras import backbones  # noqa: E402
-from tflm_export import flatbuffer, runner  # noqa: E402
+from tflm_export import emulator, flatbuffer, runner  # noqa: E402
 
 OPERATORS = (
     "conv",

@@ -6,16 +6,16 @@ Whole networks on these cores are in test_firmware.py, instruction budgets in te
 import ctypes
 import dataclasses
 
-import emulator
 import kernel_cases
 import numpy as np
 import pytest
 from kernel_cases import BYTE, KERNELS, NIBBLE, OPS
 from test_kernels_host import structs
 
-from tflm_export import native
+from tflm_export import emulator, native
 
 INCLUDE = (KERNELS / "include", KERNELS / "src")
+PROGRAMS = kernel_cases.HERE / "emulated"
 # Version of the kernels that each core's compiler chooses, and the name of its getters of scratch on the host.
 VERSIONS = {
     "m0": "portable4",
@@ -84,7 +84,7 @@ def test_every_layer_is_bit_exact(core, tmp_path):
 def test_scratch_is_what_the_host_plans_for_the_core(core, tmp_path):
     cases = layers()
     kernel_cases.write_cases(tmp_path / "cases.bin", cases)
-    image = build(core, emulator.HERE / "sizes.c", tmp_path)
+    image = build(core, PROGRAMS / "sizes.c", tmp_path)
     sizes = [int(line) for line in emulator.run(core, image, [tmp_path / "cases.bin"]).output.splitlines()]
     library = native.load()
     planned = []
@@ -96,7 +96,7 @@ def test_scratch_is_what_the_host_plans_for_the_core(core, tmp_path):
 
 
 def test_counts_are_exact_and_repeatable(core, tmp_path):
-    image = emulator.build(core, [emulator.HERE / "loop.c"], tmp_path)
+    image = emulator.build(core, [PROGRAMS / "loop.c"], tmp_path, include=[native.PLAIN])
     first, second = (emulator.run(core, image).output.split() for _ in range(2))
     assert first == second
     counts = [core.instructions(int(ticks)) for ticks in first]
@@ -110,7 +110,7 @@ def test_a_core_faults_on_an_instruction_that_it_lacks(name, has_it, tmp_path):
     core = emulator.CORES[name]
     if reason := emulator.missing(core):
         pytest.skip(reason)
-    result = emulator.run(core, emulator.build(core, [emulator.HERE / "multiply.c"], tmp_path), timeout=60)
+    result = emulator.run(core, emulator.build(core, [PROGRAMS / "multiply.c"], tmp_path), timeout=60)
     if has_it:
         assert result == emulator.Result(0, "done\n")
     else:

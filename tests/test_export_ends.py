@@ -227,9 +227,9 @@ def test_endless_data_are_cut_and_noted(monkeypatch):
         "one large batch": lambda: [np.concatenate([images, images])],
     }
     for name, make in endless.items():
-        found, notes = exporting._array(make())
+        found, notes = exporting.as_array(make())
         assert len(found) == 10 and "only the first 10 images" in notes[0], name
-    assert exporting._array([images])[1] == ()
+    assert exporting.as_array([images])[1] == ()
     network = tflm_export.compile_network(model, itertools.cycle([(images, None)]))
     assert "only the first 10 images" in network.notes[0]
     labels = np.zeros(6, int)

@@ -4,7 +4,6 @@ import re
 import shutil
 import subprocess
 
-import emulator
 import keras
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from test_reference_integer import every_builtin_op
 
 import tflm_export
 from saaug_keras import layers as ours
-from tflm_export import firmware, flatbuffer, plan, records
+from tflm_export import emulator, firmware, flatbuffer, plan, records
 
 WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-pedantic", "-Werror")
 

@@ -8,8 +8,9 @@ import json
 import pathlib
 import sys
 
-import emulator
 import pytest
+
+from tflm_export import emulator
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SLACK = 1.02

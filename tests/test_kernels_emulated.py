@@ -1,10 +1,11 @@
 """Random layers on emulated cores: the version that each core's compiler flags choose, bit for bit against NumPy."""
 
-import emulator
 import kernel_cases
 import numpy as np
 import pytest
 from kernel_cases import BIT, BYTE, HERE, KERNELS, NIBBLE, OPS
+
+from tflm_export import emulator
 
 WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-pedantic", "-Werror")
 VERSION = {"m4": "dsp", "m7": "dsp", "m55": "helium"}  # others: portable

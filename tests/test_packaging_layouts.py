@@ -21,7 +21,7 @@ NAMES = ("one", "two")
 FLAGS = ("-DSAAUG_FORCE_REFERENCE", "-Wall", "-Werror")
 EXPECTED = "output as expected"
 BESIDE_THE_SOURCES = {
-    "plain": {"CMakeLists.txt", "main.c", "samples.c", "samples.h", "one.h", "saaug_plain.h"},
+    "plain": {"CMakeLists.txt", "main.c", "samples.c", "samples.h", "one.h", "saaug_plain.h", "saaug_profile.h"},
     "cmake": {
         "CMakeLists.txt",
         "cmake/oneConfig.cmake",
@@ -30,17 +30,20 @@ BESIDE_THE_SOURCES = {
         "example/samples.h",
         "include/one.h",
         "include/saaug_plain.h",
+        "include/saaug_profile.h",
     },
     "arduino": {
         "library.properties",
         "src/one.h",
         "src/saaug_plain.h",
+        "src/saaug_profile.h",
         *(f"examples/Samples/{file}" for file in ("Samples.ino", "samples.c", "samples.h")),
     },
     "platformio": {
         "library.json",
         "include/one.h",
         "include/saaug_plain.h",
+        "include/saaug_profile.h",
         "examples/samples/platformio.ini",
         *(f"examples/samples/src/{file}" for file in ("main.c", "samples.c", "samples.h")),
     },
@@ -50,6 +53,7 @@ BESIDE_THE_SOURCES = {
         "zephyr/Kconfig",
         "include/one.h",
         "include/saaug_plain.h",
+        "include/saaug_profile.h",
         "samples/classify/CMakeLists.txt",
         "samples/classify/prj.conf",
         *(f"samples/classify/src/{file}" for file in ("main.c", "samples.c", "samples.h")),
@@ -59,6 +63,7 @@ BESIDE_THE_SOURCES = {
         "idf_component.yml",
         "include/one.h",
         "include/saaug_plain.h",
+        "include/saaug_profile.h",
         "examples/samples/CMakeLists.txt",
         "examples/samples/main/CMakeLists.txt",
         *(f"examples/samples/main/{file}" for file in ("main.c", "samples.c", "samples.h")),

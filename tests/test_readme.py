@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from saaug_keras import cli
+from tflm_export import emulator
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -32,7 +33,9 @@ def commands(path):
 
 
 def is_absent(words):
-    """Whether a command needs a data set that does not come with the package."""
+    """Whether a command needs a data set that does not come with the package, or an emulator that is not there."""
+    if words[0] == "profile":
+        return any(emulator.missing(emulator.CORES[core]) for core in words[words.index("--core") + 1].split(","))
     return any(word.startswith(("camvid", "cifar")) for word in words)
 
 
@@ -45,7 +48,7 @@ def script_of(path):
         elif language in SHELLS:
             for line in joined_lines(body):
                 words = shlex.split(line, comments=True)
-                if words[:1] == ["saaug"] and not is_absent(words):
+                if words[:1] == ["saaug"] and not is_absent(words[1:]):
                     lines.append(f"from saaug_keras import cli\nassert cli.main({words[1:]!r}) == 0, {line!r}\n")
                 elif words[:1] == ["cd"] and shutil.which("cc"):
                     lines.append(f"import subprocess\nsubprocess.run({line!r}, shell=True, check=True)\n")

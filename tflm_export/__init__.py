@@ -15,11 +15,13 @@ _HOMES = {
     "compile_network": "exporting",
     "export": "exporting",
     "observe": "exporting",
+    "profile": "profiling",
     "Interpreter": "runner",
+    "Profile": "profiling",
     "Report": "report",
 }
 
-__all__ = ["KERNELS", "Interpreter", "Report", "compile_network", "export", "observe"]
+__all__ = ["KERNELS", "Interpreter", "Profile", "Report", "compile_network", "export", "observe", "profile"]
 
 
 def __getattr__(name):

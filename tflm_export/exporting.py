@@ -34,7 +34,7 @@ def observe(model, representative_data, *, input_range=None) -> quantize.Observa
     Args: as `export`.
     """
     graph = ir.lower(model)
-    return quantize.observe(graph, _images(_array(representative_data)[0], graph.shapes[graph.input], input_range))
+    return quantize.observe(graph, _images(as_array(representative_data)[0], graph.shapes[graph.input], input_range))
 
 
 def compile_network(model, representative_data, *, flavour="builtin", requantization="q31", input_range=None, observation=None):
@@ -53,7 +53,7 @@ def compile_network(model, representative_data, *, flavour="builtin", requantiza
     for op in graph.ops:
         if op.weights is not None:
             op.weights.operator.check_flavour(op, flavour)
-    data, notes = _array(representative_data)
+    data, notes = as_array(representative_data)
     images = _images(data, graph.shapes[graph.input], input_range)
     if observation is None:
         observation = quantize.observe(graph, images)
@@ -66,7 +66,7 @@ def compile_network(model, representative_data, *, flavour="builtin", requantiza
     return requantize_by_shifts(network, graph, images) if power_of_two else network
 
 
-def _array(data):
+def as_array(data):
     """An array, tf.data.Dataset or iterable of batches (or of (images, ...) tuples) as (one array, notes).
 
     What can only be iterated over may never end: it is cut after `MOST_REPRESENTATIVE` images, and a note says so.
@@ -216,7 +216,7 @@ def export(
     name = _file_name(model.name if name is None else name)
     packaging = "plain" if packaging is None else packaging
     check_packaging(_OWNER, packaging, name, firmware.identifier(name))
-    representative_data, notes = _array(representative_data)
+    representative_data, notes = as_array(representative_data)
     options = {"flavour": flavour, "input_range": input_range, "observation": observation}
     network = compile_network(model, representative_data, requantization=requantization, **options)
     data = flatbuffer.write(network)

@@ -17,6 +17,7 @@ from tflm_export import ends, flatbuffer, native, plan, records, reference
 from tflm_export.fixed_point import effective_scale, quantize_multiplier
 from tflm_export.packaging import Project, write_project
 from tflm_export.quantize import Network
+from tflm_export.report import count_macs
 
 # As SAAUG_<VERSION> of saaug_internal.h; the portable one works on columns of 4 or 8 words, as the core has registers.
 VERSIONS = ("reference", "portable4", "portable8", "dsp", "helium")
@@ -98,6 +99,12 @@ def identifier(name):
     return "net_" + word if word[0].isdigit() or word in ("main", "samples") or word.startswith("saaug_") else word
 
 
+def _text(name):
+    """A C string of any name."""
+    plain = set(range(32, 127)) - set(b'"\\?')  # two ? may begin a trigraph
+    return '"' + "".join(chr(byte) if byte in plain else f"\\{byte:03o}" for byte in name.encode()) + '"'
+
+
 def _array(name, values):
     numbers = textwrap.fill(", ".join(map(str, values.ravel().tolist())), 116)
     return f"const int32_t {name}[{values.size}] = {{\n{textwrap.indent(numbers, '    ')}}};\n"
@@ -124,6 +131,7 @@ class _CWriter:
         self.plans = {version: plan.make_plan(network, self.scratch[version]) for version in self.scratch}
         self.places = {tensor: number for number, tensor in enumerate(network.tensors)}
         self.data, self.declarations, self.statics, self.calls, self.checks = [], [], [], [], []
+        self.profiled = []  # a row per layer
         self.layer = name  # whose constants are being written
 
     def at(self, tensor):
@@ -180,6 +188,9 @@ class _CWriter:
             self.convolution(index, step, inputs[0], out)
         else:
             getattr(self, step.op.kind)(index, step, inputs, out)
+        self.calls.append(f"PROFILE_LAYER({index})")
+        words = (_text(self.name), _text(step.op.name), _text(flatbuffer.operator_name(step, self.network.flavour)))
+        self.profiled.append(f"    {{{', '.join(words)}, {index}, {count_macs(step)}}},")
 
     def ours(self, index, step, source, out):
         layer = flatbuffer.custom_layer(step)
@@ -527,6 +538,18 @@ static union {{
 }} memory;
 
 {_lines(writer.statics)}
+#ifdef SAAUG_PROFILE
+#include "saaug_profile.h"
+
+static const saaug_profile_layer profiled[] = {{
+{_lines(writer.profiled)}}};
+#define PROFILE_BEGIN uint32_t begun = saaug_ticks_begin();
+#define PROFILE_LAYER(index) begun = saaug_profile_next(&profiled[index], begun);
+#else
+#define PROFILE_BEGIN
+#define PROFILE_LAYER(index)
+#endif
+
 uint32_t {word}_arena_bytes(void) {{ return ARENA_BYTES; }}
 
 int {word}_check(void)
@@ -538,7 +561,8 @@ int {word}_check(void)
 int {word}_run(const int8_t *image, int8_t *output)
 {{
     int8_t *const arena = memory.bytes;
-{status}    (void)arena;
+{status}    PROFILE_BEGIN
+    (void)arena;
 {body}
     return 0;
 }}

@@ -188,10 +188,14 @@ def write(network: Network) -> bytes:
 
 def operator_names(network: Network) -> list[str]:
     """The operators that `write` uses, built-in and custom, sorted."""
-    rows, ops = [], []
-    for step in network.steps:
-        _write_step(step, network.flavour, rows, ops)
-    return sorted({op.name for op in ops})
+    return sorted({operator_name(step, network.flavour) for step in network.steps})
+
+
+def operator_name(step: Step, flavour: str) -> str:
+    """The operator, built-in or custom, that a step is in a model of a flavour."""
+    ops = []
+    _write_step(step, flavour, [], ops)
+    return ops[0].name
 
 
 def _write_step(step, flavour, rows, ops):

@@ -55,6 +55,7 @@ class Entry:
         before: C text in front of the function that classifies.
         signature: of that function. It returns the number of wrong outputs.
         say: what prints as printf does.
+        clock, clock_header: the C expression of a clock, for who profiles where the runtime knows none; its header.
         after: C text behind it.
     """
 
@@ -62,6 +63,8 @@ class Entry:
     before: str = ""
     signature: str = "int main(void)"
     say: str = "printf"
+    clock: str = "clock()"
+    clock_header: str = "time.h"
     after: str = ""
 
 
@@ -73,6 +76,7 @@ class Layout:
         headers, sources, kernel_headers, kernel_sources: folders; "" is the project's own.
         program: path of the sample program; the samples lie beside it.
         use: the part of README.md that says how to build it.
+        profile: how the system is told of the macro SAAUG_PROFILE, as a part of a sentence.
         files: what the system reads, by path.
         entry: of the sample program.
     """
@@ -83,6 +87,7 @@ class Layout:
     kernel_sources: str
     program: str
     use: str
+    profile: str
     files: dict[str, str]
     entry: Entry = Entry()
 
@@ -115,7 +120,8 @@ def write_project(project: Project, packaging, folder):
     entry = layout.entry
     facts = {**_FACTS, **project.facts, "NAME": project.word, "UPPER": project.word.upper(), "PROGRAM": layout.program}
     facts |= {"PURPOSE": entry.purpose, "BEFORE": entry.before, "SIGNATURE": entry.signature, "SAY": entry.say}
-    facts |= {"AFTER": entry.after, "USE": _fill(layout.use, facts)}
+    facts |= {"CLOCK": entry.clock, "HEADER": entry.clock_header, "AFTER": entry.after, "PROFILE": layout.profile}
+    facts |= {"USE": _fill(layout.use, facts)}
     texts = {layout.program: _PROGRAM, "README.md": _README, **layout.files}
     parts = (
         (layout.headers, project.headers),
@@ -151,6 +157,23 @@ _PROGRAM = """/* Classifies the sample images@PURPOSE@ */
 
 static int8_t output[sizeof sample_outputs[0]];
 @BEFORE@
+#ifdef SAAUG_PROFILE
+#include "saaug_profile.h"
+
+/* Behind every layer; what it takes is not counted. */
+void saaug_profile(const saaug_profile_layer *layer, uint32_t ticks)
+{
+    @SAY@("%-26s %-26s %10lu MACs %10lu ticks\\n", layer->name, layer->operation, (unsigned long)layer->macs,
+          (unsigned long)ticks);
+}
+
+#ifdef SAAUG_CLOCK_OF_PROGRAM
+#include <@HEADER@>
+
+uint32_t saaug_clock(void) { return (uint32_t)@CLOCK@; }
+#endif
+#endif
+
 @SIGNATURE@
 {
     int wrong = 0, i;
@@ -177,6 +200,9 @@ No interpreter, no heap. `@NAME@_run(image, output)` in `@NAME@.h` runs it; `@PR
 compares every output byte with what the exporter computed.
 
 @USE@
+What each layer takes: @PROFILE@ and the program prints it. `saaug_profile.h` says what the ticks are and how a program of
+your own gets them. Without the macro nothing of this is compiled.
+
 Static memory for activations and scratch, by version of the kernels (little-endian targets):
 
 | version | bytes |
@@ -508,12 +534,14 @@ LAYOUTS = {
         kernel_sources="kernels/src",
         program="main.c",
         use=_PLAIN_USE,
+        profile="compile with `-DSAAUG_PROFILE`",
         files={"CMakeLists.txt": _PLAIN_CMAKE},
     ),
     "cmake": Layout(
         **_TWO_FOLDERS,
         program="example/main.c",
         use=_CMAKE_USE,
+        profile="configure with `-DCMAKE_C_FLAGS=-DSAAUG_PROFILE`",
         files={"CMakeLists.txt": _CMAKE, "cmake/@NAME@Config.cmake": _CMAKE_CONFIG},
     ),
     "arduino": Layout(
@@ -523,19 +551,25 @@ LAYOUTS = {
         kernel_sources="src/saaug",
         program="examples/Samples/Samples.ino",
         use=_ARDUINO_USE,
+        profile="compile with `--build-property compiler.c.extra_flags=-DSAAUG_PROFILE\n"
+        "--build-property compiler.cpp.extra_flags=-DSAAUG_PROFILE`",
         files={"library.properties": _ARDUINO_PROPERTIES},
-        entry=replace(_SERVED, before=_ARDUINO_SAY, say="say", after=_ARDUINO_SETUP),
+        entry=replace(
+            _SERVED, before=_ARDUINO_SAY, say="say", clock="micros()", clock_header="Arduino.h", after=_ARDUINO_SETUP
+        ),
     ),
     "platformio": Layout(
         **_TWO_FOLDERS,
         program="examples/samples/src/main.c",
         use=_PLATFORMIO_USE,
+        profile="write `build_flags = -DSAAUG_PROFILE` into platformio.ini",
         files={"library.json": _PLATFORMIO_JSON, "examples/samples/platformio.ini": _PLATFORMIO_INI},
     ),
     "zephyr": Layout(
         **_TWO_FOLDERS,
         program="samples/classify/src/main.c",
         use=_ZEPHYR_USE,
+        profile='build with `-- -DEXTRA_CFLAGS="-DSAAUG_PROFILE -DSAAUG_PROFILE_CLOCK"`',
         files={
             "zephyr/module.yml": _ZEPHYR_MODULE,
             "zephyr/CMakeLists.txt": _ZEPHYR_CMAKE,
@@ -543,19 +577,21 @@ LAYOUTS = {
             "samples/classify/CMakeLists.txt": _ZEPHYR_SAMPLE_CMAKE,
             "samples/classify/prj.conf": _ZEPHYR_SAMPLE_CONF,
         },
-        entry=replace(_SERVED, after=_ZEPHYR_MAIN),
+        entry=replace(_SERVED, clock="k_cycle_get_32()", clock_header="zephyr/kernel.h", after=_ZEPHYR_MAIN),
     ),
     "esp-idf": Layout(
         **_TWO_FOLDERS,
         program="examples/samples/main/main.c",
         use=_ESP_IDF_USE,
+        profile="write `idf_build_set_property(COMPILE_DEFINITIONS SAAUG_PROFILE SAAUG_PROFILE_CLOCK APPEND)` in front of\n"
+        "`project` in CMakeLists.txt",
         files={
             "CMakeLists.txt": _ESP_IDF_CMAKE,
             "idf_component.yml": _ESP_IDF_MANIFEST,
             "examples/samples/CMakeLists.txt": _ESP_IDF_SAMPLE_CMAKE,
             "examples/samples/main/CMakeLists.txt": _ESP_IDF_MAIN_CMAKE,
         },
-        entry=replace(_SERVED, after=_ESP_IDF_MAIN),
+        entry=replace(_SERVED, clock="esp_cpu_get_cycle_count()", clock_header="esp_cpu.h", after=_ESP_IDF_MAIN),
     ),
 }
 """The layouts by name; "plain" is a folder with a program, for no system's library."""

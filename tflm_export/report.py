@@ -122,6 +122,17 @@ def check_model(path):
         )
 
 
+def count_macs(step) -> int:
+    """Taps of a step with weights: products, shifts or differences, each with its addition. Of others 0.
+
+    Taps on padding count as taps.
+    """
+    if step.constants is None:
+        return 0
+    weights = step.constants.weights
+    return int(np.prod(step.output.shape)) // len(weights) * weights.size
+
+
 def count_operations(network: Network) -> dict[str, int]:
     """Operations of one inference.
 

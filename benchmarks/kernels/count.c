@@ -1,13 +1,13 @@
 /* Runs the layers of a file that kernel_cases.py wrote, counts each one's instructions and compares every byte.
- * Usage: count ours|multiplying FILE. Prints, a layer: its ticks (see counter.h), 1 if the output is right, scratch
+ * Usage: count ours|multiplying FILE. Prints, a layer: its ticks (see saaug_profile.h), 1 if the output is right, scratch
  * bytes. `multiplying` reads int8 weights (SAAUG_LAYOUT_BYTE stands for them here) and runs baseline.h. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "baseline.h"
-#include "counter.h"
 #include "saaug_nn.h"
+#include "saaug_profile.h"
 
 #define LAYER(NAME, name, number, KIND, TERMS) [number] = saaug_##name##_s8,
 #define SIZE(NAME, name, number, KIND, TERMS) [number] = saaug_##name##_s8_get_buffer_size,
@@ -64,9 +64,9 @@ int main(int argc, char **argv)
         expected = block(file, out_bytes);
         output = block(NULL, out_bytes);
         scratch = block(NULL, scratch_bytes > 0 ? (size_t)scratch_bytes : 0);
-        start = counter_start();
+        start = saaug_ticks_begin();
         status = run(&options, &shape, input, weights, params, output, scratch);
-        ticks = counter_stop(start);
+        ticks = saaug_ticks_end(start);
         printf("%lu %d %ld\n", (unsigned long)ticks, status == SAAUG_OK && memcmp(output, expected, out_bytes) == 0,
                (long)scratch_bytes);
         free(input);

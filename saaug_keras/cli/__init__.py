@@ -11,7 +11,7 @@ import importlib
 from saaug_keras._version import __version__
 from saaug_keras.cli import common
 
-COMMANDS = ("train", "export", "run", "cost", "search", "study", "zoo")
+COMMANDS = ("train", "export", "profile", "run", "cost", "search", "study", "zoo")
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -167,10 +167,10 @@ def show(args, result: dict, *, title: str | None = None, rows=None, columns=Non
         columns = columns or ("", "")
     table = Table(box=box.SIMPLE, show_header=any(columns))
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right")
+        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*(cell if isinstance(cell, str) else format_value(cell) for cell in row))
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)  # a file has no edge to break lines at
     if title:
         console.print(title, markup=False)
     console.print(table)

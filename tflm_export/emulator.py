@@ -3,10 +3,13 @@
     image = emulator.build(emulator.CORES["m0"], sources, directory, include=[...])
     result = emulator.run(emulator.CORES["m0"], image, ["argument"])
 
-Programs are plain C with main, printf and files: semihosting does the input and output. emulated/counter.h counts
-instructions; `Core.instructions` turns its ticks into instructions. A core whose compiler or emulator is not there is
-reported by `missing(core)`.
+Programs are plain C with main, printf and files: semihosting does the input and output. With a virtual clock that
+advances by a fixed time an instruction (-icount), the counters of plain/saaug_profile.h, SysTick and mcycle, are exact
+functions of the number of instructions: no time of this machine enters. `Core.instructions` turns their ticks into
+instructions. A core whose compiler or emulator is not there is reported by `missing(core)`.
 """
+
+from __future__ import annotations
 
 import atexit
 import dataclasses
@@ -17,21 +20,18 @@ import shutil
 import subprocess
 import tempfile
 
+from saaug_keras import _validate
+
 HERE = pathlib.Path(__file__).resolve().parent / "emulated"
 
-# Debian and Ubuntu packages with everything that this module runs.
-PACKAGES = (
-    "gcc-arm-none-eabi",
-    "libnewlib-arm-none-eabi",
-    "qemu-system-arm",
-    "gcc-riscv64-unknown-elf",
-    "picolibc-riscv64-unknown-elf",
-    "qemu-system-misc",
-)
+# Debian and Ubuntu packages with everything that a core needs.
+_ARM_PACKAGES = ("gcc-arm-none-eabi", "libnewlib-arm-none-eabi", "qemu-system-arm")
+_RISCV_PACKAGES = ("gcc-riscv64-unknown-elf", "picolibc-riscv64-unknown-elf", "qemu-system-misc")
 
 OPTIMIZE = ("-O3", "-ffunction-sections", "-fdata-sections")
 WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-pedantic", "-Werror")
 NANOSECONDS = 8  # of virtual time an Arm instruction takes: -icount shift=3
+_UNKNOWN = 0xFFFFFFFF  # SAAUG_TICKS_UNKNOWN of saaug_profile.h
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,14 +47,24 @@ class Core:
     clock_mhz: int | None  # of SysTick; None where ticks are instructions
 
     def instructions(self, ticks):
-        """Instructions in `ticks` of counter.h. On Arm exact to one tick: a part in 100 000 of any of our kernels."""
+        """Instructions in `ticks` of saaug_profile.h; None where they are more than it counts, 130 million on an M0.
+
+        On Arm exact to one tick of 4 to 8 instructions: a part in 100 000 of any of our kernels.
+        """
+        if ticks == _UNKNOWN:
+            return None
         if self.clock_mhz is None:
             return ticks
         return round(ticks * fractions.Fraction(1000, self.clock_mhz * NANOSECONDS))
 
     @property
     def is_arm(self):
-        return self.compiler.startswith("arm")
+        return "-mthumb" in self.flags
+
+    @property
+    def packages(self):
+        """Of Debian and Ubuntu, with what it needs."""
+        return _ARM_PACKAGES if self.is_arm else _RISCV_PACKAGES
 
     @property
     def specs(self):
@@ -63,7 +73,7 @@ class Core:
 
 
 def _arm(name, cpu, machine, memory, clock_mhz, extra=()):
-    flags = ("-mthumb", f"-mcpu={cpu}", *extra)
+    flags = ("-mthumb", f"-mcpu={cpu}", *extra, "-DSAAUG_PROFILE_SYSTICK")  # the emulator has no CYCCNT
     return Core(name, "arm-none-eabi-gcc", flags, "qemu-system-arm", machine, memory, clock_mhz)
 
 
@@ -102,6 +112,23 @@ CORES = {
 }
 
 
+def cores_of(owner, names, argument="cores") -> list[Core]:
+    """The cores of these names, whose tools are all there.
+
+    Args:
+        owner, argument: whose argument they are, for messages.
+    Raises:
+        ValueError: no name at all, or an unknown one. FileNotFoundError: tools that are missing; names their packages.
+    """
+    if isinstance(names, str) or not names:
+        raise ValueError(f"{owner}: `{argument}` must be names of cores, at least one. Received: {argument}={names!r}.")
+    found = [CORES[_validate.one_of(owner, argument, name, tuple(CORES))] for name in names]
+    for core in found:
+        if reason := missing(core):
+            raise FileNotFoundError(f"{owner}: {core.name}: {reason}")
+    return found
+
+
 def missing(core):
     """What is not on this machine of what `core` needs: a sentence, or None."""
     absent = [tool for tool in (core.compiler, core.emulator) if shutil.which(tool) is None]
@@ -109,7 +136,7 @@ def missing(core):
         found = subprocess.run([core.compiler, f"-print-file-name={core.specs}"], capture_output=True, text=True).stdout
         absent = [] if pathlib.Path(found.strip()).is_absolute() else [f"the C library of {core.compiler}"]
     if absent:
-        return f"{' and '.join(absent)} not found; on Debian or Ubuntu: apt-get install {' '.join(PACKAGES)}"
+        return f"{' and '.join(absent)} not found; on Debian or Ubuntu: apt-get install {' '.join(core.packages)}"
     return None
 
 
@@ -121,13 +148,13 @@ def _call(core, command, folder, what):
 
 
 @functools.cache
-def compile_once(core, sources, include=(), flags=(), optimize=OPTIMIZE):
-    """Object files of C files, compiled once a process with all warnings as errors; `build` links them."""
+def compile_once(core, sources, include=(), flags=(), optimize=OPTIMIZE, warnings=WARNINGS):
+    """Object files of C files, compiled once a process, by default with all warnings as errors; `build` links them."""
     folder = pathlib.Path(tempfile.mkdtemp(prefix=f"objects-{core.name}-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     _call(
         core,
-        [*optimize, *WARNINGS, *(f"-I{path}" for path in include), *flags, "-c", *map(str, sources)],
+        [*optimize, *warnings, *(f"-I{path}" for path in include), *flags, "-c", *map(str, sources)],
         folder,
         "the object files",
     )
