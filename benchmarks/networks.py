@@ -22,8 +22,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
-import emulator  # noqa: E402
 import kernels  # noqa: E402
+
+from tflm_export import emulator  # noqa: E402
 
 STORED = kernels.HERE / "networks.json"
 KINDS = {"stem": "stem", "pointwise": "1x1", "depthwise": "depthwise", "classifier": "classifier"}
