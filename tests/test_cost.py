@@ -217,16 +217,16 @@ def plan_slowly(buffers):
 
 
 def test_the_arena_plan_is_the_lowest_gap_largest_first():
-    assert cost.plan_arena([]) == 0
-    assert cost.plan_arena([(1, 0, 1)]) == 16
-    assert cost.plan_arena([(100, 0, 1), (50, 1, 2), (100, 2, 3)]) == 112 + 64
+    assert _arena.tflm_plan([]) == 0
+    assert _arena.tflm_plan([(1, 0, 1)]) == 16
+    assert _arena.tflm_plan([(100, 0, 1), (50, 1, 2), (100, 2, 3)]) == 112 + 64
     rng = np.random.default_rng(7)
     for sizes in 30 * [range(1, 600), (48, 96, 160)]:  # with many equal sizes, their order matters
         columns = rng.choice(sizes, 14), rng.integers(0, 12, 14), rng.integers(0, 5, 14)
         buffers = [(int(size), int(first), int(first + more)) for size, first, more in zip(*columns, strict=True)]
-        assert cost.plan_arena(buffers) == plan_slowly(buffers)
+        assert _arena.tflm_plan(buffers) == plan_slowly(buffers)
         live = max(sum(s for s, a, b in buffers if a <= t <= b) for t in range(18))
-        assert live <= cost.plan_arena(buffers)
+        assert live <= _arena.tflm_plan(buffers)
 
 
 def test_a_residual_keeps_its_input_alive():
@@ -251,37 +251,6 @@ def test_packed_weights_and_parameters_are_what_flash_holds():
         assert by_layer[name]["block0_depthwise"].flash_bytes == 7 * 28 * code_bytes + 7 * 12 + beside
     assert by_layer["adder"]["classifier"].flash_bytes == 5 * 4 * 0.5 + 5 * 12 + beside  # a shift layer
     assert cost.estimate(TINY, bits=32).flash_bytes == 4 * found["shift"].params
-
-
-def random_network(number):
-    """A network with residuals, squeeze-excite, hard-swish and odd sizes; every fourth labels pixels."""
-    rng = np.random.default_rng(number)
-    operator = "adder" if number == 10 else ("conv", "shift", "shift5")[number % 3]
-    filters = int(rng.integers(3, 9)) * 2
-    activations = ("relu6", "hard_swish")
-    stem = StemSpec(filters, strides=int(rng.integers(1, 3)), activation=str(rng.choice(activations)))
-    blocks = []
-    for _ in range(int(rng.integers(2, 6))):
-        out = filters + int(rng.choice([0, 0, 0, 4, 9]))
-        strides = int(rng.integers(1, 3)) if out != filters or rng.random() < 0.4 else 1
-        blocks.append(
-            BlockSpec(
-                out,
-                filters * int(rng.integers(1, 7)),
-                int(rng.choice([3, 5, 7])),
-                strides,
-                residual=strides == 1 and out == filters,
-                activation=str(rng.choice(activations)),
-                squeeze_excite=int(rng.choice([0, 0, 8])),
-            )
-        )
-        filters = out
-    head = (HeadSpec(int(rng.integers(20, 60)), "hard_swish"),) if rng.random() < 0.4 else ()
-    height, width, channels, classes = (int(n) for n in rng.integers((12, 12, 1, 2), (40, 40, 4, 12)))
-    net = NetSpec(f"random{number}", (height, width, channels), classes, stem, tuple(blocks), head)
-    if number % 5 == 4:
-        net = net.with_segmentation(filters=8, skip_stride=stem.strides if blocks[0].strides == 1 else None)
-    return net.with_operator(operator)
 
 
 @pytest.mark.parametrize("number", range(20))

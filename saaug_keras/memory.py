@@ -1,0 +1,257 @@
+"""What a deployed network takes of a microcontroller's memory: everything in flash, everything in RAM.
+
+A figure holds for a target and a core:
+
+- target "c", a project of plain C: flash is the constants, the kernels that the network calls and the generated calls;
+  RAM is activations and scratch in their static plan, the input and the output.
+- target "tflm", TFLite Micro with our operators: flash is the model file, the interpreter with the operators that the model
+  names, our kernels and their adapter; RAM is the arena (activations, scratch, and what TFLite Micro keeps of every
+  operator and tensor), and the interpreter's own objects.
+
+Not counted, since any program has them or they are the program: start-up code, the C library (memcpy, memset; in C++
+also what `new` and `abort` need), the stack, and what calls the network. Functions that the compiler takes from libgcc
+count.
+
+`tflm_export` measures by linking where the core's compiler is installed ("linked"); `cost` models from a table of the
+linked sizes of every kernel ("modelled").
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import pathlib
+from dataclasses import dataclass
+
+from saaug_keras import _arena, _scratch, _validate
+
+TARGETS = ("c", "tflm")
+OPTIMIZATIONS = ("-O3", "-Os")  # the first is that of the exported projects' build files, and every figure's
+
+
+@dataclass(frozen=True)
+class Core:
+    """A processor core, and how the kernels are compiled for it.
+
+    Args:
+        name: by which everything here knows it. title: as its maker writes it.
+        compiler: the program. flags: that choose the core.
+        version: of the kernels that it gets, as `tflm_export` names them.
+    """
+
+    name: str
+    title: str
+    compiler: str
+    flags: tuple[str, ...]
+    version: str
+
+
+def _arm(name, title, cpu, version, floats="soft"):
+    return Core(name, title, "arm-none-eabi-gcc", ("-mthumb", f"-mcpu={cpu}", f"-mfloat-abi={floats}"), version)
+
+
+def _riscv(name, title, march, mabi, version):
+    return Core(name, title, "riscv64-unknown-elf-gcc", (f"-march={march}", f"-mabi={mabi}"), version)
+
+
+CORES = {
+    core.name: core
+    for core in (
+        _arm("m0", "Cortex-M0, M0+", "cortex-m0", "portable4"),
+        _arm("m3", "Cortex-M3", "cortex-m3", "portable4"),
+        _arm("m4", "Cortex-M4", "cortex-m4", "dsp"),
+        _arm("m7", "Cortex-M7", "cortex-m7", "dsp"),
+        _arm("m55", "Cortex-M55", "cortex-m55", "helium", "hard"),
+        _riscv("rv32", "RV32IMAC", "rv32imac", "ilp32", "portable8"),
+        _riscv("rv32-no-m", "RV32IAC", "rv32iac", "ilp32", "portable8"),
+        _riscv("rv32e", "RV32EC", "rv32ec", "ilp32e", "portable4"),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a network takes, in bytes.
+
+    Args:
+        flash_bytes, ram_bytes: everything; see the module.
+        target: of `TARGETS`. core: of `CORES`. optimize: of `OPTIMIZATIONS`.
+        how: "linked" or "modelled".
+        flash, ram: the parts by name; they add up.
+    """
+
+    flash_bytes: int
+    ram_bytes: int
+    target: str
+    core: str
+    optimize: str
+    how: str
+    flash: dict[str, int]
+    ram: dict[str, int]
+
+    @classmethod
+    def of(cls, target, core, optimize, how, *, flash, ram):
+        """From the parts."""
+        return cls(sum(flash.values()), sum(ram.values()), target, core, optimize, how, flash, ram)
+
+    def as_dict(self) -> dict:
+        """Plain data for JSON."""
+        return dataclasses.asdict(self)
+
+    def __str__(self):
+        def parts(of):
+            return ", ".join(f"{name} {size:,}" for name, size in of.items())
+
+        where = f"target {self.target}, {CORES[self.core].title}, {self.optimize}, {self.how}"
+        return (
+            f"{where}: flash {self.flash_bytes:,} bytes ({parts(self.flash)}), RAM {self.ram_bytes:,} bytes ({parts(self.ram)})"
+        )
+
+
+def check(owner, target, core):
+    """Refuses a target or a core that is not known.
+
+    Raises:
+        ValueError: says what it must be.
+    """
+    _validate.one_of(owner, "target", target, TARGETS)
+    _validate.one_of(owner, "core", core, tuple(CORES))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The model
+
+TOLERANCE = 0.03  # of a modelled figure, to either side
+TABLE = pathlib.Path(__file__).parent / "_data" / "sizes.json"
+
+# Bytes of the constant structs in front of a call in plain C: options and shape of our kernels, the structs of
+# saaug_plain.h.
+_OWN_RECORDS = 64 + 28
+_PLAIN_RECORDS = {
+    "saaug_plain_conv_2d": 72,
+    "saaug_plain_depthwise_conv_2d": 72,
+    "saaug_plain_add_tensors": 48,
+    "saaug_plain_add_same": 48,
+    "saaug_plain_multiply_tensors": 36,
+    "saaug_plain_mean_over_image": 24,
+    "saaug_plain_resize_bilinear": 20,
+    "saaug_plain_max_pool": 56,
+    "saaug_plain_average_pool": 56,
+    "saaug_plain_pad_image": 32,
+    "saaug_plain_hard_swish_tensor": 28,
+    "saaug_plain_look_up": 0,
+    "saaug_plain_copy_rows": 16,
+    "saaug_plain_softmax_rows": 20,
+    "memcpy": 0,
+}
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operator of a deployed network, as the model prices it.
+
+    Args:
+        step: what the planners see.
+        function: that plain C calls.
+        constants: bytes of weights, parameters and tables.
+        window: of a kernel of ours, whose scratch depends on it; else None.
+        calls: how often it is called.
+    """
+
+    step: _arena.Step
+    function: str
+    constants: int
+    window: _scratch.Window | None = None
+    calls: int = 1
+
+    @property
+    def records(self) -> int:
+        """Bytes of constant structs in plain C."""
+        return _OWN_RECORDS if self.window is not None else self.calls * _PLAIN_RECORDS[self.function]
+
+    def scratch(self, version) -> int:
+        """Bytes of scratch, by version of the kernels."""
+        if self.window is None:
+            return 0
+        return _scratch.scratch_bytes(self.function.removeprefix("saaug_").removesuffix("_s8"), self.window, version)
+
+
+@functools.cache
+def _table():
+    return json.loads(TABLE.read_text("utf-8"))
+
+
+def model_c(operations, outside, core, optimize=OPTIMIZATIONS[0], *, plan=_arena.static_bound, table=None) -> Memory:
+    """What a project of plain C takes, without a compiler.
+
+    Args:
+        operations: sequence of `Operation`, in the order of computation.
+        outside: {name: bytes} of the tensors that are the caller's, input and output.
+        core: of `CORES`. optimize: of `OPTIMIZATIONS`.
+        plan: function of (lives, steps) -> bytes of the static arena.
+        table: of the core's kernels, in place of the stored one.
+    """
+    calls = tuple((each.function, each.calls, each.constants > 0) for each in operations)
+    code, check = _code_c(calls, core, optimize) if table is None else code_c(calls, table)
+    constants = sum(-(-(each.constants + each.records) // 4) * 4 for each in operations)
+    steps = [each.step for each in operations]
+    scratch = [each.scratch(CORES[core].version) for each in operations]
+    return Memory.of(
+        "c",
+        core,
+        optimize,
+        "modelled",
+        flash={"constants": constants, "code": code, "check": check},
+        ram=ram_of_c(steps, outside, scratch, plan),
+    )
+
+
+def ram_of_c(steps, outside, scratch, plan) -> dict[str, int]:
+    """Parts of the RAM of plain C; scratch is what it adds to the plan of the activations."""
+    alone, _ = _arena.lives(steps, outside)
+    whole, _ = _arena.lives(steps, outside, scratch)
+    activations, arena = (max(plan(found, len(steps)), _arena.STATIC_ALIGNMENT) for found in (alone, whole))
+    return {"activations": activations, "scratch": arena - activations, "input and output": sum(outside.values())}
+
+
+@functools.lru_cache(maxsize=1 << 12)
+def _code_c(calls, core, optimize):
+    return code_c(calls, _table()["cores"][core][optimize])
+
+
+def code_c(calls, table) -> tuple[int, int]:
+    """(bytes of the kernels and of the calls, bytes that the network's check adds).
+
+    Args:
+        calls: as `glue_counts`.
+        table: {"groups": [[bytes, functions that need them], ...], "run": factors, "check": factors} of `glue_counts`.
+    """
+    counts = glue_counts(calls)
+    glue = [round(sum(a * b for a, b in zip(table[part], counts, strict=True))) for part in ("run", "check")]
+    run, check = kernel_bytes(calls, table["groups"])
+    return run + glue[0], check + glue[1]
+
+
+def kernel_bytes(calls, groups) -> tuple[int, int]:
+    """(bytes of the kernels that a network runs, bytes of those that only its check needs)."""
+    run = {function for function, _, _ in calls}
+    own = {function for function in run if function.endswith("_s8")}
+    both = run | {f"{function}_get_buffer_size" for function in own}
+    both |= {"saaug_check", "saaug_check_constants"} if own else set()
+    both |= {"saaug_plain_check_conv"} if any(function.endswith("conv_2d") for function in run) else set()
+    first, second = (sum(size for size, users in groups if not roots.isdisjoint(users)) for roots in (run, both))
+    return first, second - first
+
+
+def glue_counts(calls) -> tuple[int, ...]:
+    """What the size of the generated calls depends on: 1, and the calls of our kernels, with constants of ours without,
+    of plain operators with constants, and of others.
+
+    Args:
+        calls: (function, how often, whether it has constants) of each operation.
+    """
+    counts = [1, 0, 0, 0, 0]
+    for function, times, constants in calls:
+        counts[1 + (0 if constants else 1) + (0 if function.endswith("_s8") else 2)] += times
+    return tuple(counts)
