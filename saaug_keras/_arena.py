@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import functools
 import random
 from dataclasses import dataclass
 
@@ -64,50 +65,35 @@ def static_plan(found, count):
     Args:
         found: of `lives`. count: how many steps.
     """
-    most = max(alive(found, count, _aligned), default=0)
     order = sorted(found, key=lambda buffer: (-found[buffer][2], found[buffer][0], str(buffer)))
-    offsets, arena = _place(order, found)
+    places, arena = _search(tuple(found[buffer] for buffer in order), count)
+    return {order[index]: offset for index, offset in places}, arena
+
+
+@functools.lru_cache(maxsize=1 << 12)
+def _search(buffers, count):
+    """(((index, offset), ...) in the order of placing, bytes of the arena)."""
+    most = [0] * count
+    for first, last, size in buffers:
+        for step in range(first, last + 1):
+            most[step] += -(-size // STATIC_ALIGNMENT) * STATIC_ALIGNMENT
+    most, order = max(most, default=0), list(range(len(buffers)))
+    offsets, arena = _first_fit(buffers, count, STATIC_ALIGNMENT)
     draw = random.Random(0)  # the same network, the same plan
     for _ in range(_TRIES):
         if arena <= most or len(order) < 2:
             break
         trial = order.copy()
         trial.insert(draw.randrange(len(trial)), trial.pop(draw.randrange(len(trial))))
-        placed, size = _place(trial, found)
+        placed, size = _first_fit([buffers[index] for index in trial], count, STATIC_ALIGNMENT)
         if size <= arena:
             order, offsets, arena = trial, placed, size
-    return offsets, arena
+    return tuple(zip(order, offsets, strict=True)), arena
 
 
-def _place(order, found):
-    offsets, arena = {}, 0
-    for buffer in order:
-        start, end, size = found[buffer]
-        offset = 0
-        for other in sorted(offsets, key=offsets.get):
-            if found[other][1] < start or found[other][0] > end:
-                continue
-            if offset + size <= offsets[other]:
-                break
-            offset = max(offset, _aligned(offsets[other] + found[other][2]))
-        offsets[buffer] = offset
-        arena = max(arena, offset + size)
-    return offsets, _aligned(arena)
-
-
-def alive(found, count, size_of=int):
+def alive(found, count):
     """Bytes that are alive at each step."""
-    return [sum(size_of(size) for start, end, size in found.values() if start <= index <= end) for index in range(count)]
-
-
-def _aligned(offset):
-    return -(-offset // STATIC_ALIGNMENT) * STATIC_ALIGNMENT
-
-
-def static_bound(found, count) -> int:
-    """Bytes that `static_plan` needs at most: those of its first order, found quickly."""
-    order = sorted(found, key=lambda buffer: (-found[buffer][2], found[buffer][0], str(buffer)))
-    return _first_fit([found[buffer] for buffer in order], count, STATIC_ALIGNMENT)
+    return [sum(size for start, end, size in found.values() if start <= index <= end) for index in range(count)]
 
 
 def tflm_plan(buffers) -> int:
@@ -121,13 +107,13 @@ def tflm_plan(buffers) -> int:
     """
     order = sorted(range(len(buffers)), key=lambda index: (-buffers[index][0], -index))
     count = 1 + max((last for _, _, last in buffers), default=-1)
-    return _first_fit([(buffers[index][1], buffers[index][2], buffers[index][0]) for index in order], count, TFLM_ALIGNMENT)
+    return _first_fit([(buffers[index][1], buffers[index][2], buffers[index][0]) for index in order], count, TFLM_ALIGNMENT)[1]
 
 
 def _first_fit(buffers, count, alignment):
-    """Bytes of an arena whose (first, last, bytes) are placed in their order, each at the lowest free offset."""
+    """(offsets, bytes of the arena) of (first, last, bytes) that are placed in their order, each at the lowest offset."""
     placed = [[] for _ in range(count)]
-    total = 0
+    offsets, total = [], 0
     for first, last, size in buffers:
         size = -(-size // alignment) * alignment
         neighbours = placed[first] if first == last else sorted({b for step in placed[first : last + 1] for b in step})
@@ -135,8 +121,11 @@ def _first_fit(buffers, count, alignment):
         for start, end in neighbours:
             if start - offset >= size:
                 break
-            offset = max(offset, end)
-        total = max(total, offset + size)
+            if end > offset:
+                offset = end
+        offsets.append(offset)
+        if offset + size > total:
+            total = offset + size
         for step in placed[first : last + 1]:
             bisect.insort(step, (offset, offset + size))
-    return total
+    return offsets, total

@@ -182,37 +182,32 @@ def _table():
     return json.loads(TABLE.read_text("utf-8"))
 
 
-def model_c(operations, outside, core, optimize=OPTIMIZATIONS[0], *, plan=_arena.static_bound, table=None) -> Memory:
+def model_c(operations, outside, core, optimize=OPTIMIZATIONS[0], *, table=None) -> Memory:
     """What a project of plain C takes, without a compiler.
 
     Args:
         operations: sequence of `Operation`, in the order of computation.
         outside: {name: bytes} of the tensors that are the caller's, input and output.
         core: of `CORES`. optimize: of `OPTIMIZATIONS`.
-        plan: function of (lives, steps) -> bytes of the static arena.
         table: of the core's kernels, in place of the stored one.
     """
     calls = tuple((each.function, each.calls, each.constants > 0) for each in operations)
     code, check = _code_c(calls, core, optimize) if table is None else code_c(calls, table)
-    constants = sum(-(-(each.constants + each.records) // 4) * 4 for each in operations)
-    steps = [each.step for each in operations]
-    scratch = [each.scratch(CORES[core].version) for each in operations]
-    return Memory.of(
-        "c",
-        core,
-        optimize,
-        "modelled",
-        flash={"constants": constants, "code": code, "check": check},
-        ram=ram_of_c(steps, outside, scratch, plan),
-    )
+    flash = {"constants": constants_c(operations), "code": code, "check": check}
+    return Memory.of("c", core, optimize, "modelled", flash=flash, ram=ram_c(operations, outside, core))
 
 
-def ram_of_c(steps, outside, scratch, plan) -> dict[str, int]:
-    """Parts of the RAM of plain C; scratch is what it adds to the plan of the activations."""
-    alone, _ = _arena.lives(steps, outside)
-    whole, _ = _arena.lives(steps, outside, scratch)
-    activations, arena = (max(plan(found, len(steps)), _arena.STATIC_ALIGNMENT) for found in (alone, whole))
-    return {"activations": activations, "scratch": arena - activations, "input and output": sum(outside.values())}
+def constants_c(operations) -> int:
+    """Bytes of the constants in plain C: weights, parameters and the structs in front of the calls."""
+    return sum(-(-(each.constants + each.records) // 4) * 4 for each in operations)
+
+
+def ram_c(operations, outside, core) -> dict[str, int]:
+    """Parts of the RAM of plain C: activations and scratch in one static arena, and the tensors of the caller."""
+    version = CORES[core].version
+    found, _ = _arena.lives([each.step for each in operations], outside, [each.scratch(version) for each in operations])
+    arena = max(_arena.static_plan(found, len(operations))[1], _arena.STATIC_ALIGNMENT)
+    return {"activations and scratch": arena, "input and output": sum(outside.values())}
 
 
 @functools.lru_cache(maxsize=1 << 12)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from saaug_keras import _arena, _scratch, memory
+from saaug_keras import _scratch, memory
 from saaug_keras.memory import Memory, Operation
 from tflm_export import flatbuffer, linking, plan
 from tflm_export.quantize import Network
@@ -66,10 +66,6 @@ def outside(network: Network) -> dict[str, int]:
     return {tensor.name: plan.tensor_bytes(tensor) for tensor in (network.input, network.output)}
 
 
-def _exact_plan(lives, count):
-    return _arena.static_plan(lives, count)[1]
-
-
 def measure_c(network: Network, sources, word, core, optimize=memory.OPTIMIZATIONS[0]) -> Memory:
     """What a project of plain C takes.
 
@@ -77,18 +73,17 @@ def measure_c(network: Network, sources, word, core, optimize=memory.OPTIMIZATIO
         sources: texts of the generated C files, by name. word: the network's name in C.
         core, optimize: as `saaug_keras.memory.model_c`.
     """
-    modelled = model_c(network, core, optimize)
     if not linking.can_link(core):
-        return modelled
+        return model_c(network, core, optimize)
     (flash, static), (run_alone, _) = linking.sizes(sources, word, core, optimize, (("run", "check"), ("run",)))
-    constants = modelled.flash["constants"]
-    ram = dict(modelled.ram)
-    if more := static - ram["activations"] - ram["scratch"]:
+    operations = operations_of(network)
+    constants, ram = memory.constants_c(operations), memory.ram_c(operations, outside(network), core)
+    if more := static - ram["activations and scratch"]:
         ram["static data"] = more
     parts = {"constants": constants, "code": run_alone - constants, "check": flash - run_alone}
     return Memory.of("c", core, optimize, "linked", flash=parts, ram=ram)
 
 
 def model_c(network: Network, core, optimize=memory.OPTIMIZATIONS[0], *, table=None) -> Memory:
-    """The same without a compiler for the core; RAM is exact. `table`: as `saaug_keras.memory.model_c`."""
-    return memory.model_c(operations_of(network), outside(network), core, optimize, plan=_exact_plan, table=table)
+    """The same without a compiler for the core. `table`: as `saaug_keras.memory.model_c`."""
+    return memory.model_c(operations_of(network), outside(network), core, optimize, table=table)
