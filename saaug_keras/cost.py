@@ -71,22 +71,6 @@ MODEL_OPERATOR = {"conv": 380, "custom": 325, "other": 200}
 # fitted to exported files. Of our own operators: bias, multiplier and shift.
 MODEL_CHANNEL = {"conv": 14, "custom": 12}
 
-# Bytes of TFLite Micro's own records in the arena, fitted to its allocations on a 64-bit host: for the network, for
-# each operator, and the multiplier and shift that it computes for each output channel of a layer with multiplications.
-RECORDS_NETWORK = 690
-RECORDS_OPERATOR = {
-    "conv": 245,
-    "depthwise": 270,
-    "dense": 235,
-    "add": 170,
-    "multiply": 90,
-    "pool": 250,
-    "resize": 150,
-    "hard_swish": 115,
-    "custom": 136,
-}
-RECORDS_CHANNEL = 8
-
 ROUNDING_STEPS = 2  # before a layer whose inputs had fewer than 8 bits in training
 
 
@@ -103,7 +87,6 @@ class LayerCost:
     adds: int
     params: int
     model_bytes: int
-    records_bytes: int
     output_bytes: int
     energy_mj: float
     latency_ms: float
@@ -125,8 +108,6 @@ class NetCost:
         model_bytes: the model file for TFLite Micro: as deployed, weights packed and our own operators; at 8 bits,
             built-in operators where there are any; at 32 bits 4 bytes a parameter.
         activation_bytes: the activations in TFLite Micro's arena, as its memory planner lays them out.
-        records_bytes: TFLite Micro's own records in the arena as they are on a 64-bit host; a microcontroller needs
-            less. Most of it is 8 bytes an output channel of layers with multiplications.
         energy_mj, latency_ms: of the accelerator.
         layers: tuple of `LayerCost`.
     """
@@ -142,7 +123,6 @@ class NetCost:
     ram_bytes: int | None
     model_bytes: int
     activation_bytes: int
-    records_bytes: int
     energy_mj: float
     latency_ms: float
     memory: memory.Memory | None
@@ -164,7 +144,7 @@ class NetCost:
         return data
 
 
-_SUMMED = ("macs", "multiplies", "shifts", "adds", "params", "model_bytes", "records_bytes", "energy_mj", "latency_ms")
+_SUMMED = ("macs", "multiplies", "shifts", "adds", "params", "model_bytes", "energy_mj", "latency_ms")
 
 
 def estimate(
@@ -210,7 +190,6 @@ def estimate(
     )
     total = {name: sum(getattr(layer, name) for layer in layers) for name in _SUMMED}
     total["model_bytes"] += 0 if bits == 32 else MODEL_NETWORK
-    total["records_bytes"] += RECORDS_NETWORK
     activations = _arena.tflm_plan(_buffers(lowered, 4 if bits == 32 else 1, rounded))
     taken = None if bits == 32 else _memory(lowered, layer_options, rounded, bits, target, core, total["model_bytes"])
     return NetCost(
@@ -249,11 +228,10 @@ def compare(spec: NetSpec, *, convention: str = "honest", layer_options: dict | 
 def _layer_cost(layer: LayerSpec, code_bytes, rounds_inputs, bits, paper) -> LayerCost:
     _validate.one_of("cost", "kind", layer.kind, KINDS)
     operations, operation_pj = _operations(layer, bits, paper)
-    model, records = _model(layer, code_bytes, bits), _records(layer, bits)
-    if rounds_inputs:  # depthwise steps of one tap, which need no more records than a convolution does
+    model = _model(layer, code_bytes, bits)
+    if rounds_inputs:  # depthwise steps of one tap
         channels, steps = layer.input_shape[2], ROUNDING_STEPS
         model += steps * (MODEL_OPERATOR["conv"] + channels * (1 + MODEL_CHANNEL["conv"]))
-        records += steps * (RECORDS_OPERATOR["conv"] + channels * RECORDS_CHANNEL)
     energy, latency = (operation_pj, 0.0)
     if layer.weight_count:
         energy, latency = _accelerate(layer, code_bytes, bits, paper, operation_pj)
@@ -272,7 +250,6 @@ def _layer_cost(layer: LayerSpec, code_bytes, rounds_inputs, bits, paper) -> Lay
         **operations,
         params=layer.weight_count + layer.bias_count,
         model_bytes=model,
-        records_bytes=records,
         output_bytes=height * width * channels * (4 if bits == 32 else 1),
         energy_mj=energy * 1e-9,
         latency_ms=latency,
@@ -501,15 +478,6 @@ def _model(layer: LayerSpec, code_bytes, bits) -> int:
     return _packed(layer, code_bytes) + channels * MODEL_CHANNEL["custom"] + MODEL_OPERATOR["custom"] + swish
 
 
-def _records(layer: LayerSpec, bits) -> int:
-    """Bytes of a layer in the part of the arena that is not activations."""
-    swish = RECORDS_OPERATOR["hard_swish"] if layer.activation == "hard_swish" else 0
-    if _is_custom(layer, bits):
-        return RECORDS_OPERATOR["custom"] + swish
-    channels = layer.output_shape[2] if layer.weight_count or _moves(layer) else 0
-    return RECORDS_OPERATOR[layer.kind] + RECORDS_CHANNEL * channels + swish
-
-
 def _buffers(layers: tuple[LayerSpec, ...], element_bytes: int, rounded=()) -> list[tuple[int, int, int]]:
     """(bytes, first use, last use) of every activation, in the order of TFLite Micro's tensors.
 
@@ -554,6 +522,8 @@ def _memory(lowered, layer_options, rounded, bits, target, core, model_bytes):
         operations += _operations_of(layer, code_bytes, bits, layer.name in rounded)
     height, width, channels = lowered[0].input_shape
     outside = {"input": height * width * channels, operations[-1].step.output[0]: operations[-1].step.output[1]}
+    if target == "tflm":
+        return memory.model_tflm(operations, outside, model_bytes, core)
     return memory.model_c(operations, outside, core)
 
 
@@ -569,12 +539,13 @@ def _operations_of(layer: LayerSpec, code_bytes, bits, rounds_inputs) -> tuple[m
         for step in range(ROUNDING_STEPS):
             output = (f"{name}/{step}", math.prod(layer.input_shape))
             seen = _arena.Step("depthwise", _tensors(sources, layer), output)
-            result.append(memory.Operation(seen, _PLAIN["depthwise"], _words(channels) + 12 * channels))
+            result.append(memory.Operation(seen, _PLAIN["depthwise"], _words(channels) + 12 * channels, channels=channels))
             sources = (output[0],)
     swish = layer.activation == "hard_swish"
     output = (f"{name}/sum" if swish else name, size)
     seen = _arena.Step(_KINDS.get(layer.kind, layer.kind), _tensors(sources, layer), output)
-    result.append(memory.Operation(seen, function, constants, window))
+    channels = layer.output_shape[2] if constants and window is None else 0
+    result.append(memory.Operation(seen, function, constants, window, channels=channels))
     if swish:
         result.append(memory.Operation(_arena.Step("hard_swish", (output,), (name, size)), "saaug_plain_hard_swish_tensor", 0))
     return tuple(result)

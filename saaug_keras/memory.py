@@ -122,7 +122,8 @@ def check(owner, target, core):
 # ---------------------------------------------------------------------------------------------------------------------
 # The model
 
-TOLERANCE = 0.03  # of a modelled figure, to either side
+# How far a figure modelled from a network's spec may be from that of its export, to either side; see benchmarks/sizes.py.
+TOLERANCE = {"c": 0.01, "tflm": 0.03}
 TABLE = pathlib.Path(__file__).parent / "_data" / "sizes.json"
 
 # Bytes of the constant structs in front of a call in plain C: options and shape of our kernels, the structs of
@@ -147,6 +148,26 @@ _PLAIN_RECORDS = {
 }
 
 
+_TFLM_NAMES = {  # of built-in operators, by kind of step
+    "add": "ADD",
+    "average_pool": "AVERAGE_POOL_2D",
+    "concatenate": "CONCATENATION",
+    "conv": "CONV_2D",
+    "dense": "FULLY_CONNECTED",
+    "depthwise": "DEPTHWISE_CONV_2D",
+    "hard_swish": "HARD_SWISH",
+    "leaky_relu": "LEAKY_RELU",
+    "max_pool": "MAX_POOL_2D",
+    "mean": "MEAN",
+    "multiply": "MUL",
+    "pad": "PAD",
+    "reshape": "RESHAPE",
+    "resize": "RESIZE_BILINEAR",
+    "sigmoid": "LOGISTIC",
+    "softmax": "SOFTMAX",
+}
+
+
 @dataclass(frozen=True)
 class Operation:
     """One operator of a deployed network, as the model prices it.
@@ -157,6 +178,7 @@ class Operation:
         constants: bytes of weights, parameters and tables.
         window: of a kernel of ours, whose scratch depends on it; else None.
         calls: how often it is called.
+        channels: output channels of a weighted operator that is not ours.
     """
 
     step: _arena.Step
@@ -164,6 +186,14 @@ class Operation:
     constants: int
     window: _scratch.Window | None = None
     calls: int = 1
+    channels: int = 0
+
+    @property
+    def name(self) -> str:
+        """As TFLite Micro knows it."""
+        if self.window is not None:
+            return self.function.removeprefix("saaug_").removesuffix("_s8").upper()
+        return _TFLM_NAMES[self.step.kind]
 
     @property
     def records(self) -> int:
@@ -250,3 +280,71 @@ def glue_counts(calls) -> tuple[int, ...]:
     for function, times, constants in calls:
         counts[1 + (0 if constants else 1) + (0 if function.endswith("_s8") else 2)] += times
     return tuple(counts)
+
+
+def tflm_cores() -> tuple[str, ...]:
+    """The cores that TFLite Micro's own code was measured on."""
+    return tuple(_table()["tflm"]["cores"])
+
+
+def tflm_source() -> str:
+    """What TFLite Micro's figures hold for, in words."""
+    return _table()["tflm"]["source"]
+
+
+def model_tflm(operations, outside, model_bytes, core) -> Memory:
+    """What a network takes with TFLite Micro: the model file exactly, TFLite Micro's own code from a table.
+
+    Its records in the arena are fitted to what it allocated on a Cortex-M4, a core of 32 bits. While it plans the arena it
+    needs some 5 KB there: a network whose activations take less needs up to that.
+
+    Args:
+        operations, outside, core: as `model_c`.
+        model_bytes: of the model file.
+    """
+    table = _table()["tflm"]
+    _validate.one_of("memory", "core of target 'tflm'", core, tuple(table["cores"]))
+    names = frozenset(each.name for each in operations)
+    ours = any(each.window is not None for each in operations)
+    interpreter, kernels = _code_tflm(names, ours, core)
+    records, more = table["records"], table["cores"][core]["ram"]
+    kept = records["network"] + sum(
+        records["ours"] if each.window is not None else records[each.name] + 8 * each.channels for each in operations
+    )
+    arena = _tflm_arena(operations, outside, core)
+    return Memory.of(
+        "tflm",
+        core,
+        OPTIMIZATIONS[0],
+        "modelled",
+        flash={"model": model_bytes, "kernels": kernels, "interpreter": interpreter},
+        ram={
+            "activations and scratch": arena,
+            "records": kept,
+            "interpreter": more["interpreter"] + more["resolver"] + more["operator"] * len(names),
+        },
+    )
+
+
+@functools.lru_cache(maxsize=1 << 10)
+def _code_tflm(names, ours, core):
+    """(bytes of the interpreter, bytes of the operators)."""
+    groups = _table()["tflm"]["cores"][core]["groups"]
+    roots = names | {"interpreter"} | ({"check"} if ours else set())
+    interpreter, everything = (
+        sum(size for size, users in groups if not each.isdisjoint(users)) for each in ({"interpreter"}, roots)
+    )
+    return interpreter, everything - interpreter
+
+
+def _tflm_arena(operations, outside, core) -> int:
+    """Bytes of activations and scratch as TFLite Micro's planner places them. A use is an operator's number, from 1."""
+    steps = [each.step for each in operations]
+    first = {name: (size, 0) for name, size in outside.items()} | {
+        step.output[0]: (step.output[1], number) for number, step in enumerate(steps, 1)
+    }
+    last = {name: number for number, step in enumerate(steps, 1) for name, _ in step.inputs}
+    buffers = [(size, start, last.get(name, start)) for name, (size, start) in first.items()]
+    version = CORES[core].version
+    buffers += [(size, number, number) for number, each in enumerate(operations, 1) if (size := each.scratch(version))]
+    return _arena.tflm_plan(buffers)

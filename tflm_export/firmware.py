@@ -379,15 +379,16 @@ def c_files(network: Network, name) -> tuple[dict[str, int], dict[str, str]]:
     return {version: made.arena_bytes for version, made in writer.plans.items()}, texts
 
 
-def write_c(network: Network, name, samples: Samples, folder, *, packaging="plain"):
+def write_c(network: Network, name, samples: Samples, folder, *, packaging="plain", files=None):
     """Writes the project of plain C calls into a folder.
 
     Args:
         packaging: name of the layout, of `packaging.LAYOUTS`.
+        files: what `c_files` gives, where it is there already.
     Returns:
         As `c_files`.
     """
-    arenas, own = c_files(network, name)
+    arenas, own = files or c_files(network, name)
     word = identifier(name)
     plain = _texts(native.PLAIN)
     headers = {file: plain.pop(file) for file in sorted(plain) if file.endswith(".h")}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from saaug_keras import _scratch, memory
 from saaug_keras.memory import Memory, Operation
 from tflm_export import flatbuffer, linking, plan
@@ -28,11 +30,12 @@ _FUNCTIONS = {  # of plain C, by kind of op
 
 def operations_of(network: Network) -> tuple[Operation, ...]:
     """The network's operators as the model of `saaug_keras.memory` prices them."""
-    return tuple(map(_operation, network.steps, plan.steps_of(network)))
+    ours = network.flavour == "custom"
+    return tuple(_operation(step, seen, ours) for step, seen in zip(network.steps, plan.steps_of(network), strict=True))
 
 
-def _operation(step, seen):
-    if flatbuffer.is_ours(step) and (step.constants is None or step.constants.operator.kernels):
+def _operation(step, seen, ours):
+    if ours and flatbuffer.is_ours(step):
         layer = flatbuffer.custom_layer(step)
         record = layer.record
         shapes = [(1, 1, plan.tensor_bytes(t)) if len(t.shape) == 1 else t.shape for t in (step.inputs[0], step.output)]
@@ -47,14 +50,16 @@ def _operation(step, seen):
             record.depth_multiplier,
         )
         return Operation(seen, f"saaug_{layer.name.lower()}_s8", _words(layer.weights.nbytes) + layer.params.nbytes, window)
-    kind = step.op.kind
+    kind = "depthwise" if step.op.kind == "channel_shift" else step.op.kind
     if kind == "add":
         same = len({(tensor.scale, tensor.zero_point) for tensor in (*step.inputs, step.output)}) == 1
         return Operation(seen, "saaug_plain_add_same" if same else "saaug_plain_add_tensors", 0)
-    constants = 256 if _FUNCTIONS[kind] == "saaug_plain_look_up" else 0
+    calls = len(step.inputs) if kind == "concatenate" else 1
+    constants, channels = 256 if _FUNCTIONS[kind] == "saaug_plain_look_up" else 0, 0
     if step.constants is not None:
-        constants = _words(step.constants.weights.size) + 12 * len(step.constants.bias)
-    return Operation(seen, _FUNCTIONS[kind], constants, calls=len(step.inputs) if kind == "concatenate" else 1)
+        channels = len(step.constants.bias)
+        constants = _words(step.constants.weights.size) + 12 * channels
+    return Operation(dataclasses.replace(seen, kind=kind), _FUNCTIONS[kind], constants, calls=calls, channels=channels)
 
 
 def _words(size):
@@ -87,3 +92,8 @@ def measure_c(network: Network, sources, word, core, optimize=memory.OPTIMIZATIO
 def model_c(network: Network, core, optimize=memory.OPTIMIZATIONS[0], *, table=None) -> Memory:
     """The same without a compiler for the core. `table`: as `saaug_keras.memory.model_c`."""
     return memory.model_c(operations_of(network), outside(network), core, optimize, table=table)
+
+
+def model_tflm(network: Network, model_bytes, core) -> Memory:
+    """What a network takes with TFLite Micro, whose own code is not here to link: see `saaug_keras.memory.model_tflm`."""
+    return memory.model_tflm(operations_of(network), outside(network), model_bytes, core)

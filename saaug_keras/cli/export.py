@@ -45,8 +45,9 @@ def add_parser(subparsers):
         "the pixels' 0 to 255 span: 0 255 for a model that begins with Rescaling (default: 0 1)",
     )
     parser.add_argument("--name", help="of the files (default: the model's)")
-    parser.add_argument("--sram-bytes", type=int, metavar="N", help="refuse if the activations take more")
-    parser.add_argument("--flash-bytes", type=int, metavar="N", help="refuse if the model takes more")
+    common.add_core_option(parser)
+    parser.add_argument("--sram-bytes", type=common.size, metavar="N", help="refuse if it takes more RAM; 64k is 64 KiB")
+    parser.add_argument("--flash-bytes", type=common.size, metavar="N", help="refuse if it takes more flash")
 
     group = parser.add_argument_group("images that set the quantization ranges")
     which = group.add_mutually_exclusive_group(required=True)
@@ -89,6 +90,7 @@ def run(args) -> int:
         evaluation_data=evaluation,
         sram_bytes=args.sram_bytes,
         flash_bytes=args.flash_bytes,
+        core=args.core,
         name=args.name,
         packaging=args.packaging,
         input_range=None if args.input_range is None else tuple(args.input_range),

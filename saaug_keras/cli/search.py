@@ -76,6 +76,7 @@ def add_parser(subparsers):
     group.add_argument("--device", help="a microcontroller's name, for example stm32f412")
     group.add_argument("--sram", type=common.size, metavar="BYTES", help="in place of the device's; 64k is 64 KiB")
     group.add_argument("--flash", type=common.size, metavar="BYTES", help="in place of the device's")
+    common.add_core_option(group, default=None)
     group.add_argument("--max-energy", type=float, metavar="MJ", help="mJ an inference, of an Eyeriss-like accelerator")
     group.add_argument("--max-ops", type=float, metavar="N", help="operations an inference")
 
@@ -95,7 +96,7 @@ def add_parser(subparsers):
         "--minimize",
         default="",
         metavar="NAME,NAME",
-        help="costs ranked beside accuracy: sram_bytes, flash_bytes, operations, energy_mj (default: none, only limits)",
+        help="costs ranked beside accuracy: ram_bytes, flash_bytes, operations, energy_mj (default: none, only limits)",
     )
     group.add_argument("--strategy", choices=("evolution", "random"), default="evolution", help="default: evolution")
     for where, option, kind, text in _NUMBERS:
@@ -129,7 +130,8 @@ def add_parser(subparsers):
         "--target",
         choices=("c", "tflite", "tflm"),
         default="tflm",
-        help="what firmware/ holds: plain C, the model alone, or a project with TFLite Micro (default: tflm)",
+        help="what firmware/ holds, and flash and RAM are counted for: plain C, the model alone, or a project with TFLite "
+        "Micro (default: tflm)",
     )
     group.add_argument(
         "--exported-images",
@@ -215,7 +217,7 @@ def deploy(args, search, spec, report) -> dict:
     import numpy as np
 
     import tflm_export
-    from saaug_keras import datasets
+    from saaug_keras import datasets, devices
 
     data, plan = search.data, search.plan
     model = keras.models.load_model(search.out / "training" / "target.keras")
@@ -226,6 +228,7 @@ def deploy(args, search, spec, report) -> dict:
         )
 
     count = min(len(data.x_test), args.exported_images)
+    held = devices.limits(plan.device, sram=plan.sram, flash=plan.flash)
     exported = tflm_export.export(
         model,
         resized(search.fit_part[0][:256]),
@@ -234,10 +237,11 @@ def deploy(args, search, spec, report) -> dict:
         target=args.target,
         evaluation_data=(resized(data.x_test[:count]), data.y_test[:count]),
         name="network",
+        core=plan.where["core"],
+        sram_bytes=held.get("ram_bytes"),
+        flash_bytes=held.get("flash_bytes"),
     )
-    # A project of plain C has an arena of its own, the same at every run; its size depends on the kernels' version.
-    arena = exported.arena_bytes if exported.plan_bytes is None else max(exported.plan_bytes.values())
-    columns = ("", "accuracy", "of images", "parameters", "flash, bytes", "arena, bytes")
+    columns = ("", "accuracy", "of images", "parameters", "flash, bytes", "RAM, bytes", "model file, bytes")
     rows = [
         (
             f"this network, {spec.blocks[-1].operator}, as deployed",
@@ -245,11 +249,12 @@ def deploy(args, search, spec, report) -> dict:
             count,
             exported.parameters,
             exported.flash_bytes,
-            arena or "not measured",
+            exported.ram_bytes,
+            exported.model_bytes,
         )
     ]
-    shown = ("tflm_accuracy", "float_accuracy", "agreement", "flash_bytes")
-    result = {"firmware": str(search.out / "firmware"), **{key: getattr(exported, key) for key in shown}, "arena_bytes": arena}
+    shown = ("tflm_accuracy", "float_accuracy", "agreement", "flash_bytes", "ram_bytes", "model_bytes")
+    result = {"firmware": str(search.out / "firmware"), **{key: getattr(exported, key) for key in shown}}
     if args.baseline != "none":
         from saaug_keras import baselines
         from tflm_export import runner
@@ -280,12 +285,13 @@ def deploy(args, search, spec, report) -> dict:
                     found["accuracy"],
                     len(data.x_test),
                     twin["parameters"],
-                    found["flash_bytes"],
-                    found["arena_bytes"],
+                    "-",
+                    "-",
+                    found["model_bytes"],
                 )
             )
-    note = "Flash: the model file. Arena: the activations as TFLite Micro allocates them"
-    note += ". Test images." if exported.plan_bytes is None else "; this network's as the C project does, scratch included."
+    taken = exported.memory
+    note = f"Flash and RAM: everything, target {taken['target']} on core {taken['core']}, {taken['how']}. Test images."
     result["tables"] = [{"title": "As deployed, on TFLite Micro", "columns": columns, "rows": rows, "note": note}]
     return json.loads(json.dumps(result))
 

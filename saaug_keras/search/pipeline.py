@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -11,12 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from saaug_keras import _files, _validate, backbones, cost, datasets, devices, operators, recipes
+from saaug_keras import _files, _validate, backbones, cost, datasets, devices, memory, operators, recipes
 from saaug_keras._version import __version__
 from saaug_keras.search import page
 from saaug_keras.search.evaluator import SuperNetEvaluator
 from saaug_keras.search.oracle import TwoStageOracle
-from saaug_keras.search.space import COST_NAMES, SearchSpace, StageSpace, rank_subspaces
+from saaug_keras.search.space import COST_NAMES, SearchSpace, StageSpace, measure, rank_subspaces
 from saaug_keras.search.supernet import SuperNet
 from saaug_keras.search.tuner import TwoStageTuner
 
@@ -29,6 +30,8 @@ class Plan:
 
     Args:
         device: name of a `devices.Device`, or None.
+        target, core: what flash and RAM are counted for: "c", or "tflm" (or "tflite"), on one of `memory.CORES`; None: on
+            the device's core, "m4" without a device.
         sram, flash, max_energy, max_ops: limits in place of the device's or beside them; see `devices.limits`.
         slack: factor >= 1 on flash, energy and operations for the SubNet, whose blocks may go later.
         space: "tiny" or "small", see `make_space`; None: by the size of the images.
@@ -46,6 +49,8 @@ class Plan:
     """
 
     device: str | None = None
+    target: str = "c"
+    core: str | None = None
     sram: int | None = None
     flash: int | None = None
     max_energy: float | None = None
@@ -84,18 +89,33 @@ class Plan:
         for name in ("supernet_rate", "adapt_rate", "learning_rate"):
             _validate.number_in("Plan", name, getattr(self, name), 1e-8, 1e3)
         _validate.number_in("Plan", "slack", self.slack, 1, 1e6)
+        _validate.one_of("Plan", "target", self.target, ("c", "tflite", "tflm"))
+        known = memory.CORES if self.where["target"] == "c" else memory.tflm_cores()
+        _validate.one_of("Plan", f"core of target '{self.target}'", self.where["core"], tuple(known))
         for name in self.minimize:
             _validate.one_of("Plan", "minimize", name, COST_NAMES)
 
     @property
+    def where(self) -> dict:
+        """Target and core that flash and RAM are counted for, as `cost.estimate` takes them."""
+        target = "c" if self.target == "c" else "tflm"
+        return {"target": target, "core": self.core or devices.core_of(self.device)}
+
+    @property
     def limits(self) -> dict:
-        """Cost name -> largest value."""
-        return devices.limits(self.device, sram=self.sram, flash=self.flash, max_energy=self.max_energy, max_ops=self.max_ops)
+        """Cost name -> largest value. Those of memory are less than the device's by what the model may be wrong by, so
+        that an export of what was found meets them; RAM of plain C is not modelled but planned."""
+        found = devices.limits(self.device, sram=self.sram, flash=self.flash, max_energy=self.max_energy, max_ops=self.max_ops)
+        target = self.where["target"]
+        for name in ("flash_bytes",) if target == "c" else ("flash_bytes", "ram_bytes"):
+            if name in found:
+                found[name] = int(found[name] * (1 - memory.TOLERANCE[target]))
+        return found
 
     @property
     def slacks(self) -> dict:
-        """Cost name -> factor in stage 1. SRAM has none: blocks that go do not lower its peak."""
-        return {name: self.slack for name in self.limits if name != "sram_bytes"}
+        """Cost name -> factor in stage 1. RAM has none: blocks that go do not lower its peak."""
+        return {name: self.slack for name in self.limits if name != "ram_bytes"}
 
 
 def make_space(plan: Plan, image_shape, num_classes: int) -> SearchSpace:
@@ -107,7 +127,7 @@ def make_space(plan: Plan, image_shape, num_classes: int) -> SearchSpace:
     _validate.one_of("Plan", "space", plan.space, (None, "small", "tiny"))
     size, channels = image_shape[0], image_shape[2]
     which = plan.space or ("tiny" if size <= 16 else "small")
-    options = {"channels": channels, "operators": plan.operators}
+    options = {"channels": channels, "operators": plan.operators, "measure": functools.partial(measure, **plan.where)}
     if which == "tiny":
         stages = (
             StageSpace(8, 1, (1, 2), (3, 5), (2, 3, 4)),
@@ -400,7 +420,7 @@ def _check_limits(space, plan):
 def make_report(search, oracle, best, spec, trained, subspaces) -> dict:
     """Everything that the page shows, as plain data."""
     plan, chosen = search.plan, oracle.candidate(best.trial_id)
-    compared = cost.compare(spec)
+    compared = cost.compare(spec, **plan.where)
     limits = plan.limits
     where = f" for {plan.device}" if plan.device else ""
     bounds = ", ".join(f"{page.name_of(name)} <= {page.number(limit)}" for name, limit in limits.items()) or "none"
@@ -411,7 +431,7 @@ def make_report(search, oracle, best, spec, trained, subspaces) -> dict:
         (f"{validation:.1%}", "validation, trained"),
         (f"{test:.1%}", "test, trained"),
         (page.number(chosen["costs"]["flash_bytes"]), "flash, bytes"),
-        (page.number(chosen["costs"]["sram_bytes"]), "peak SRAM, bytes"),
+        (page.number(chosen["costs"]["ram_bytes"]), "RAM, bytes"),
         (page.number(chosen["costs"]["operations"]), "operations"),
     ]
     columns = ("", "FP32 multiply", "INT8 multiply", "this, 32 bits", "this, deployed")
@@ -419,17 +439,17 @@ def make_report(search, oracle, best, spec, trained, subspaces) -> dict:
         "title": "Costs, operator and bit width apart",
         "columns": columns,
         "rows": [
-            [page.name_of(name), *(getattr(value, name) for value in compared.values())]
+            [page.name_of(name), *("-" if (x := getattr(value, name)) is None else x for value in compared.values())]
             for name in ("multiplies", "shifts", "adds", "params", *COST_NAMES, "latency_ms")
         ],
         "note": "Energy and latency are those of an Eyeriss-like accelerator with DRAM, and predict nothing about a "
-        "microcontroller. SRAM: the activations in TFLite Micro's arena.",
+        f"microcontroller. Flash and RAM: everything that target {plan.where['target']} takes on core {plan.where['core']}.",
     }
     layers = {
         "title": "Layers",
-        "columns": ("layer", "operator", "output", "MACs", "flash, bytes", "energy, mJ"),
+        "columns": ("layer", "operator", "output", "MACs", "model file, bytes", "energy, mJ"),
         "rows": [
-            [c.name, c.operator, "x".join(map(str, layer.output_shape)), c.macs, c.flash_bytes, c.energy_mj]
+            [c.name, c.operator, "x".join(map(str, layer.output_shape)), c.macs, c.model_bytes, c.energy_mj]
             for c, layer in zip(compared["deployed"].layers, backbones.lower(spec), strict=True)
         ],
     }

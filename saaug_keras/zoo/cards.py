@@ -9,6 +9,7 @@ import math
 
 from saaug_keras import _validate, zoo
 from saaug_keras._files import write_atomic
+from saaug_keras.memory import CORES
 
 
 def card(entry) -> str:
@@ -51,9 +52,12 @@ def figures(measured):
     yield "same class in both", percent(measured["agreement"])
     yield "parameters", f"{measured['parameters']:,}"
     for flavour in ("custom", "builtin"):
-        if f"{flavour}_flash_bytes" in measured:
-            yield f"flash, {flavour} operators", f"{measured[f'{flavour}_flash_bytes']:,} bytes"
-            yield f"arena, {flavour} operators", f"{measured[f'{flavour}_arena_bytes']:,} bytes"
+        if f"{flavour}_model_bytes" in measured:
+            yield f"model file, {flavour} operators", f"{measured[f'{flavour}_model_bytes']:,} bytes"
+            yield f"its activations on TFLite Micro, {flavour} operators", f"{measured[f'{flavour}_activation_bytes']:,} bytes"
+    for part, label in (("flash", "flash"), ("ram", "RAM")):
+        for core, size in measured.get(f"{part}_bytes_c", {}).items():
+            yield f"{label} as plain C, {CORES[core].title}", f"{size:,} bytes"
     for core in ("m4", "m0"):
         if f"instructions_{core}" in measured:
             yield f"instructions per inference, Cortex-{core.upper()}", f"{measured[f'instructions_{core}']:,}"
@@ -93,18 +97,19 @@ def readme() -> str:
 
 Written by `saaug zoo verify --write-table zoo/README.md`. Accuracy (of scenes with a class per pixel: mean IoU) on the
 whole test set; int8 on TFLite Micro. "direct" is the int8 accuracy of the same network trained alone for the same epochs,
-"twin" that of its multiplicative twin after its own epochs. Flash: the model file with packed weights, where the operators
-are ours. Arena: the activations, as TFLite Micro places them. Instructions per inference with our kernels; what a
-multiplicative twin takes depends on kernels that are not ours.
+"twin" that of its multiplicative twin after its own epochs. Flash and RAM: everything that a project of plain C takes of a
+Cortex-M4, linked at -O3 with arm-none-eabi-gcc 12.2: constants, kernels and calls; activations, scratch, input and output.
+Model: the file for TFLite Micro with packed weights, where the operators are ours. Instructions per inference with our
+kernels; what a multiplicative twin takes depends on kernels that are not ours.
 """
 
 
 def table() -> str:
     """The table of all entries, as Markdown."""
     lines = [
-        "| entry | images | epochs | parameters | float | int8 | direct | twin | flash, bytes | arena, bytes | "
-        "M4 instructions | M0 instructions |",
-        f"|{'---|' * 12}",
+        "| entry | images | epochs | parameters | float | int8 | direct | twin | flash, bytes | RAM, bytes | "
+        "model, bytes | M4 instructions | M0 instructions |",
+        f"|{'---|' * 13}",
     ]
     for name in zoo.list():
         entry = zoo.Entry.read(name)
@@ -112,7 +117,7 @@ def table() -> str:
         if not measured:
             continue
         height, width, channels = entry.spec().input_shape
-        flavour = "custom" if "custom_flash_bytes" in measured else "builtin"
+        sizes = row(name)
         cells = [
             f"`{name}`",
             f"{height}x{width}x{channels}",
@@ -122,7 +127,7 @@ def table() -> str:
             percent(score(measured, "tflm")),
             *(others(entry.direct)),
             *(others(entry.twin)),
-            *(f"{measured[f'{flavour}_{part}_bytes']:,}" for part in ("flash", "arena")),
+            *(cell(key, sizes[key]) for key in ("flash_bytes", "ram_bytes", "model_bytes")),
             *(f"{measured[f'instructions_{core}']:,}" if f"instructions_{core}" in measured else "-" for core in ("m4", "m0")),
         ]
         lines.append(f"| {' | '.join(cells)} |")
@@ -139,7 +144,9 @@ COLUMNS = {
     "float": "float",
     "int8": "int8",
     "flash_bytes": "flash, bytes",
-    "arena_bytes": "arena, bytes",
+    "ram_bytes": "RAM, bytes",
+    "model_bytes": "model file, bytes",
+    "activation_bytes": "activations, bytes",
     "instructions_m4": "M4 instructions",
     "instructions_m0": "M0 instructions",
 }
@@ -151,7 +158,7 @@ def row(name) -> dict:
     from saaug_keras import backbones
 
     entry = zoo.Entry.read(name)
-    measured, flavour = entry.measured, "custom" if "custom_flash_bytes" in entry.measured else "builtin"
+    measured, flavour = entry.measured, "custom" if "custom_model_bytes" in entry.measured else "builtin"
     return {
         "name": name,
         "dataset": entry.dataset,
@@ -160,8 +167,10 @@ def row(name) -> dict:
         "macs": backbones.count_macs(entry.spec()),
         "float": score(measured, "float"),
         "int8": score(measured, "tflm"),
-        "flash_bytes": measured.get(f"{flavour}_flash_bytes"),
-        "arena_bytes": measured.get(f"{flavour}_arena_bytes"),
+        "flash_bytes": measured.get("flash_bytes_c", {}).get("m4"),
+        "ram_bytes": measured.get("ram_bytes_c", {}).get("m4"),
+        "model_bytes": measured.get(f"{flavour}_model_bytes"),
+        "activation_bytes": measured.get(f"{flavour}_activation_bytes"),
         "instructions_m4": measured.get("instructions_m4"),
         "instructions_m0": measured.get("instructions_m0"),
     }
