@@ -4,7 +4,7 @@ The entry is exported as a project of plain C, built for each core and run in QE
 must be the exporter's. Exact and repeatable for one compiler.
 
     --cores m4,m0     some cores only
-    --record          also     also write the figures into the entry's measured.toml
+    --record          also write the figures into the entry's measured.toml
     --memory          flash and RAM of that project, linked, in place of instructions; NAME may be a shell pattern
 """
 

@@ -103,7 +103,7 @@ def main():
     parser.add_argument("--store", action="store_true")
     arguments = parser.parse_args()
     cases = list(networks())
-    stored = json.loads(memory.TABLE.read_text()) if memory.TABLE.exists() else {"cores": {}}
+    stored = json.loads(memory.TABLE.read_text())
     for core in arguments.cores.split(","):
         for optimize in memory.OPTIMIZATIONS:
             table = {"groups": groups(core, optimize)}
@@ -112,8 +112,18 @@ def main():
             stored["cores"].setdefault(core, {})[optimize] = table
             print(f"{core} {optimize}: {compare(cases, linked, table)}", flush=True)
     if arguments.store:
-        lines = [f'"{core}": {json.dumps(table)}' for core, table in sorted(stored["cores"].items())]
-        write_atomic(memory.TABLE, '{"cores": {\n' + ",\n".join(lines) + "\n}}\n")
+        store(stored)
+
+
+def store(tables):
+    """Writes the tables, a core a line."""
+    rest = {key: value for key, value in tables["tflm"].items() if key != "cores"}
+    kernels, tflm = (
+        ",\n".join(f'"{core}": {json.dumps(table)}' for core, table in sorted(cores.items()))
+        for cores in (tables["cores"], tables["tflm"]["cores"])
+    )
+    text = f'{{"cores": {{\n{kernels}\n}},\n"tflm": {json.dumps(rest)[:-1]}, "cores": {{\n{tflm}\n}}}}}}\n'
+    write_atomic(memory.TABLE, text)
 
 
 def compare(cases, linked, table):

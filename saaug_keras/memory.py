@@ -116,7 +116,10 @@ def check(owner, target, core):
         ValueError: says what it must be.
     """
     _validate.one_of(owner, "target", target, TARGETS)
-    _validate.one_of(owner, "core", core, tuple(CORES))
+    if target == "c":
+        _validate.one_of(owner, "core", core, tuple(CORES))
+    else:
+        _validate.one_of(owner, f"core of target '{target}'", core, tflm_cores())
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -302,8 +305,8 @@ def model_tflm(operations, outside, model_bytes, core) -> Memory:
         operations, outside, core: as `model_c`.
         model_bytes: of the model file.
     """
+    check("memory", "tflm", core)
     table = _table()["tflm"]
-    _validate.one_of("memory", "core of target 'tflm'", core, tuple(table["cores"]))
     names = frozenset(each.name for each in operations)
     ours = any(each.window is not None for each in operations)
     interpreter, kernels = _code_tflm(names, ours, core)

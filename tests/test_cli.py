@@ -211,7 +211,7 @@ def test_export_and_run_agree_on_the_accuracy(flavour, exported, capsys):
     report = json.loads((exported / flavour / "report.json").read_text())
     assert report["flavour"] == flavour and report["agreement"] >= 0.95  # two epochs leave many near ties
     model = exported / flavour / "net.tflite"
-    assert report["flash_bytes"] == model.stat().st_size
+    assert report["model_bytes"] == model.stat().st_size
     assert cli.main(["run", str(model), "--dataset", "digits", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["accuracy"] == report["tflm_accuracy"] and result["images"] == 359
@@ -306,7 +306,7 @@ def test_damaged_keras_files_are_one_line(exported, tmp_path, capsys):
 def test_demo_train_writes_its_report(tmp_path, capsys):
     assert demo_train.main(["--out", str(tmp_path / "demo"), "--epochs", "3"]) == 0
     report = json.loads((tmp_path / "demo" / "report.json").read_text())
-    keys = {"float_accuracy", "tflm_accuracy", "agreement", "flash_bytes", "arena_bytes"}
+    keys = {"float_accuracy", "tflm_accuracy", "agreement", "flash_bytes", "ram_bytes"}
     assert set(report) == {"direct", "augmented", "seconds"} and report["seconds"] > 0
     for arm in ("direct", "augmented"):
         assert keys <= set(report[arm]) and report[arm]["flash_bytes"] > report[arm]["parameters"]

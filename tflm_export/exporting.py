@@ -305,9 +305,7 @@ def _check_writable(out_dir):
 
 def _check_core(target, core, limited):
     """Refuses a core that is not known, and limits where nothing is known of TFLite Micro."""
-    _validate.one_of(_OWNER, "core", core, tuple(memory.CORES))
-    if limited and target != "c":
-        _validate.one_of(_OWNER, f"core, with limits and target {target!r},", core, memory.tflm_cores())
+    memory.check(_OWNER, "tflm" if limited and target != "c" else "c", core)
 
 
 def _memory(network, target, core, model_bytes, files, word):

@@ -154,6 +154,7 @@ def make_plan(args):
         | {
             "operators": tuple(args.operators.split(",")),
             "minimize": tuple(name for name in args.minimize.split(",") if name),
+            "target": "c" if args.target == "c" else "tflm",
             "augment_data": not args.no_data_augmentation,
             "widths": args.widths and tuple(args.widths),
             "resolutions": args.resolutions and tuple(args.resolutions),

@@ -30,8 +30,8 @@ class Plan:
 
     Args:
         device: name of a `devices.Device`, or None.
-        target, core: what flash and RAM are counted for: "c", or "tflm" (or "tflite"), on one of `memory.CORES`; None: on
-            the device's core, "m4" without a device.
+        target, core: what flash and RAM are counted for: of `memory.TARGETS`, on one of `memory.CORES`; None: on the
+            device's core, "m4" without a device.
         sram, flash, max_energy, max_ops: limits in place of the device's or beside them; see `devices.limits`.
         slack: factor >= 1 on flash, energy and operations for the SubNet, whose blocks may go later.
         space: "tiny" or "small", see `make_space`; None: by the size of the images.
@@ -89,27 +89,23 @@ class Plan:
         for name in ("supernet_rate", "adapt_rate", "learning_rate"):
             _validate.number_in("Plan", name, getattr(self, name), 1e-8, 1e3)
         _validate.number_in("Plan", "slack", self.slack, 1, 1e6)
-        _validate.one_of("Plan", "target", self.target, ("c", "tflite", "tflm"))
-        known = memory.CORES if self.where["target"] == "c" else memory.tflm_cores()
-        _validate.one_of("Plan", f"core of target '{self.target}'", self.where["core"], tuple(known))
+        memory.check("Plan", **self.where)
         for name in self.minimize:
             _validate.one_of("Plan", "minimize", name, COST_NAMES)
 
     @property
     def where(self) -> dict:
         """Target and core that flash and RAM are counted for, as `cost.estimate` takes them."""
-        target = "c" if self.target == "c" else "tflm"
-        return {"target": target, "core": self.core or devices.core_of(self.device)}
+        return {"target": self.target, "core": self.core or devices.core_of(self.device)}
 
     @property
     def limits(self) -> dict:
         """Cost name -> largest value. Those of memory are less than the device's by what the model may be wrong by, so
         that an export of what was found meets them; RAM of plain C is not modelled but planned."""
         found = devices.limits(self.device, sram=self.sram, flash=self.flash, max_energy=self.max_energy, max_ops=self.max_ops)
-        target = self.where["target"]
-        for name in ("flash_bytes",) if target == "c" else ("flash_bytes", "ram_bytes"):
+        for name in ("flash_bytes",) if self.target == "c" else ("flash_bytes", "ram_bytes"):
             if name in found:
-                found[name] = int(found[name] * (1 - memory.TOLERANCE[target]))
+                found[name] = int(found[name] * (1 - memory.TOLERANCE[self.target]))
         return found
 
     @property
