@@ -39,25 +39,33 @@ def functions():
     return [*ours, "saaug_check", "saaug_check_constants", *plain]
 
 
-def kept_sections(root, core, optimize):
-    """{(section, file): bytes} of what one function reaches."""
-    with tempfile.TemporaryDirectory() as directory:
-        file = pathlib.Path(directory) / "map"
-        linking.link([], [root], core, optimize, more=[f"-Wl,-Map={file}"])
-        text = file.read_text().partition("Linker script and memory map")[2]
-    text = re.sub(r"^ (\.\S+)\n\s+", r" \1 ", text, flags=re.MULTILINE)
-    found = {}
-    for section, address, size, place in _KEPT.findall(text):
-        if int(size, 16) and int(address, 16) and re.match(r"\.(text|rodata|srodata|data|sdata|ARM\.ex)", section):
-            found[section, place.rpartition("/")[2]] = int(size, 16)
-    return found
+def kept_sections(text, *, ram=False):
+    """{(section, file): bytes} of what a linker's map says is in an image; of sections without values only with `ram`."""
+    text = re.sub(r"^ (\.\S+)\n\s+", r" \1 ", text.partition("Linker script and memory map")[2], flags=re.MULTILINE)
+    wanted = r"\.(text|rodata|srodata|data|sdata|ARM\.ex" + (r"|bss|sbss)" if ram else ")")
+    return {
+        (section, place.rpartition("/")[2]): int(size, 16)
+        for section, address, size, place in _KEPT.findall(text)
+        if int(size, 16) and int(address, 16) and re.match(wanted, section)
+    }
 
 
 def groups(core, optimize):
     """[[bytes, functions that need them], ...]: a network takes each group of which it calls a function."""
-    users, sizes = collections.defaultdict(set), {}
+    kept = {}
     for root in functions():
-        for section, size in kept_sections(root, core, optimize).items():
+        with tempfile.TemporaryDirectory() as directory:
+            file = pathlib.Path(directory) / "map"
+            linking.link([], [root], core, optimize, more=[f"-Wl,-Map={file}"])
+            kept[root] = kept_sections(file.read_text())
+    return grouped(kept)
+
+
+def grouped(kept):
+    """Groups of {root: {section: bytes}}."""
+    users, sizes = collections.defaultdict(set), {}
+    for root, sections in kept.items():
+        for section, size in sections.items():
             users[section].add(root)
             sizes[section] = max(size, sizes.get(section, 0))
     total = collections.Counter()

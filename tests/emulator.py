@@ -159,8 +159,8 @@ class Result:
     output: str
 
 
-def run(core, image, arguments=(), *, timeout=300):
-    """Runs an image to its end. `arguments` are words without spaces or commas."""
+def run(core, image, arguments=(), *, timeout=300, cwd=None):
+    """Runs an image to its end, in the folder `cwd`. `arguments` are words without spaces or commas."""
     arguments = [str(argument) for argument in arguments]
     if any(character in argument for argument in arguments for character in " ,"):
         raise ValueError(f"emulator.run: `arguments` must hold no space or comma. Received: arguments={arguments!r}")
@@ -187,5 +187,5 @@ def run(core, image, arguments=(), *, timeout=300):
         "-kernel",
         str(image),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL, cwd=cwd)
     return Result(done.returncode, done.stdout)
