@@ -131,7 +131,8 @@ def fits(network, on: Device | str | None = None, *, sram=None, flash=None, max_
     """The limits that a network exceeds; none if the list is empty.
 
     Args:
-        network: a `NetSpec`, priced as deployed on the device's core, or a `cost.NetCost`.
+        network: a `NetSpec`, priced as deployed on the device's core, or a `cost.NetCost`; one at 32 bits, which is never
+            exported, takes no memory.
         on, sram, flash, max_energy, max_ops: as for `limits`.
         target: of `memory.TARGETS`, for a `NetSpec`.
     Returns:
@@ -145,5 +146,5 @@ def fits(network, on: Device | str | None = None, *, sram=None, flash=None, max_
     return [
         Violation(what, getattr(network, name), held[name], unit)
         for name, (what, unit) in _WORDS.items()
-        if name in held and getattr(network, name) > held[name]
+        if name in held and (getattr(network, name) or 0) > held[name]
     ]

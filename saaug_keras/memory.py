@@ -116,10 +116,13 @@ def check(owner, target, core):
         ValueError: says what it must be.
     """
     _validate.one_of(owner, "target", target, TARGETS)
-    if target == "c":
-        _validate.one_of(owner, "core", core, tuple(CORES))
-    else:
-        _validate.one_of(owner, f"core of target '{target}'", core, tflm_cores())
+    _validate.one_of(owner, "core", core, tuple(CORES))
+    if target == "tflm" and core not in tflm_cores():
+        known = ", ".join(map(repr, tflm_cores()))
+        raise ValueError(
+            f"{owner}: `core` must be one of {known}, where TFLite Micro was measured, for target 'tflm'. Received: "
+            f"core={core!r}. Target 'c' knows every core."
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -350,6 +350,9 @@ def test_the_command_says_what_does_not_fit(capsys):
     assert json.loads(capsys.readouterr().out)["exceeded"][0]["limit"] == 256 * 1024
     assert main([*COMMAND, "--device", "stm32f412", "--sram", "1M", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["exceeded"] == []
+    assert main([*COMMAND, "--bits", "32", "--sram", "1k", "--max-energy", "99"]) == 0  # never exported
+    assert main([*COMMAND, "--bits", "32", "--max-energy", "1e-6"]) == 1
+    capsys.readouterr()
     assert main([*COMMAND, "--max-ops", "1e6"]) == 1
     assert "does not fit the limits: operations: needs" in capsys.readouterr().out
 

@@ -97,7 +97,7 @@ def test_tflite_micros_arena_is_what_it_used_on_a_cortex_m4(name, bits):
     entry = zoo.Entry.read(name)
     found = cost.estimate(entry.spec(), bits=bits, target="tflm", core="m4").memory
     arena = found.ram["activations and scratch"] + found.ram["records"]
-    assert arena == pytest.approx(ARENAS[name, bits], rel=0.005)
+    assert arena == pytest.approx(ARENAS[name, bits], rel=0.01)
     assert found.ram_bytes - arena < 1000  # the interpreter's own objects
     model = entry.measured[f"{'builtin' if bits else 'custom'}_model_bytes"]
     assert abs(found.flash["model"] - model) < memory.TOLERANCE["tflm"] * found.flash_bytes
@@ -109,7 +109,7 @@ def test_tflite_micro_is_known_on_the_cores_where_it_was_measured():
     assert shift.flash["interpreter"] > 15_000 and shift.how == "modelled"
     plain = cost.estimate(spec, core="m4").memory
     assert shift.flash["kernels"] > plain.flash["code"] and "tflite" in memory.tflm_source().lower().replace(" ", "")
-    with pytest.raises(ValueError, match="cost.estimate: `core of target 'tflm'` must be one of .*'m4'.*core.*'rv32e'"):
+    with pytest.raises(ValueError, match="cost.estimate: `core` must be one of .*'m4'.*, where TFLite Micro .*'rv32e'"):
         cost.estimate(spec, target="tflm", core="rv32e")
     with pytest.raises(ValueError, match="cost.estimate: `target` must be one of 'c', 'tflm'"):
         cost.estimate(spec, target="arduino")
@@ -141,7 +141,7 @@ def test_an_export_for_a_core_without_figures_says_so(small, tmp_path):
     model, images = small
     report = tflm_export.export(model, images, tmp_path / "net", core="rv32e")
     assert report.flash_bytes is report.ram_bytes is report.memory is None and report.model_bytes > 0
-    with pytest.raises(ValueError, match="core of target 'tflm'` must be one of"):
+    with pytest.raises(ValueError, match="export: `core` must be one of .*, where TFLite Micro was measured"):
         tflm_export.export(model, images, tmp_path / "limited", core="rv32e", flash_bytes=1 << 20)
     with pytest.raises(ValueError, match="export: `core` must be one of 'm0'"):
         tflm_export.export(model, images, tmp_path / "other", core="z80", target="c")

@@ -103,7 +103,7 @@ def run(args) -> int:
     else:
         compared = cost.compare(spec, convention=args.convention, **where)
         columns, found = {HEADINGS[key]: value for key, value in compared.items()}, compared["deployed"]
-    exceeded = [] if bits == 32 else devices.fits(found, args.device, **limits)
+    exceeded = devices.fits(found, args.device, **limits)
 
     result = {
         "backbone": args.backbone,
