@@ -38,9 +38,8 @@ def _operation(step, seen, ours):
     if ours and flatbuffer.is_ours(step):
         layer = flatbuffer.custom_layer(step)
         record = layer.record
-        shapes = [(1, 1, plan.tensor_bytes(t)) if len(t.shape) == 1 else t.shape for t in (step.inputs[0], step.output)]
-        if step.op.kind == "dense":
-            shapes = [(1, 1, plan.tensor_bytes(tensor)) for tensor in (step.inputs[0], step.output)]
+        flat = step.op.kind == "dense"
+        shapes = [(1, 1, plan.tensor_bytes(tensor)) if flat else tensor.shape for tensor in (step.inputs[0], step.output)]
         window = _scratch.Window(
             record.layout,
             *map(tuple, shapes),
