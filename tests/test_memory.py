@@ -23,12 +23,12 @@ def needs_compiler(core):
 def compiled():
     """(spec, network, its C files) by name: of the zoo, and random ones of shift, product and add layers."""
     found = {}
-    for name in ("digits-shift", "searched-shift-cifar100", "tiny32-44k-adder-cifar100"):
+    for name in ("digits-shift", "searched-shift-cifar100"):
         entry = zoo.Entry.read(name)
         blank = np.zeros((1, *entry.spec().input_shape), np.uint8)
         options = {"flavour": "custom", "observation": entry.observation()}
         found[name] = entry.spec(), tflm_export.compile_network(zoo.load(name), blank, **options)
-    for number in (1, 3, 10):
+    for number in (3, 10):
         spec = random_network(number)
         found[f"random {number}"] = spec, tflm_export.compile_network(*settled_model(spec), flavour="custom")
     return {name: (*pair, firmware.c_files(pair[1], "net")[1]) for name, pair in found.items()}

@@ -44,5 +44,6 @@ def test_scratch_is_what_the_kernels_say(name):
             found = _scratch.scratch_bytes(name, window, version)
             assert found == getter(ctypes.byref(options), ctypes.byref(shape)), (version, window)
             sizes[version].add(found)
-    if name != "channel_shift":
-        assert all(len(found) > 50 for version, found in sizes.items() if version != "reference")
+    none = {"reference"} if name != "shift_fully_connected" else {"reference", "portable4", "portable8"}
+    for version, found in sizes.items():
+        assert found == {0} if version in none or name == "channel_shift" else len(found) > 50
