@@ -302,7 +302,7 @@ def model_tflm(operations, outside, model_bytes, core) -> Memory:
     """What a network takes with TFLite Micro: the model file exactly, TFLite Micro's own code from a table.
 
     Its records in the arena are fitted to what it allocated on a Cortex-M4, a core of 32 bits. While it plans the arena it
-    needs some 5 KB there: a network whose activations take less needs up to that.
+    needs some 5 KB there: a network whose activations take less needs up to 1 KB more than this says.
 
     Args:
         operations, outside, core: as `model_c`.

@@ -51,7 +51,7 @@ int probe_interpreter(const void* model, One* resolver, uint8_t* arena, int size
 
 #ifdef WITH_MAIN
 namespace {
-alignas(16) uint8_t model[1 << 20], arena[1 << 20];
+alignas(16) uint8_t model[720 * 1024], arena[400 * 1024];
 }
 
 // Reads names of models from the file "list"; prints each with the bytes that it used of the arena.
