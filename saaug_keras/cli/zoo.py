@@ -84,7 +84,7 @@ def _list(args) -> int:
     found = [cards.row(name) for name in names]
     if args.csv:
         cards.write_csv(found, args.csv)
-    shown = ("name", "int8", "parameters", "flash_bytes", "ram_bytes", "model_bytes")
+    shown = ("name", "int8", "parameters", "flash_bytes", "ram_bytes")
     rows = [tuple(cards.cell(key, each[key]) for key in shown) for each in found]
     titles = [cards.COLUMNS[key] if key != "int8" else "int8 accuracy or mean IoU" for key in shown]
     common.show(args, {each.pop("name"): each for each in found}, rows=rows, columns=titles)
