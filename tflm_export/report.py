@@ -34,8 +34,8 @@ class Report:
             known of TFLite Micro on that core.
         memory: these two with their parts, a `saaug_keras.memory.Memory` as plain data.
         model_bytes: the model file for TFLite Micro, which target "c" does not have.
-        activation_bytes: activations as TFLite Micro places them, the same on a device; None without the tflite-micro
-            wheel.
+        activation_bytes: activations as TFLite Micro places them, the same on a device but for networks of a few KB, where
+            this host needs more while it plans; None without the tflite-micro wheel.
         scratch_bytes: of our kernels, by version of them, the hungriest layer's; TFLite Micro places it beside the
             activations. None for the builtin flavour and without a C compiler.
         plan_bytes: of the static arena of target "c", scratch included, by version of the kernels; else None.
