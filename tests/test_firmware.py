@@ -360,7 +360,7 @@ def test_target_c_is_custom_only(tmp_path):
     model, images = small_backbone("mobilenetv2-tiny", "shift", blocks=1)
     with pytest.raises(ValueError, match="`flavour` must be 'custom' for target 'c'. Received: flavour='builtin'"):
         write(tmp_path / "net", model, images, flavour="builtin")
-    with pytest.raises(ValueError, match=r"activations and scratch, .* at layer '\w+', take"):
+    with pytest.raises(ValueError, match=r"bytes of RAM \(activations and scratch .* at layer '\w+'\)"):
         write(tmp_path / "net", model, images, sram_bytes=100)
     assert list(tmp_path.iterdir()) == []
 
