@@ -2,6 +2,7 @@
 
 import json
 
+import emulator
 import numpy as np
 import pytest
 from export_models import small_backbone
@@ -151,3 +152,9 @@ def test_every_core_has_its_kernels_sizes():
     spec = backbones.spec("mcunet-in0", num_classes=10, operator="shift")
     sizes = {core: cost.estimate(spec, core=core).flash_bytes for core in memory.CORES}
     assert len(set(sizes.values())) == len(memory.CORES) == 8
+
+
+def test_cores_are_linked_for_as_they_are_emulated():
+    assert {name: set(core.flags) for name, core in emulator.CORES.items()} == {
+        name: set(memory.CORES[name].flags) for name in emulator.CORES
+    }
