@@ -39,7 +39,7 @@ def make_oracle(folder, trials, **options):
 
     from saaug_keras.search import TwoStageOracle
 
-    oracle = TwoStageOracle(ToySpace(second=False), (trials,), limits={"flash_bytes": 150.0, "sram_bytes": 4.0}, **options)
+    oracle = TwoStageOracle(ToySpace(second=False), (trials,), limits={"flash_bytes": 150.0, "ram_bytes": 4.0}, **options)
     oracle.verbose = 0
     oracle._set_project_dir(str(folder), "search")
     return oracle

@@ -215,7 +215,7 @@ def measure(
             measured.
         callbacks: Keras callbacks of the training.
     Returns:
-        {"float_accuracy", "parameters", "ptq": {"accuracy", "flash_bytes", "arena_bytes"}, "qat": ...}; accuracies on
+        {"float_accuracy", "parameters", "ptq": {"accuracy", "model_bytes", "activation_bytes"}, "qat": ...}; accuracies on
         the test images.
     """
     import keras
@@ -271,8 +271,8 @@ def measure(
         quantized = path.read_bytes()
         result[method] = {
             "accuracy": float((classify(quantized, test) == data.y_test).mean()),
-            "flash_bytes": len(quantized),
-            "arena_bytes": None if measure_arena is None else measure_arena(quantized),
+            "model_bytes": len(quantized),
+            "activation_bytes": None if measure_arena is None else measure_arena(quantized),
         }
     return result
 

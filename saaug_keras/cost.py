@@ -3,7 +3,7 @@
 Three views that are never mixed in one number:
 
 - Operations of one inference, by kind: multiplications, shifts, additions.
-- Memory of a microcontroller: bytes of flash (the exported model) and of SRAM (the tensors of TFLite Micro's arena).
+- Memory of a microcontroller: everything in flash and everything in RAM for a target and a core; see `memory`.
 - Energy and latency of an Eyeriss-like accelerator with DRAM, the view of the papers. It predicts nothing about a
   microcontroller, which has neither DRAM nor an array of processing elements.
 
@@ -28,7 +28,6 @@ Sources: Horowitz, ISSCC 2014 (energy of an operation); ShiftAddNet, arXiv:2010.
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
 import functools
 import math
@@ -36,7 +35,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from saaug_keras import _validate, operators
+from saaug_keras import _arena, _scratch, _validate, memory, operators
 from saaug_keras.backbones import KINDS, LayerSpec, NetSpec, check_layer_options, lower, operator_of
 
 CONVENTIONS = ("honest", "paper")
@@ -64,31 +63,13 @@ WEIGHT_REGISTERS = 192 * 5
 BUFFER_ELEMENTS = 65536
 PROCESSING_ELEMENTS = 16 * 12
 
-ARENA_ALIGNMENT = 16  # bytes; TFLite Micro's MicroArenaBufferAlignment()
-
 # Bytes of an exported model beside weights and parameters: names, shapes, quantization and options of each operator and
 # its tensors; fitted to some 60 exported networks, whose sizes it gives within 2.5%, large ones within 0.2%.
-FLASH_NETWORK = 800
-FLASH_OPERATOR = {"conv": 380, "custom": 325, "other": 200}
+MODEL_NETWORK = 800
+MODEL_OPERATOR = {"conv": 380, "custom": 325, "other": 200}
 # An output channel of a layer with multiplications: scale of weight and bias, the bias, and a share of alignment that is
 # fitted to exported files. Of our own operators: bias, multiplier and shift.
-FLASH_CHANNEL = {"conv": 14, "custom": 12}
-
-# Bytes of TFLite Micro's own records in the arena, fitted to its allocations on a 64-bit host: for the network, for
-# each operator, and the multiplier and shift that it computes for each output channel of a layer with multiplications.
-RECORDS_NETWORK = 690
-RECORDS_OPERATOR = {
-    "conv": 245,
-    "depthwise": 270,
-    "dense": 235,
-    "add": 170,
-    "multiply": 90,
-    "pool": 250,
-    "resize": 150,
-    "hard_swish": 115,
-    "custom": 136,
-}
-RECORDS_CHANNEL = 8
+MODEL_CHANNEL = {"conv": 14, "custom": 12}
 
 ROUNDING_STEPS = 2  # before a layer whose inputs had fewer than 8 bits in training
 
@@ -105,8 +86,7 @@ class LayerCost:
     shifts: int
     adds: int
     params: int
-    flash_bytes: int
-    records_bytes: int
+    model_bytes: int
     output_bytes: int
     energy_mj: float
     latency_ms: float
@@ -122,11 +102,12 @@ class NetCost:
         macs: taps of all weights, whatever their operator: the MACs of the multiplicative network.
         multiplies, shifts, adds: operations by kind; `operations` is their sum.
         params: weights and biases, batch norm folded.
-        flash_bytes: the exported model: as deployed, weights packed and our own operators; at 8 bits, built-in
-            operators where there are any; at 32 bits, which is never exported, 4 bytes a parameter.
-        sram_bytes: the activations in TFLite Micro's arena, as its memory planner lays them out.
-        records_bytes: TFLite Micro's own records in the arena, which come on top, as they are on a 64-bit host; a
-            microcontroller needs less. Most of it is 8 bytes an output channel of layers with multiplications.
+        flash_bytes, ram_bytes: everything that the deployed network takes of a core's memory; see `memory`. None at 32
+            bits, which is never exported.
+        memory: these two with their parts, a `memory.Memory`; None at 32 bits.
+        model_bytes: the model file for TFLite Micro: as deployed, weights packed and our own operators; at 8 bits,
+            built-in operators where there are any; at 32 bits 4 bytes a parameter.
+        activation_bytes: the activations in TFLite Micro's arena, as its memory planner lays them out.
         energy_mj, latency_ms: of the accelerator.
         layers: tuple of `LayerCost`.
     """
@@ -138,11 +119,13 @@ class NetCost:
     shifts: int
     adds: int
     params: int
-    flash_bytes: int
-    sram_bytes: int
-    records_bytes: int
+    flash_bytes: int | None
+    ram_bytes: int | None
+    model_bytes: int
+    activation_bytes: int
     energy_mj: float
     latency_ms: float
+    memory: memory.Memory | None
     layers: tuple[LayerCost, ...]
 
     @property
@@ -152,19 +135,26 @@ class NetCost:
 
     def as_dict(self, *, layers: bool = False) -> dict:
         """Plain data for JSON; with `layers`, those of every layer, too."""
-        data = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "layers"}
+        data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("layers", "memory")}
         data["bits"] = "deployed" if self.bits is None else self.bits
         data["operations"] = self.operations
+        data["memory"] = self.memory and self.memory.as_dict()
         if layers:
             data["layers"] = [dataclasses.asdict(layer) for layer in self.layers]
         return data
 
 
-_SUMMED = ("macs", "multiplies", "shifts", "adds", "params", "flash_bytes", "records_bytes", "energy_mj", "latency_ms")
+_SUMMED = ("macs", "multiplies", "shifts", "adds", "params", "model_bytes", "energy_mj", "latency_ms")
 
 
 def estimate(
-    spec: NetSpec, *, bits: int | None = None, convention: str = "honest", layer_options: dict | None = None
+    spec: NetSpec,
+    *,
+    bits: int | None = None,
+    convention: str = "honest",
+    layer_options: dict | None = None,
+    target: str = "c",
+    core: str = "m4",
 ) -> NetCost:
     """The costs of a network, without building it.
 
@@ -179,8 +169,9 @@ def estimate(
         layer_options: as for `augment`; they count as deployed. Weights of up to 7 exponents are stored in half a byte,
             others in one. Activations take a byte; where a layer was trained with fewer bits, two steps before it round
             its inputs, whose operations and bytes are the layer's.
+        target, core: of `memory.TARGETS` and `memory.CORES`: what flash and RAM are counted for.
     Raises:
-        ValueError: an unknown convention, bit width or option.
+        ValueError: an unknown convention, bit width, option, target or core.
         TypeError: `spec` is no `NetSpec`.
     """
     if not isinstance(spec, NetSpec):
@@ -188,6 +179,7 @@ def estimate(
     if bits not in (None, 8, 32) or isinstance(bits, float):
         raise ValueError(f"cost.estimate: `bits` must be 8, 32 or None (as deployed). Received: bits={bits!r}.")
     _validate.one_of("cost.estimate", "convention", convention, CONVENTIONS)
+    memory.check("cost.estimate", target, core)
     lowered = lower(spec)
     if layer_options:
         layer_options = check_layer_options("cost.estimate", layer_options, spec)
@@ -197,25 +189,34 @@ def estimate(
         _layer_cost(layer, _code_bytes(layer, layer_options), layer.name in rounded, bits, paper) for layer in lowered
     )
     total = {name: sum(getattr(layer, name) for layer in layers) for name in _SUMMED}
-    total["flash_bytes"] += 0 if bits == 32 else FLASH_NETWORK
-    total["records_bytes"] += RECORDS_NETWORK
-    sram = plan_arena(_buffers(lowered, 4 if bits == 32 else 1, rounded))
-    return NetCost(bits=bits, convention=convention, sram_bytes=sram, layers=layers, **total)
+    total["model_bytes"] += 0 if bits == 32 else MODEL_NETWORK
+    activations = _arena.tflm_plan(_buffers(lowered, 4 if bits == 32 else 1, rounded))
+    taken = None if bits == 32 else _memory(lowered, layer_options, rounded, bits, target, core, total["model_bytes"])
+    return NetCost(
+        bits=bits,
+        convention=convention,
+        flash_bytes=taken and taken.flash_bytes,
+        ram_bytes=taken and taken.ram_bytes,
+        activation_bytes=activations,
+        memory=taken,
+        layers=layers,
+        **total,
+    )
 
 
-def compare(spec: NetSpec, *, convention: str = "honest", layer_options: dict | None = None) -> dict[str, NetCost]:
+def compare(spec: NetSpec, *, convention: str = "honest", layer_options: dict | None = None, **where) -> dict[str, NetCost]:
     """Operator and bit width apart: the costs of a network and of its multiplicative twin.
 
-    Args: as `estimate`.
+    Args: as `estimate`; `where`: target and core.
     Returns:
         "fp32_multiply" and "int8_multiply", the twin; "operator_alone", this network at 32 bits; "deployed".
     """
     twin = spec.with_operator("conv")
     return {
-        "fp32_multiply": estimate(twin, bits=32, convention=convention),
-        "int8_multiply": estimate(twin, bits=8, convention=convention),
-        "operator_alone": estimate(spec, bits=32, convention=convention),
-        "deployed": estimate(spec, convention=convention, layer_options=layer_options),
+        "fp32_multiply": estimate(twin, bits=32, convention=convention, **where),
+        "int8_multiply": estimate(twin, bits=8, convention=convention, **where),
+        "operator_alone": estimate(spec, bits=32, convention=convention, **where),
+        "deployed": estimate(spec, convention=convention, layer_options=layer_options, **where),
     }
 
 
@@ -227,11 +228,10 @@ def compare(spec: NetSpec, *, convention: str = "honest", layer_options: dict | 
 def _layer_cost(layer: LayerSpec, code_bytes, rounds_inputs, bits, paper) -> LayerCost:
     _validate.one_of("cost", "kind", layer.kind, KINDS)
     operations, operation_pj = _operations(layer, bits, paper)
-    flash, records = _flash(layer, code_bytes, bits), _records(layer, bits)
-    if rounds_inputs:  # depthwise steps of one tap, which need no more records than a convolution does
+    model = _model(layer, code_bytes, bits)
+    if rounds_inputs:  # depthwise steps of one tap
         channels, steps = layer.input_shape[2], ROUNDING_STEPS
-        flash += steps * (FLASH_OPERATOR["conv"] + channels * (1 + FLASH_CHANNEL["conv"]))
-        records += steps * (RECORDS_OPERATOR["conv"] + channels * RECORDS_CHANNEL)
+        model += steps * (MODEL_OPERATOR["conv"] + channels * (1 + MODEL_CHANNEL["conv"]))
     energy, latency = (operation_pj, 0.0)
     if layer.weight_count:
         energy, latency = _accelerate(layer, code_bytes, bits, paper, operation_pj)
@@ -249,8 +249,7 @@ def _layer_cost(layer: LayerSpec, code_bytes, rounds_inputs, bits, paper) -> Lay
         macs=layer.taps,
         **operations,
         params=layer.weight_count + layer.bias_count,
-        flash_bytes=flash,
-        records_bytes=records,
+        model_bytes=model,
         output_bytes=height * width * channels * (4 if bits == 32 else 1),
         energy_mj=energy * 1e-9,
         latency_ms=latency,
@@ -461,33 +460,22 @@ def _moves(layer: LayerSpec) -> bool:
 def _is_custom(layer: LayerSpec, bits) -> bool:
     """Whether a layer is one of our own operators in the exported model."""
     operator = layer.operator
-    return operator is not None and (operator.distance or (operator.deployed_as != "conv" and bits is None))
+    return operator is not None and (operator.distance or (not operator.is_builtin and bits is None))
 
 
-def _flash(layer: LayerSpec, code_bytes, bits) -> int:
+def _model(layer: LayerSpec, code_bytes, bits) -> int:
     """Bytes of a layer in the exported model."""
     if bits == 32:
         return 4 * (layer.weight_count + layer.bias_count)
-    swish = FLASH_OPERATOR["other"] if layer.activation == "hard_swish" else 0
+    swish = MODEL_OPERATOR["other"] if layer.activation == "hard_swish" else 0
     channels, weights = layer.output_shape[2], layer.weight_count
     if _moves(layer) and bits == 8:
         weights = layer.kernel_size**2 * channels  # a built-in operator moves by weights of 0 and 1
     if not weights:
-        return FLASH_OPERATOR["other"] + swish
+        return MODEL_OPERATOR["other"] + swish
     if not _is_custom(layer, bits):
-        return weights + channels * FLASH_CHANNEL["conv"] + FLASH_OPERATOR["conv"] + swish
-    row = layer.weight_count // channels  # codes of an output channel, padded to a multiple of 4 and to bytes
-    codes = channels * math.ceil(-(-row // 4) * 4 * code_bytes)
-    return codes + channels * FLASH_CHANNEL["custom"] + FLASH_OPERATOR["custom"] + swish
-
-
-def _records(layer: LayerSpec, bits) -> int:
-    """Bytes of a layer in the part of the arena that is not activations."""
-    swish = RECORDS_OPERATOR["hard_swish"] if layer.activation == "hard_swish" else 0
-    if _is_custom(layer, bits):
-        return RECORDS_OPERATOR["custom"] + swish
-    channels = layer.output_shape[2] if layer.weight_count or _moves(layer) else 0
-    return RECORDS_OPERATOR[layer.kind] + RECORDS_CHANNEL * channels + swish
+        return weights + channels * MODEL_CHANNEL["conv"] + MODEL_OPERATOR["conv"] + swish
+    return _packed(layer, code_bytes) + channels * MODEL_CHANNEL["custom"] + MODEL_OPERATOR["custom"] + swish
 
 
 def _buffers(layers: tuple[LayerSpec, ...], element_bytes: int, rounded=()) -> list[tuple[int, int, int]]:
@@ -513,27 +501,91 @@ def _buffers(layers: tuple[LayerSpec, ...], element_bytes: int, rounded=()) -> l
     return [tuple(buffer) for buffer in buffers]
 
 
-def plan_arena(buffers) -> int:
-    """Bytes that TFLite Micro's greedy memory planner needs for buffers with lifetimes.
+_PLAIN = {  # functions of plain C, by kind of layer
+    "add": "saaug_plain_add_tensors",
+    "conv": "saaug_plain_conv_2d",
+    "dense": "saaug_plain_conv_2d",
+    "depthwise": "saaug_plain_depthwise_conv_2d",
+    "multiply": "saaug_plain_multiply_tensors",
+    "pool": "saaug_plain_mean_over_image",
+    "resize": "saaug_plain_resize_bilinear",
+}
+_OURS = {"conv": "conv_2d", "dense": "fully_connected", "depthwise": "depthwise_conv_2d"}
+_KINDS = {"pool": "mean"}  # of `_arena.Step`, where the exporter has another name
 
-    The largest buffer comes first; each goes to the lowest gap that is large enough between those placed before it
-    which are alive at the same time. Equal sizes are placed from the last to the first.
 
-    Args:
-        buffers: (bytes, first use, last use) of each, uses counted in operators from 0.
-    """
-    placed = [[] for _ in range(1 + max((last for _, _, last in buffers), default=-1))]
-    total = 0
-    for index in sorted(range(len(buffers)), key=lambda index: (-buffers[index][0], -index)):
-        size, first, last = buffers[index]
-        size = -(-size // ARENA_ALIGNMENT) * ARENA_ALIGNMENT
-        neighbours = placed[first] if first == last else sorted({b for step in placed[first : last + 1] for b in step})
-        offset = 0
-        for start, end in neighbours:
-            if start - offset >= size:
-                break
-            offset = max(offset, end)
-        total = max(total, offset + size)
-        for step in placed[first : last + 1]:
-            bisect.insort(step, (offset, offset + size))
-    return total
+def _memory(lowered, layer_options, rounded, bits, target, core, model_bytes):
+    """The `memory.Memory` of a network's layers."""
+    codes = (_code_bytes(layer, layer_options) for layer in lowered)
+    operations = []
+    for layer, code_bytes in zip(lowered, codes, strict=True):
+        operations += _operations_of(layer, code_bytes, bits, layer.name in rounded)
+    height, width, channels = lowered[0].input_shape
+    outside = {"input": height * width * channels, operations[-1].step.output[0]: operations[-1].step.output[1]}
+    if target == "tflm":
+        return memory.model_tflm(operations, outside, model_bytes, core)
+    return memory.model_c(operations, outside, core)
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _operations_of(layer: LayerSpec, code_bytes, bits, rounds_inputs) -> tuple[memory.Operation, ...]:
+    """The operators that a layer is deployed as. Its last one's output has its name."""
+    size = math.prod(layer.output_shape)
+    function, constants, window = _call(layer, code_bytes, bits)
+    name, result = layer.name, []
+    sources = layer.inputs
+    if rounds_inputs:
+        channels = layer.input_shape[2]
+        for step in range(ROUNDING_STEPS):
+            output = (f"{name}/{step}", math.prod(layer.input_shape))
+            seen = _arena.Step("depthwise", _tensors(sources, layer), output)
+            result.append(memory.Operation(seen, _PLAIN["depthwise"], _words(channels) + 12 * channels, channels=channels))
+            sources = (output[0],)
+    swish = layer.activation == "hard_swish"
+    output = (f"{name}/sum" if swish else name, size)
+    seen = _arena.Step(_KINDS.get(layer.kind, layer.kind), _tensors(sources, layer), output)
+    channels = layer.output_shape[2] if constants and window is None else 0
+    result.append(memory.Operation(seen, function, constants, window, channels=channels))
+    if swish:
+        result.append(memory.Operation(_arena.Step("hard_swish", (output,), (name, size)), "saaug_plain_hard_swish_tensor", 0))
+    return tuple(result)
+
+
+def _tensors(sources, layer):
+    """(name, bytes) of a layer's inputs: the second of a sum is as large as the first, of a product one pixel."""
+    first = math.prod(layer.input_shape)
+    others = layer.input_shape[2] if layer.kind == "multiply" else first
+    return tuple((name, others if index else first) for index, name in enumerate(sources))
+
+
+def _call(layer, code_bytes, bits):
+    """(function of plain C, bytes of its constants, window of a kernel of ours or None)."""
+    channels = layer.output_shape[2]
+    if not _is_custom(layer, bits):
+        weights = layer.weight_count
+        if _moves(layer):
+            weights = layer.kernel_size**2 * channels
+        return _PLAIN[layer.kind], _words(weights) + 12 * channels if weights else 0, None
+    distance, moves = layer.operator.distance, layer.operator.moves
+    layout = {0.125: _scratch.BIT, 0.5: _scratch.NIBBLE}.get(code_bytes, _scratch.BYTE)
+    layout = _scratch.OFFSET if distance else _scratch.NONE if moves else layout
+    dense = layer.kind == "dense"
+    shapes = [(1, 1, math.prod(shape)) if dense else shape for shape in (layer.input_shape, layer.output_shape)]
+    pairs = ((size, size) for size in (layer.kernel_size, layer.strides, layer.dilation))
+    multiplier = channels // layer.input_shape[2] if layer.kind == "depthwise" else 1
+    window = _scratch.Window(layout, *shapes, *pairs, multiplier)
+    if moves:
+        return "saaug_channel_shift_s8", 0, window
+    terms = "adder" if distance else "shift"
+    return f"saaug_{terms}_{_OURS[layer.kind]}_s8", _words(_packed(layer, code_bytes)) + 12 * channels, window
+
+
+def _packed(layer, code_bytes):
+    """Bytes of packed codes: those of an output channel are padded to a multiple of 4, and to bytes."""
+    channels = layer.output_shape[2]
+    row = layer.weight_count // channels
+    return channels * math.ceil(-(-row // 4) * 4 * code_bytes)
+
+
+def _words(size):
+    return -(-size // 4) * 4

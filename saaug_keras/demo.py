@@ -66,8 +66,9 @@ def run(args) -> int:
         "test_accuracy_float": measured["float_accuracy"],
         "test_accuracy_tflm": measured["tflm_accuracy"],
         "parameters": exported.parameters,
+        "core": exported.core,
         "flash_bytes": exported.flash_bytes,
-        "arena_bytes": exported.arena_bytes,
+        "ram_bytes": exported.ram_bytes,
         "seconds": time.perf_counter() - started,
     }
     write_atomic(out / "report.json", json.dumps(report, indent=1) + "\n")
@@ -78,8 +79,8 @@ def run(args) -> int:
         (f"all {measured['test_images']:,} test images, float, as recorded", measured["float_accuracy"]),
         (f"all {measured['test_images']:,} test images, int8 on TFLite Micro, as recorded", measured["tflm_accuracy"]),
         ("parameters", exported.parameters),
-        (f"flash of the model, {flavour} operators, bytes", exported.flash_bytes),
-        ("arena, bytes", exported.arena_bytes),
+        (f"flash, TFLite Micro on a Cortex-M4, {flavour} operators, bytes", exported.flash_bytes),
+        ("RAM, bytes", exported.ram_bytes),
     ]
     common.show(args, report, title=f"{args.entry}: {entry.title}", rows=rows, columns=("", ""))
     common.say(args, f"{report['seconds']:.0f} s; wrote {out / 'sheet.png'}, {out / 'model'}/, {out / 'report.json'}")

@@ -58,7 +58,7 @@ def run_arm(recipe, data, out: pathlib.Path) -> dict:
     report = tflm_export.export(
         model, data.x_train[:256], out / "export", evaluation_data=(data.x_test, data.y_test), name="digits"
     )
-    keys = ("float_accuracy", "tflm_accuracy", "agreement", "parameters", "flash_bytes", "arena_bytes")
+    keys = ("float_accuracy", "tflm_accuracy", "agreement", "parameters", "flash_bytes", "ram_bytes")
     return {key: getattr(report, key) for key in keys}
 
 
@@ -86,8 +86,8 @@ def run(args) -> int:
             ("accuracy, int8 on TFLite Micro", "tflm_accuracy"),
             ("same class in both", "agreement"),
             ("parameters", "parameters"),
-            ("flash, bytes", "flash_bytes"),
-            ("arena, bytes", "arena_bytes"),
+            ("flash, TFLite Micro on a Cortex-M4, bytes", "flash_bytes"),
+            ("RAM, bytes", "ram_bytes"),
         )
     ]
     title = f"{len(data.x_test)} held-out digits, shift network of {report['direct']['parameters']:,} parameters"

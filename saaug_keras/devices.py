@@ -1,8 +1,8 @@
 """Microcontrollers by name, and whether a network fits one.
 
-SRAM is the largest contiguous region, since TFLite Micro's arena is one block; the program's stack and variables, and
-the arena's own bookkeeping, share it. Flash holds the program beside the model. `fits` compares with the whole of both:
-pass `sram` and `flash` to leave room.
+SRAM is the largest contiguous region, since the arena is one block. `fits` compares the whole of both memories with
+everything that the network takes of them, as `memory` counts it for a target and the device's core. The program's own
+code, stack and variables come on top: pass `sram` and `flash` to leave room.
 
 1 KiB = 1024 bytes; figures from the manufacturers' data sheets.
 """
@@ -23,7 +23,7 @@ class Device:
 
     Attributes:
         name: by which `device` finds it.
-        core: its processor.
+        processor: as its maker names it. core: the one of `memory.CORES` that the kernels are compiled for.
         clock_mhz: the highest.
         sram_bytes, flash_bytes: see the module.
         multiplier: what a multiplication takes, for a reader.
@@ -31,6 +31,7 @@ class Device:
     """
 
     name: str
+    processor: str
     core: str
     clock_mhz: int
     sram_bytes: int
@@ -42,18 +43,18 @@ class Device:
 # Instruction timings: Arm's technical reference manuals of the cores.
 DEVICES = (
     # STM32F412xE/xG data sheet (DS11139): 100 MHz, 1 MiB flash, 256 KiB SRAM in one bank.
-    Device("stm32f412", "Cortex-M4F", 100, 256 * KIB, 1024 * KIB, "one cycle, or two 16-bit products a cycle (SMLAD)"),
+    Device("stm32f412", "Cortex-M4F", "m4", 100, 256 * KIB, 1024 * KIB, "one cycle, or two 16-bit products a cycle (SMLAD)"),
     # STM32F745xx/F746xx data sheet (DS10916): 216 MHz, 1 MiB flash, 320 KiB SRAM (64 DTCM + 240 + 16, contiguous).
-    Device("stm32f746", "Cortex-M7", 216, 320 * KIB, 1024 * KIB, "one cycle, or two 16-bit products a cycle (SMLAD)"),
+    Device("stm32f746", "Cortex-M7", "m7", 216, 320 * KIB, 1024 * KIB, "one cycle, or two 16-bit products a cycle (SMLAD)"),
     # STM32H743xI data sheet (DS12110): 480 MHz, 2 MiB flash, 1 MiB SRAM of which 512 KiB (AXI) are contiguous.
-    Device("stm32h743", "Cortex-M7", 480, 512 * KIB, 2048 * KIB, "one cycle, or two 16-bit products a cycle (SMLAD)"),
+    Device("stm32h743", "Cortex-M7", "m7", 480, 512 * KIB, 2048 * KIB, "one cycle, or two 16-bit products a cycle (SMLAD)"),
     # nRF52840 product specification: 64 MHz, 1 MiB flash, 256 KiB RAM.
-    Device("nrf52840", "Cortex-M4F", 64, 256 * KIB, 1024 * KIB, "one cycle, or two 16-bit products a cycle (SMLAD)"),
+    Device("nrf52840", "Cortex-M4F", "m4", 64, 256 * KIB, 1024 * KIB, "one cycle, or two 16-bit products a cycle (SMLAD)"),
     # RP2040 data sheet: 133 MHz, 264 KiB SRAM, the single-cycle multiplier of Cortex-M0+, no flash inside; 2 MiB is
     # what its reference board, the Pico, carries.
-    Device("rp2040", "Cortex-M0+", 133, 264 * KIB, 2048 * KIB, "one cycle, 32-bit result, one product at a time"),
+    Device("rp2040", "Cortex-M0+", "m0", 133, 264 * KIB, 2048 * KIB, "one cycle, 32-bit result, one product at a time"),
     # CH32V003 data sheet: QingKe V2A (RV32EC: no M extension), 48 MHz, 16 KiB flash, 2 KiB SRAM.
-    Device("ch32v003", "RV32EC", 48, 2 * KIB, 16 * KIB, "none: a library call", has_multiplier=False),
+    Device("ch32v003", "RV32EC", "rv32e", 48, 2 * KIB, 16 * KIB, "none: a library call", has_multiplier=False),
 )
 _BY_NAME = {device.name: device for device in DEVICES}
 
@@ -87,7 +88,7 @@ class Violation:
 
 
 def limits(on: Device | str | None = None, *, sram=None, flash=None, max_energy=None, max_ops=None) -> dict:
-    """The limits that hold, by the name of the cost they bound: {"sram_bytes": 262144, ...}.
+    """The limits that hold, by the name of the cost they bound: {"ram_bytes": 262144, ...}.
 
     Args:
         on: a `Device`, its name, or None.
@@ -99,9 +100,9 @@ def limits(on: Device | str | None = None, *, sram=None, flash=None, max_energy=
     """
     if on is not None and not isinstance(on, Device):
         on = device(on)
-    found = {} if on is None else {"sram_bytes": on.sram_bytes, "flash_bytes": on.flash_bytes}
+    found = {} if on is None else {"ram_bytes": on.sram_bytes, "flash_bytes": on.flash_bytes}
     given = {
-        "sram_bytes": ("sram", sram),
+        "ram_bytes": ("sram", sram),
         "flash_bytes": ("flash", flash),
         "energy_mj": ("max_energy", max_energy),
         "operations": ("max_ops", max_ops),
@@ -114,29 +115,36 @@ def limits(on: Device | str | None = None, *, sram=None, flash=None, max_energy=
 
 
 _WORDS = {
-    "sram_bytes": ("peak SRAM", "bytes"),
+    "ram_bytes": ("RAM", "bytes"),
     "flash_bytes": ("flash", "bytes"),
     "energy_mj": ("energy", "mJ"),
     "operations": ("operations", "operations"),
 }
 
 
-def fits(network, on: Device | str | None = None, *, sram=None, flash=None, max_energy=None, max_ops=None):
+def core_of(on: Device | str | None) -> str:
+    """The core that flash and RAM are counted for: the device's, "m4" without one."""
+    return "m4" if on is None else (on if isinstance(on, Device) else device(on)).core
+
+
+def fits(network, on: Device | str | None = None, *, sram=None, flash=None, max_energy=None, max_ops=None, target="c"):
     """The limits that a network exceeds; none if the list is empty.
 
     Args:
-        network: a `NetSpec`, priced as deployed, or a `cost.NetCost`.
+        network: a `NetSpec`, priced as deployed on the device's core, or a `cost.NetCost`; one at 32 bits, which is never
+            exported, takes no memory.
         on, sram, flash, max_energy, max_ops: as for `limits`.
+        target: of `memory.TARGETS`, for a `NetSpec`.
     Returns:
         List of `Violation`, in the order sram, flash, energy, operations.
     """
-    if not hasattr(network, "sram_bytes"):
+    if not hasattr(network, "ram_bytes"):
         from saaug_keras import cost
 
-        network = cost.estimate(network)
+        network = cost.estimate(network, target=target, core=core_of(on))
     held = limits(on, sram=sram, flash=flash, max_energy=max_energy, max_ops=max_ops)
     return [
         Violation(what, getattr(network, name), held[name], unit)
         for name, (what, unit) in _WORDS.items()
-        if name in held and getattr(network, name) > held[name]
+        if name in held and (getattr(network, name) or 0) > held[name]
     ]

@@ -16,13 +16,13 @@ class ToySpace(GeneSpace):
                 parents = tuple(d for d in (1, 2, 3) if d > block)
                 genes.append(Gene(f"kernel{stage}{block}", (3, 5, 7), f"depth{stage}", parents))
                 genes.append(Gene(f"expand{stage}{block}", (2, 4, 6), f"depth{stage}", parents))
-        super().__init__(genes, ("flash_bytes", "sram_bytes"))
+        super().__init__(genes, ("flash_bytes", "ram_bytes"))
         self.second = second
 
     def costs(self, values):
         flash = sum(v * v for name, v in values.items() if name[:6] in ("kernel", "expand")) * values["width"]
         sram = max(v for n, v in values.items() if n[:6] == "expand") * values["width"]
-        return {"flash_bytes": flash, "sram_bytes": sram}
+        return {"flash_bytes": flash, "ram_bytes": sram}
 
     def second_stage(self, values):
         return ToyTargets(self, values) if self.second else None

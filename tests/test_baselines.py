@@ -47,9 +47,9 @@ def test_the_twin_is_measured_as_int8_both_ways(spec, tmp_path):
     assert result["float_accuracy"] > 0.8
     for method in ("ptq", "qat"):
         # A quarter of the float weights, and the file's structure around them.
-        assert result["parameters"] < result[method]["flash_bytes"] < result["parameters"] + 15_000
+        assert result["parameters"] < result[method]["model_bytes"] < result["parameters"] + 15_000
         assert abs(result[method]["accuracy"] - result["float_accuracy"]) < 0.08
-        assert result[method]["arena_bytes"] == 1234
+        assert result[method]["activation_bytes"] == 1234
     assert len(arenas) == 2
     assert "TF_USE_LEGACY_KERAS" not in os.environ
     before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.tflite")}

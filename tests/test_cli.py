@@ -215,7 +215,7 @@ def test_export_and_run_agree_on_the_accuracy(flavour, exported, capsys):
     report = json.loads((exported / flavour / "report.json").read_text())
     assert report["flavour"] == flavour and report["agreement"] >= 0.95  # two epochs leave many near ties
     model = exported / flavour / "net.tflite"
-    assert report["flash_bytes"] == model.stat().st_size
+    assert report["model_bytes"] == model.stat().st_size
     assert cli.main(["run", str(model), "--dataset", "digits", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["accuracy"] == report["tflm_accuracy"] and result["images"] == 359
@@ -310,7 +310,7 @@ def test_damaged_keras_files_are_one_line(exported, tmp_path, capsys):
 def test_demo_train_writes_its_report(tmp_path, capsys):
     assert demo_train.main(["--out", str(tmp_path / "demo"), "--epochs", "3"]) == 0
     report = json.loads((tmp_path / "demo" / "report.json").read_text())
-    keys = {"float_accuracy", "tflm_accuracy", "agreement", "flash_bytes", "arena_bytes"}
+    keys = {"float_accuracy", "tflm_accuracy", "agreement", "flash_bytes", "ram_bytes"}
     assert set(report) == {"direct", "augmented", "seconds"} and report["seconds"] > 0
     for arm in ("direct", "augmented"):
         assert keys <= set(report[arm]) and report[arm]["flash_bytes"] > report[arm]["parameters"]
@@ -355,14 +355,15 @@ def test_options_are_the_fields_of_what_they_make():
     """Their defaults, too: a command without options makes the dataclass without arguments."""
     parser = make_parser()
     args = parser.parse_args(["search", "--dataset", "digits", "--dry-run"])
-    assert search.make_plan(args) == Plan()
+    assert {"target", "core"} < set(vars(args))
+    assert search.make_plan(args) == Plan(target="tflm")
     args = parser.parse_args(["train", "--backbone", "tiny32-44k", "--dataset", "digits", "--out", "x"])
     assert train.make_recipe(args) == Recipe("tiny32-44k")
     no_options = {"network", "operator_policy", "layer_options", "recalibrate_batches", "segmentation", "evaluate_every"}
     fields = {field.name for field in dataclasses.fields(Recipe)}
     assert fields - set(vars(args)) == no_options
     plan_fields = {field.name for field in dataclasses.fields(Plan)}
-    assert plan_fields - {*search.LIMITS, *search.SEARCH, *search.SUPERNET} == {"recipe"}
+    assert plan_fields - {*search.LIMITS, *search.SEARCH, *search.SUPERNET} == {"recipe", "target", "core"}
     words = "--mutation-span 0.2,0.6 --no-remap --drop-blocks 1,2 --width-until 0.5 --no-data-augmentation --direct"
     args = parser.parse_args(["train", "--backbone", "tiny32-44k", "--dataset", "digits", "--out", "x", *words.split()])
     assert train.make_recipe(args) == Recipe(

@@ -34,9 +34,9 @@ def test_export_writes_model_and_report(shift_model, tmp_path):
     written = json.loads((out / "report.json").read_text())
     assert written == json.loads(json.dumps(report.as_dict()))
     data = (out / "net.tflite").read_bytes()
-    assert report.flash_bytes == len(data)
+    assert report.model_bytes == len(data)
     arena = runner.measure_arena(data)
-    assert (report.arena_bytes, report.arena_tail_host_bytes) == (arena.head, arena.tail)
+    assert (report.activation_bytes, report.arena_tail_host_bytes) == (arena.head, arena.tail)
     # Stem to classifier, batch norm folded: 27*16, 9*16, 16*8, 8*48, 9*48, 48*8, 8*48, 9*48, 48*8, 8*448, 448*7 and
     # biases. The stem's strides of 2 make the image 10 x 9, the second block 5 x 5.
     weights = 27 * 16 + 9 * 16 + 16 * 8 + 2 * (8 * 48 + 9 * 48 + 48 * 8) + 8 * 448 + 448 * 7
@@ -70,7 +70,7 @@ def test_custom_flavour_halves_the_weights(shift_model, tmp_path):
     packed = sum(-(-row // 4) * 2 * count for row, count in zip(rows, outputs, strict=True))
     assert sizes["custom"].weight_bytes == packed
     assert sizes["builtin"].weight_bytes == sum(a * b for a, b in zip(rows, outputs, strict=True))
-    assert sizes["custom"].flash_bytes < sizes["builtin"].flash_bytes
+    assert sizes["custom"].model_bytes < sizes["builtin"].model_bytes
 
 
 def test_operations_are_counted(shift_model):
@@ -389,8 +389,10 @@ def plain_model(shape=(6, 5, 2)):
         pytest.param({"evaluation_data": (np.zeros((3, 6, 5, 2)), np.zeros(2))}, "`evaluation_data` must", id="labels"),
         pytest.param({"input_range": (1.0, 0.0)}, "low < high", id="input-range"),
         pytest.param({"name": "a/b"}, "`name` must be letters", id="name"),
-        pytest.param({"flash_bytes": 999}, r"does not fit: the model file takes .* `flash_bytes` is 999", id="flash"),
-        pytest.param({"sram_bytes": 10}, r"does not fit: activations .* at layer .* `sram_bytes` is 10", id="sram"),
+        pytest.param(
+            {"flash_bytes": 999}, r"does not fit: on core 'm4' it takes .* of flash \(model .* `flash_bytes` is 999", id="flash"
+        ),
+        pytest.param({"sram_bytes": 10}, r"does not fit: .* of RAM \(activations .* at layer .* `sram_bytes` is 10", id="sram"),
         pytest.param({"sram_bytes": 0}, "`sram_bytes` must be an int", id="sram-zero"),
     ],
 )

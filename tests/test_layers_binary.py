@@ -76,12 +76,12 @@ def test_a_tap_is_an_addition_and_a_weight_is_a_bit():
             continue
         assert (layer.macs, layer.adds, layer.multiplies) == (other.macs, other.adds, other.multiplies)
         assert other.shifts - layer.shifts == layer.macs  # requantization's remain
-        assert layer.flash_bytes < other.flash_bytes
+        assert layer.model_bytes < other.model_bytes
     operators_of = {layer.name: layer.operator for layer in found.layers}
     assert operators_of["stem"] == "shift"  # of three channels, signs say too little
     assert operators_of["block2_depthwise"] == operators_of["classifier"] == "binary"
-    weights = cost.estimate(backbones.spec("mcunet-in0", operator="binary")).flash_bytes
-    assert weights < 0.6 * cost.estimate(backbones.spec("mcunet-in0", operator="shift")).flash_bytes
+    weights = cost.estimate(backbones.spec("mcunet-in0", operator="binary")).model_bytes
+    assert weights < 0.6 * cost.estimate(backbones.spec("mcunet-in0", operator="shift")).model_bytes
 
 
 def test_a_digits_network_trains_and_is_what_runs(tmp_path):

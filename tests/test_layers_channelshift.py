@@ -102,9 +102,9 @@ def test_moves_cost_nothing_but_the_operator_in_the_file():
     found = {layer.name: layer for layer in cost.estimate(spec).layers}
     each = found["block1_depthwise"]
     assert (each.macs, each.multiplies, each.shifts, each.adds, each.params, each.energy_mj) == (0,) * 6
-    assert each.flash_bytes == cost.FLASH_OPERATOR["other"]
+    assert each.model_bytes == cost.MODEL_OPERATOR["other"]
     as_built_in = {layer.name: layer for layer in cost.estimate(spec, bits=8).layers}["block1_depthwise"]
-    assert as_built_in.flash_bytes > 9 * moved.output_shape[2]
+    assert as_built_in.model_bytes > 9 * moved.output_shape[2]
 
 
 @pytest.mark.parametrize("flavour", ["custom", "builtin"])
@@ -117,7 +117,7 @@ def test_the_price_is_that_of_the_file(flavour):
         model(images_like((32, 32, 3), 4), training=True)
         network = tflm_export.compile_network(model, images_like((32, 32, 3), 8), flavour=flavour)
         written.append(len(flatbuffer.write(network)))
-        predicted.append(cost.estimate(spec, bits=None if flavour == "custom" else 8).flash_bytes)
+        predicted.append(cost.estimate(spec, bits=None if flavour == "custom" else 8).model_bytes)
     assert written[1] / written[0] == pytest.approx(predicted[1] / predicted[0], rel=0.01)
 
 

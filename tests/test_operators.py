@@ -139,7 +139,7 @@ def test_a_users_operator_is_priced(trained):
     priced, twin = cost.estimate(spec), cost.estimate(spec.with_operator("conv"))
     taps = backbones.count_macs(spec)
     assert twin.multiplies - priced.multiplies == taps and priced.adds == twin.adds
-    assert priced.energy_mj < twin.energy_mj and priced.flash_bytes == twin.flash_bytes  # int8 weights, both
+    assert priced.energy_mj < twin.energy_mj and priced.model_bytes == twin.model_bytes  # int8 weights, both
     assert {layer.operator for layer in priced.layers} == {"ternary", "none"}
 
 

@@ -15,7 +15,7 @@ from search_toys import ToySpace, toy_accuracy
 from saaug_keras import _files
 from saaug_keras.search import TwoStageOracle, TwoStageTuner, pareto
 
-LIMITS = {"flash_bytes": 150.0, "sram_bytes": 4.0}
+LIMITS = {"flash_bytes": 150.0, "ram_bytes": 4.0}
 
 
 def make_oracle(folder, stage_trials=(30, 20), **options):
@@ -118,8 +118,8 @@ def test_infeasible_candidates_cost_no_trial_and_are_counted_by_reason(tmp_path)
     assert len(oracle.trials) == 50
     rows = oracle.history()
     assert all(row["feasible"] for row in rows)
-    assert all(row["costs"]["flash_bytes"] <= 150 and row["costs"]["sram_bytes"] <= 4 for row in rows)
-    assert oracle.evolution.rejects["1"]["flash_bytes"] > 10 and oracle.evolution.rejects["1"]["sram_bytes"] > 10
+    assert all(row["costs"]["flash_bytes"] <= 150 and row["costs"]["ram_bytes"] <= 4 for row in rows)
+    assert oracle.evolution.rejects["1"]["flash_bytes"] > 10 and oracle.evolution.rejects["1"]["ram_bytes"] > 10
     assert len(oracle.evolution.rejected["1"]) > 10
 
 
@@ -143,7 +143,7 @@ def test_limits_that_only_tiny_candidates_meet_are_met_by_shrinking(tmp_path):
 def test_limits_that_no_candidate_meets_name_the_limit_and_the_least_need(tmp_path):
     # Smallest: 4 stages of one block, 3^2 + 2^2 each, at width 0.25.
     with pytest.raises(ValueError, match=r"no candidate meets: flash_bytes=10 \(the smallest network needs 13\)"):
-        make_oracle(tmp_path, limits={"flash_bytes": 10.0, "sram_bytes": 4.0})
+        make_oracle(tmp_path, limits={"flash_bytes": 10.0, "ram_bytes": 4.0})
     with pytest.raises(ValueError, match="TwoStageOracle: `limits, minimize or slack` must be one of"):
         make_oracle(tmp_path, limits={"flash": 10.0})
 

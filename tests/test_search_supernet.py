@@ -240,7 +240,7 @@ def prepare(evaluator, digits, **options):
 def test_a_search_on_inherited_weights_from_both_stages(digits, tmp_path):
     space = make_space(1, operators=("shift",), resolutions=(8,))
     evaluator = SuperNetEvaluator(SuperNet(space, random_candidates=1), tmp_path, calibration_images=128)
-    limits = {"limits": {"flash_bytes": 8000}, "slack": {"flash_bytes": 1.5}}
+    limits = {"limits": {"flash_bytes": 29_500}, "slack": {"flash_bytes": 1.5}}
     oracle = TwoStageOracle(space, (8, 4), population_size=4, top=2, **limits)
     tuner = TwoStageTuner(oracle, evaluator, directory=str(tmp_path), project_name="trials")
     x, y, held_out = digits
@@ -249,7 +249,7 @@ def test_a_search_on_inherited_weights_from_both_stages(digits, tmp_path):
     )
     best = oracle.get_best_trials()[0]
     assert best.hyperparameters.values["stage"] == 2 and best.score > 0.5
-    assert oracle.candidate(best.trial_id)["costs"]["flash_bytes"] <= 8000
+    assert oracle.candidate(best.trial_id)["costs"]["flash_bytes"] <= 29_500
     again = evaluator(dict(best.hyperparameters.values))
     assert again == best.score  # the same candidate, the same number
     model = tuner.get_best_models()[0]

@@ -21,6 +21,7 @@ import subprocess
 import tempfile
 
 from saaug_keras import _validate
+from saaug_keras.memory import CORES as _MADE
 
 HERE = pathlib.Path(__file__).resolve().parent / "emulated"
 
@@ -72,21 +73,16 @@ class Core:
         return "rdimon.specs" if self.is_arm else "picolibc.specs"
 
 
-def _arm(name, cpu, machine, memory, clock_mhz, extra=()):
-    flags = ("-mthumb", f"-mcpu={cpu}", *extra, "-DSAAUG_PROFILE_SYSTICK")  # the emulator has no CYCCNT
-    return Core(name, "arm-none-eabi-gcc", flags, "qemu-system-arm", machine, memory, clock_mhz)
+def _arm(name, machine, memory, clock_mhz):
+    made = _MADE[name]
+    flags = (*made.flags, "-DSAAUG_PROFILE_SYSTICK")  # the emulator has no CYCCNT
+    return Core(name, made.compiler, flags, "qemu-system-arm", machine, memory, clock_mhz)
 
 
-def _riscv(name, march, mabi, cpu):
-    return Core(
-        name,
-        "riscv64-unknown-elf-gcc",
-        (f"-march={march}", f"-mabi={mabi}"),
-        "qemu-system-riscv32",
-        ("-machine", "virt", "-bios", "none", "-cpu", cpu),
-        (0x80000000, None, 0x80800000, 0x2000000),
-        None,
-    )
+def _riscv(name, cpu):
+    made = _MADE[name]
+    machine, memory = ("-machine", "virt", "-bios", "none", "-cpu", cpu), (0x80000000, None, 0x80800000, 0x2000000)
+    return Core(name, made.compiler, made.flags, "qemu-system-riscv32", machine, memory, None)
 
 
 _MPS2 = (0, 0x80000, 0x20000000, 0x400000)
@@ -96,18 +92,16 @@ CORES = {
         # The microbit's chip with the memory that our layers need: a real Cortex-M0, which faults on Thumb-2.
         _arm(
             "m0",
-            "cortex-m0",
             ("-machine", "microbit", "-global", "nrf51-soc.flash-size=0x400000", "-global", "nrf51-soc.sram-size=0x400000"),
             _MPS2,
             16,
-            ("-mfloat-abi=soft",),
         ),
-        _arm("m3", "cortex-m3", ("-machine", "mps2-an385"), _MPS2, 25, ("-mfloat-abi=soft",)),
-        _arm("m4", "cortex-m4", ("-machine", "mps2-an386"), _MPS2, 25, ("-mfloat-abi=soft",)),
-        _arm("m7", "cortex-m7", ("-machine", "mps2-an500"), _MPS2, 25, ("-mfloat-abi=soft",)),
-        _arm("m55", "cortex-m55", ("-machine", "mps3-an547"), (0, 0x60000000, 0x31000000, 0x200000), 32, ("-mfloat-abi=hard",)),
-        _riscv("rv32", "rv32imac", "ilp32", "rv32,f=off,d=off"),
-        _riscv("rv32-no-m", "rv32iac", "ilp32", "rv32,m=off,f=off,d=off"),
+        _arm("m3", ("-machine", "mps2-an385"), _MPS2, 25),
+        _arm("m4", ("-machine", "mps2-an386"), _MPS2, 25),
+        _arm("m7", ("-machine", "mps2-an500"), _MPS2, 25),
+        _arm("m55", ("-machine", "mps3-an547"), (0, 0x60000000, 0x31000000, 0x200000), 32),
+        _riscv("rv32", "rv32,f=off,d=off"),
+        _riscv("rv32-no-m", "rv32,m=off,f=off,d=off"),
     )
 }
 
@@ -186,8 +180,8 @@ class Result:
     output: str
 
 
-def run(core, image, arguments=(), *, timeout=300):
-    """Runs an image to its end. `arguments` are words without spaces or commas."""
+def run(core, image, arguments=(), *, timeout=300, cwd=None):
+    """Runs an image to its end, in the folder `cwd`. `arguments` are words without spaces or commas."""
     arguments = [str(argument) for argument in arguments]
     if any(character in argument for argument in arguments for character in " ,"):
         raise ValueError(f"emulator.run: `arguments` must hold no space or comma. Received: arguments={arguments!r}")
@@ -214,5 +208,5 @@ def run(core, image, arguments=(), *, timeout=300):
         "-kernel",
         str(image),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL, cwd=cwd)
     return Result(done.returncode, done.stdout)

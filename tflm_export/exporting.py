@@ -10,9 +10,9 @@ import pathlib
 
 import numpy as np
 
-from saaug_keras import _validate
+from saaug_keras import _validate, memory
 from saaug_keras._files import atomic_folder
-from tflm_export import ends, firmware, flatbuffer, plan, quantize, reference, runner
+from tflm_export import ends, firmware, flatbuffer, footprint, plan, quantize, reference, runner
 from tflm_export import graph as ir
 from tflm_export.packaging import LAYOUTS, check_packaging
 from tflm_export.power_of_two import requantize_by_shifts
@@ -163,6 +163,7 @@ def export(
     samples=4,
     observation=None,
     packaging=None,
+    core="m4",
 ) -> Report:
     """Writes a Keras model as an int8 model for TFLite Micro, and measures it.
 
@@ -184,12 +185,15 @@ def export(
             taken. Labels are classes or one-hot; sample weights are not used. Or None.
         input_range: (low, high) of the model's inputs where they are not images in [0, 1]: (0, 255) for a model that
             begins with Rescaling.
-        sram_bytes, flash_bytes: limits of the device; an export beyond them is refused.
+        sram_bytes, flash_bytes: limits of the device; an export that takes more of its RAM or flash is refused.
         name: of the files; default: the model's.
         samples: how many of the representative images a firmware project carries, with their outputs.
         observation: what `observe` gave of this model, in place of observing `representative_data` anew.
         packaging: of target "c", which build system's library the project is: "cmake", "arduino", "platformio",
             "zephyr" or "esp-idf"; default "plain", a folder with a program.
+        core: of `saaug_keras.memory.CORES`, "m4" say: which processor flash and RAM are counted for, and the limits hold
+            on. Of target "c" they are linked where the core's compiler is installed, else modelled; of the others they
+            are TFLite Micro's, modelled on the cores of `saaug_keras.memory.tflm_cores()`, and None on others.
     Returns:
         `Report`.
     Raises:
@@ -210,6 +214,7 @@ def export(
         raise ValueError(
             f"{_OWNER}: `packaging` must come with target 'c'. Received: packaging={packaging!r}, target={target!r}."
         )
+    _check_core(target, core, limited=not (sram_bytes is None and flash_bytes is None))
     _check_writable(out_dir)
     _validate.one_of(_OWNER, "flavour", flavour, FLAVOURS)
     ir.lower(model)  # a model that cannot be exported is refused before data are read
@@ -220,10 +225,11 @@ def export(
     options = {"flavour": flavour, "input_range": input_range, "observation": observation}
     network = compile_network(model, representative_data, requantization=requantization, **options)
     data = flatbuffer.write(network)
-    _check_limit("flash_bytes", flash_bytes, len(data), "the model file takes")
     scratch = _scratch(network, needed=target != "tflite")
+    files = firmware.c_files(network, name) if target == "c" else None
+    taken = _memory(network, target, core, len(data), files, firmware.identifier(name))
+    _check_limits(network, taken, flash_bytes, sram_bytes)
     arena = runner.measure_arena(data) if _wheel_is_there() and target != "c" else None
-    _check_sram(network, sram_bytes, arena, scratch)
     notes = (*notes, *network.notes)
     accuracy = {}
     if evaluation_data is not None:
@@ -242,7 +248,7 @@ def export(
             shown = firmware.Samples.of(network, representative_data[:samples])
             if target == "c":
                 model_file = LAYOUTS[packaging].source(f"{firmware.identifier(name)}_data.c")
-                plans = firmware.write_c(network, name, shown, folder, packaging=packaging)
+                plans, _ = firmware.write_c(network, name, shown, folder, packaging=packaging, files=files)
             else:
                 model_file = f"{firmware.identifier(name)}.tflite"
                 size = _arena_for_device(network, arena, scratch)
@@ -257,8 +263,12 @@ def export(
             parameters=sum(s.constants.weights.size + s.constants.bias.size for s in network.steps if s.constants),
             weight_bytes=weight_bytes,
             constant_bytes=constant_bytes,
-            flash_bytes=len(data),
-            arena_bytes=arena and arena.head,
+            core=core,
+            flash_bytes=taken and taken.flash_bytes,
+            ram_bytes=taken and taken.ram_bytes,
+            memory=taken and taken.as_dict(),
+            model_bytes=len(data),
+            activation_bytes=arena and arena.head,
             arena_tail_host_bytes=arena and arena.tail,
             scratch_bytes=scratch and {version: max(sizes) for version, sizes in scratch.items()},
             plan_bytes=plans,
@@ -293,9 +303,32 @@ def _check_writable(out_dir):
         raise OSError(f"{_OWNER}: `out_dir` must be a folder that can be written. Received: out_dir={str(out_dir)!r}.")
 
 
-def _check_limit(key, limit, size, what):
-    if limit is not None and size > limit:
-        raise ValueError(f"{_OWNER}: the network does not fit: {what} {size:,} bytes, `{key}` is {limit:,}.")
+def _check_core(target, core, limited):
+    """Refuses a core that is not known, and limits where nothing is known of TFLite Micro."""
+    memory.check(_OWNER, "tflm" if limited and target != "c" else "c", core)
+
+
+def _memory(network, target, core, model_bytes, files, word):
+    """The `Memory` that the export takes; None where nothing is known of it."""
+    if target == "c":
+        return footprint.measure_c(network, files[1], word, core)
+    return footprint.model_tflm(network, model_bytes, core) if core in memory.tflm_cores() else None
+
+
+def _check_limits(network, taken, flash_bytes, sram_bytes):
+    """Refuses a network that does not fit."""
+    scratch = [each.scratch(memory.CORES[taken.core].version) for each in footprint.operations_of(network)] if taken else ()
+    for key, limit, what in (("flash_bytes", flash_bytes, "flash"), ("sram_bytes", sram_bytes, "RAM")):
+        if limit is None:
+            continue
+        size, parts = (taken.flash_bytes, taken.flash) if what == "flash" else (taken.ram_bytes, taken.ram)
+        if size > limit:
+            where = "" if what == "flash" else f"; the most at layer '{plan.largest_step(network, scratch)[0]}'"
+            raise ValueError(
+                f"{_OWNER}: the network does not fit: on core '{taken.core}' it takes {size:,} bytes of {what} "
+                f"({', '.join(f'{part} {bytes_:,}' for part, bytes_ in parts.items())}; {taken.how}{where}). `{key}` is "
+                f"{limit:,}."
+            )
 
 
 def _scratch(network, needed):
@@ -308,23 +341,6 @@ def _scratch(network, needed):
         if needed:
             raise
         return None
-
-
-def _check_sram(network, limit, arena, scratch):
-    """Refuses a network whose activations cannot fit, whichever version of the kernels runs."""
-    if limit is None:
-        return
-    fast = [sizes for version, sizes in (scratch or {}).items() if version != "reference"]
-    least = min(fast, key=max) if fast else ()
-    size, how = (
-        (arena.head, "as TFLite Micro places them")
-        if arena
-        else (plan.make_plan(network, least).arena_bytes, "in a static plan")
-    )
-    if arena and fast:
-        size += max(least)
-    layer, _ = plan.largest_step(network, least)
-    _check_limit("sram_bytes", limit, size, f"activations and scratch, {how}, the most at layer '{layer}', take")
 
 
 # What the adapter keeps in the arena for each of our operators, and TFLite Micro for its scratch: saaug_ops.cc asserts the

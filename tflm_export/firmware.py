@@ -375,30 +375,38 @@ class Samples:
         return cls(stored, reference.run(network, stored)[network.output.name])
 
 
-def write_c(network: Network, name, samples: Samples, folder, *, packaging="plain") -> dict[str, int]:
-    """Writes the project of plain C calls into a folder.
-
-    Args:
-        packaging: name of the layout, of `packaging.LAYOUTS`.
-    Returns:
-        Bytes of the activation arena by version of the kernels.
-    """
+def c_files(network: Network, name) -> tuple[dict[str, int], dict[str, str]]:
+    """(bytes of the activation arena by version of the kernels, the network's own C files: texts by name)."""
     writer = _CWriter(network, name)
     for index, step in enumerate(network.steps):
         writer.step(index, step)
     word = writer.name
-    arenas = {version: made.arena_bytes for version, made in writer.plans.items()}
+    texts = {
+        f"{word}.h": _network_header(network, word),
+        f"{word}.c": _network_source(writer),
+        f"{word}_data.h": _guarded(f"{word}_data", _lines(writer.declarations)),
+        f"{word}_data.c": f'#include "{word}_data.h"\n\n' + "\n".join(writer.data),
+    }
+    return {version: made.arena_bytes for version, made in writer.plans.items()}, texts
+
+
+def write_c(network: Network, name, samples: Samples, folder, *, packaging="plain", files=None):
+    """Writes the project of plain C calls into a folder.
+
+    Args:
+        packaging: name of the layout, of `packaging.LAYOUTS`.
+        files: what `c_files` gives, where it is there already.
+    Returns:
+        As `c_files`.
+    """
+    arenas, own = files or c_files(network, name)
+    word = identifier(name)
     plain = _texts(native.PLAIN)
     headers = {file: plain.pop(file) for file in sorted(plain) if file.endswith(".h")}
     project = Project(
         word=word,
-        headers={f"{word}.h": _network_header(network, word), **headers},
-        sources={
-            f"{word}.c": _network_source(writer),
-            f"{word}_data.h": _guarded(f"{word}_data", _lines(writer.declarations)),
-            f"{word}_data.c": f'#include "{word}_data.h"\n\n' + "\n".join(writer.data),
-            **plain,
-        },
+        headers={f"{word}.h": own[f"{word}.h"], **headers},
+        sources={**{file: text for file, text in own.items() if file != f"{word}.h"}, **plain},
         kernel_headers=_texts(native.KERNELS / "include"),
         kernel_sources=_texts(native.KERNELS / "src"),
         samples=_sample_files(samples, "c"),
@@ -409,7 +417,7 @@ def write_c(network: Network, name, samples: Samples, folder, *, packaging="plai
         },
     )
     write_project(project, packaging, folder)
-    return arenas
+    return arenas, own
 
 
 def _texts(folder):

@@ -38,7 +38,8 @@ def find_compiler() -> str:
     )
 
 
-def _cache_folder():
+def cache_folder():
+    """Where what is compiled stays; None where that cannot be written."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     folder = pathlib.Path(base) / "saaug_keras"
     try:
@@ -65,7 +66,7 @@ def build(extra_sources: tuple[pathlib.Path, ...] = (), defines: tuple[str, ...]
     for file in (*sources, *sorted(KERNELS.glob("**/*.h"))):
         digest.update(file.read_bytes())
     name = f"kernels-{digest.hexdigest()[:24]}.so"
-    cache = _cache_folder()
+    cache = cache_folder()
     if cache is not None and (cache / name).exists():
         return cache / name
     folder = pathlib.Path(tempfile.mkdtemp(prefix="saaug_keras-"))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from saaug_keras import _validate
+from saaug_keras.memory import CORES
 from tflm_export import reference
 from tflm_export.quantize import Network
 
@@ -28,9 +29,13 @@ class Report:
         model_sha256: of the model file, in hexadecimal; see `check_model`.
         parameters: weights and biases.
         weight_bytes: packed weights. constant_bytes: weights, biases and parameters together.
-        flash_bytes: the model file.
-        arena_bytes: activations and scratch as TFLite Micro allocates them, the same on a device; None without the
-            tflite-micro wheel.
+        core: which flash and RAM are counted for.
+        flash_bytes, ram_bytes: everything that the network takes of them; see `saaug_keras.memory`. None where nothing is
+            known of TFLite Micro on that core.
+        memory: these two with their parts, a `saaug_keras.memory.Memory` as plain data.
+        model_bytes: the model file for TFLite Micro, which target "c" does not have.
+        activation_bytes: activations as TFLite Micro places them, the same on a device but for networks of a few KB, where
+            this host needs more while it plans; None without the tflite-micro wheel.
         scratch_bytes: of our kernels, by version of them, the hungriest layer's; TFLite Micro places it beside the
             activations. None for the builtin flavour and without a C compiler.
         plan_bytes: of the static arena of target "c", scratch included, by version of the kernels; else None.
@@ -53,8 +58,12 @@ class Report:
     parameters: int
     weight_bytes: int
     constant_bytes: int
-    flash_bytes: int
-    arena_bytes: int | None
+    core: str
+    flash_bytes: int | None
+    ram_bytes: int | None
+    memory: dict | None
+    model_bytes: int
+    activation_bytes: int | None
     scratch_bytes: dict[str, int] | None
     plan_bytes: dict[str, int] | None
     arena_tail_host_bytes: int | None
@@ -76,9 +85,17 @@ class Report:
             ("model", f"{self.name}, {self.flavour} operators, target {self.target}, {self.requantization}"),
             ("parameters", f"{self.parameters:,}"),
             ("weights", f"{self.weight_bytes:,} bytes"),
-            ("flash, model file", f"{self.flash_bytes:,} bytes"),
-            ("arena, activations", "not measured" if self.arena_bytes is None else f"{self.arena_bytes:,} bytes"),
         ]
+        if self.memory:
+            title = CORES[self.core].title
+            for what, size in (("flash", self.flash_bytes), ("RAM", self.ram_bytes)):
+                parts = ", ".join(f"{name} {part:,}" for name, part in self.memory[what.lower()].items())
+                rows.append((f"{what}, {title}", f"{size:,} bytes, {self.memory['how']}: {parts}"))
+        if self.target != "c":
+            rows += [
+                ("model file", f"{self.model_bytes:,} bytes"),
+                ("activations", "not measured" if self.activation_bytes is None else f"{self.activation_bytes:,} bytes"),
+            ]
         for label, sizes in (("scratch", self.scratch_bytes), ("static arena", self.plan_bytes)):
             if sizes:
                 rows.append((label, ", ".join(f"{size:,} ({version})" for version, size in sizes.items()) + " bytes"))

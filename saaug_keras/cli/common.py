@@ -228,6 +228,18 @@ def add_packaging_option(parser):
     )
 
 
+def add_core_option(parser, default="m4"):
+    """`--core`, of what counts flash and RAM."""
+    from saaug_keras.memory import CORES
+
+    parser.add_argument(
+        "--core",
+        choices=tuple(CORES),
+        default=default,
+        help=f"processor that flash and RAM are counted for (default: {default or 'of the device, else m4'})",
+    )
+
+
 def budget_of(owner: str, args) -> tuple[int | None, float | None]:
     """(processes or None, deadline or None) that the options ask for; checked before anything is loaded."""
     from saaug_keras import _budget, _validate

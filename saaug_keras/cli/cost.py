@@ -18,8 +18,9 @@ ROWS = (
     ("operations", "operations"),
     ("parameters", "params"),
     ("flash bytes", "flash_bytes"),
-    ("SRAM bytes", "sram_bytes"),
-    ("TFLM's records", "records_bytes"),
+    ("RAM bytes", "ram_bytes"),
+    ("model file bytes", "model_bytes"),
+    ("activation bytes", "activation_bytes"),
     ("energy mJ", "energy_mj"),
     ("latency ms", "latency_ms"),
 )
@@ -31,8 +32,8 @@ def add_parser(subparsers):
         "cost",
         help="operations, memory and energy of a network",
         description="Prints what a network costs beside its multiplicative twin at 32 and at 8 bits, so that operator "
-        "and bit width are seen apart. Energy and latency are an accelerator's, by the Eyeriss formula; flash and SRAM "
-        "are a microcontroller's. Exit code 1 if a limit is exceeded.",
+        "and bit width are seen apart. Energy and latency are an accelerator's, by the Eyeriss formula; flash and RAM "
+        "are everything that a microcontroller of --core gives to a network of --target. Exit code 1 if a limit is exceeded.",
     )
     parser.add_argument("--backbone", required=True, help="for example mcunet-in0, mobilenetv2-tiny")
     common.add_operator_option(parser)
@@ -55,6 +56,13 @@ def add_parser(subparsers):
         "(default: honest)",
     )
     group.add_argument("--layers", action="store_true", help="one row per layer")
+    group.add_argument(
+        "--target",
+        choices=("c", "tflm"),
+        default="c",
+        help="what flash and RAM are counted for: a project of plain C, or TFLite Micro with our operators (default: c)",
+    )
+    common.add_core_option(group, default=None)
 
     group = parser.add_argument_group("limits")
     group.add_argument("--device", help="a microcontroller's name, for example stm32f412")
@@ -84,13 +92,16 @@ def run(args) -> int:
     bits = {"8": 8, "32": 32}.get(args.bits)
     limits = {"sram": args.sram, "flash": args.flash, "max_energy": args.max_energy, "max_ops": args.max_ops}
     devices.limits(args.device, **limits)
+    where = {"target": args.target, "core": args.core or devices.core_of(args.device)}
     if args.bits:
         columns = {
-            f"{args.bits} bits" if bits else HEADINGS["deployed"]: cost.estimate(spec, bits=bits, convention=args.convention)
+            f"{args.bits} bits" if bits else HEADINGS["deployed"]: cost.estimate(
+                spec, bits=bits, convention=args.convention, **where
+            )
         }
         found = next(iter(columns.values()))
     else:
-        compared = cost.compare(spec, convention=args.convention)
+        compared = cost.compare(spec, convention=args.convention, **where)
         columns, found = {HEADINGS[key]: value for key, value in compared.items()}, compared["deployed"]
     exceeded = devices.fits(found, args.device, **limits)
 
@@ -99,10 +110,11 @@ def run(args) -> int:
         "operator": args.operator,
         "input_shape": list(spec.input_shape),
         "num_classes": spec.num_classes,
+        **where,
         **found.as_dict(layers=args.layers),
     }
     if not args.bits:
-        same_width = cost.estimate(spec, bits=8, convention=args.convention)
+        same_width = cost.estimate(spec, bits=8, convention=args.convention, **where)
         result["columns"] = {key: value.as_dict() for key, value in compared.items()}
         result["savings"] = savings(compared, same_width)
     if args.device or any(value is not None for value in limits.values()):
@@ -115,7 +127,8 @@ def run(args) -> int:
 
     size = "x".join(map(str, spec.input_shape))
     title = f"{args.backbone}, {args.operator}, {size}, {spec.num_classes} classes, convention {args.convention}"
-    rows = [(label, *(getattr(column, name) for column in columns.values())) for label, name in ROWS]
+    title += f", target {args.target} on core {where['core']}"
+    rows = [(label, *(_cell(getattr(column, name)) for column in columns.values())) for label, name in ROWS]
     common.show(args, result, title=title, rows=rows, columns=("", *columns))
     if args.layers:
         show_layers(args, columns, result)
@@ -124,6 +137,10 @@ def run(args) -> int:
     for item in exceeded:
         print(f"does not fit {args.device or 'the limits'}: {item}")
     return 1 if exceeded else 0
+
+
+def _cell(value):
+    return "-" if value is None else value
 
 
 def savings(compared, same_width) -> dict:
@@ -161,14 +178,14 @@ def show_layers(args, columns, result):
             layer.shifts,
             layer.adds,
             layer.params,
-            layer.flash_bytes,
+            layer.model_bytes,
             layer.output_bytes,
             layer.energy_mj * 1e3,
             layer.latency_ms * 1e3,
         )
         for layer in shown.layers
     ]
-    headings = ("layer", "operator", "multiply", "shift", "add", "params", "flash", "output", "energy, uJ", "latency, us")
+    headings = ("layer", "operator", "multiply", "shift", "add", "params", "model", "output", "energy, uJ", "latency, us")
     common.show(args, result, title=f"layers, {list(columns)[-1]}", rows=rows, columns=headings)
     if len(columns) > 1 and len({len(column.layers) for column in columns.values()}) == 1:
         rows = [

@@ -33,8 +33,9 @@ def add_parser(subparsers):
     add_requantization_option(parser, ", which needs --flavour custom")
     add_input_range_option(parser)
     parser.add_argument("--name", help="of the files (default: the model's)")
-    parser.add_argument("--sram-bytes", type=int, metavar="N", help="refuse if the activations take more")
-    parser.add_argument("--flash-bytes", type=int, metavar="N", help="refuse if the model takes more")
+    common.add_core_option(parser)
+    parser.add_argument("--sram-bytes", type=common.size, metavar="N", help="refuse if it takes more RAM; 64k is 64 KiB")
+    parser.add_argument("--flash-bytes", type=common.size, metavar="N", help="refuse if it takes more flash")
 
     group = add_image_options(parser, required=True)
     group.add_argument("--evaluate", action="store_true", help="compare both models on the data set's test images")
@@ -63,6 +64,7 @@ def run(args) -> int:
         evaluation_data=evaluation,
         sram_bytes=args.sram_bytes,
         flash_bytes=args.flash_bytes,
+        core=args.core,
         name=args.name,
         packaging=args.packaging,
         input_range=None if args.input_range is None else tuple(args.input_range),

@@ -24,7 +24,7 @@ SEARCH = {
     "widths": "multipliers of all channels",
     "resolutions": "pixels",
     "operators": "that blocks may have: conv, shift, shift5, shift-ps, shift5-ps, adder, binary, or mixed as adder/shift/adder",
-    "minimize": "costs ranked beside accuracy: sram_bytes, flash_bytes, operations, energy_mj (default: none, only limits)",
+    "minimize": "costs ranked beside accuracy: ram_bytes, flash_bytes, operations, energy_mj (default: none, only limits)",
     "strategy": ("how candidates are proposed", {"choices": ("evolution", "random")}),
     "subnet_trials": "candidates of stage 1",
     "target_trials": "candidates of stage 2",
@@ -73,7 +73,9 @@ def add_parser(subparsers):
         "--dry-run", action="store_true", help="only say the size of the space, the feasible share and the time it will take"
     )
 
-    common.add_fields(parser.add_argument_group("limits"), Plan, LIMITS)
+    group = parser.add_argument_group("limits")
+    common.add_fields(group, Plan, LIMITS)
+    common.add_core_option(group, default=None)
     common.add_fields(parser.add_argument_group("search"), Plan, SEARCH)
     group = parser.add_argument_group("training")
     common.add_fields(group, Plan, SUPERNET)
@@ -89,7 +91,8 @@ def add_parser(subparsers):
         "--target",
         choices=("c", "tflite", "tflm"),
         default="tflm",
-        help="what firmware/ holds: plain C, the model alone, or a project with TFLite Micro (default: tflm)",
+        help="what firmware/ holds, and flash and RAM are counted for: plain C, the model alone, or a project with TFLite "
+        "Micro (default: tflm)",
     )
     group.add_argument(
         "--exported-images",
@@ -103,7 +106,8 @@ def add_parser(subparsers):
 
 def make_plan(args):
     """The `Plan` that the arguments ask for."""
-    return common.from_fields(Plan, args, recipe=common.from_fields(Recipe, args))
+    target = "c" if args.target == "c" else "tflm"
+    return common.from_fields(Plan, args, target=target, recipe=common.from_fields(Recipe, args))
 
 
 def run(args) -> int:
@@ -162,7 +166,7 @@ def deploy(args, search, spec, report) -> dict:
     import numpy as np
 
     import tflm_export
-    from saaug_keras import datasets
+    from saaug_keras import datasets, devices
 
     data, plan = search.data, search.plan
     model = keras.models.load_model(search.out / "training" / "target.keras")
@@ -173,6 +177,7 @@ def deploy(args, search, spec, report) -> dict:
         )
 
     count = min(len(data.x_test), args.exported_images)
+    held = devices.limits(plan.device, sram=plan.sram, flash=plan.flash)
     exported = tflm_export.export(
         model,
         resized(search.fit_part[0][:256]),
@@ -181,10 +186,11 @@ def deploy(args, search, spec, report) -> dict:
         target=args.target,
         evaluation_data=(resized(data.x_test[:count]), data.y_test[:count]),
         name="network",
+        core=plan.where["core"],
+        sram_bytes=held.get("ram_bytes"),
+        flash_bytes=held.get("flash_bytes"),
     )
-    # A project of plain C has an arena of its own, the same at every run; its size depends on the kernels' version.
-    arena = exported.arena_bytes if exported.plan_bytes is None else max(exported.plan_bytes.values())
-    columns = ("", "accuracy", "of images", "parameters", "flash, bytes", "arena, bytes")
+    columns = ("", "accuracy", "of images", "parameters", "flash, bytes", "RAM, bytes", "model file, bytes")
     rows = [
         (
             f"this network, {spec.blocks[-1].operator}, as deployed",
@@ -192,11 +198,12 @@ def deploy(args, search, spec, report) -> dict:
             count,
             exported.parameters,
             exported.flash_bytes,
-            arena or "not measured",
+            exported.ram_bytes,
+            exported.model_bytes,
         )
     ]
-    shown = ("tflm_accuracy", "float_accuracy", "agreement", "flash_bytes")
-    result = {"firmware": str(search.out / "firmware"), **{key: getattr(exported, key) for key in shown}, "arena_bytes": arena}
+    shown = ("tflm_accuracy", "float_accuracy", "agreement", "flash_bytes", "ram_bytes", "model_bytes")
+    result = {"firmware": str(search.out / "firmware"), **{key: getattr(exported, key) for key in shown}}
     if args.baseline != "none":
         from saaug_keras import baselines
         from tflm_export import runner
@@ -227,12 +234,13 @@ def deploy(args, search, spec, report) -> dict:
                     found["accuracy"],
                     len(data.x_test),
                     twin["parameters"],
-                    found["flash_bytes"],
-                    found["arena_bytes"],
+                    "-",
+                    "-",
+                    found["model_bytes"],
                 )
             )
-    note = "Flash: the model file. Arena: the activations as TFLite Micro allocates them"
-    note += ". Test images." if exported.plan_bytes is None else "; this network's as the C project does, scratch included."
+    taken = exported.memory
+    note = f"Flash and RAM: everything, target {taken['target']} on core {taken['core']}, {taken['how']}. Test images."
     result["tables"] = [{"title": "As deployed, on TFLite Micro", "columns": columns, "rows": rows, "note": note}]
     return json.loads(json.dumps(result))
 

@@ -35,10 +35,12 @@ def add_parser(subparsers):
         "--sort-by",
         default="name",
         metavar="COLUMN",
-        help="int8, flash_bytes, arena_bytes, parameters, macs, instructions_m4, ... (default: name)",
+        help="int8, flash_bytes, ram_bytes, parameters, macs, instructions_m4, ... (default: name)",
     )
-    listing.add_argument("--max-flash", type=common.size, metavar="BYTES", help="of the exported model; 64k is 64 KiB")
-    listing.add_argument("--max-arena", type=common.size, metavar="BYTES", help="of its activations")
+    listing.add_argument(
+        "--max-flash", type=common.size, metavar="BYTES", help="of flash, as plain C on a Cortex-M4; 64k is 64 KiB"
+    )
+    listing.add_argument("--max-ram", type=common.size, metavar="BYTES", help="of RAM")
     listing.add_argument("--csv", metavar="FILE", help="also write every figure, for plots")
     action("card", "what an entry is for, how it was trained and how well it does")
     evaluate = action("eval", "the accuracy of an entry on test images, in Keras and on TFLite Micro")
@@ -48,6 +50,7 @@ def add_parser(subparsers):
     export.add_argument("--flavour", choices=("builtin", "custom"))
     export.add_argument("--target", default="tflite", choices=("tflite", "tflm", "c"))
     common.add_packaging_option(export)
+    common.add_core_option(export)
     train = action("train", "train entries by their recipes, measure them and put all that into their folders", a_list=True)
     train.add_argument(
         "--run",
@@ -77,11 +80,11 @@ def _list(args) -> int:
     from saaug_keras import zoo
     from saaug_keras.zoo import cards
 
-    names = zoo.list(args.pattern, sort_by=args.sort_by, max_flash=args.max_flash, max_arena=args.max_arena)
+    names = zoo.list(args.pattern, sort_by=args.sort_by, max_flash=args.max_flash, max_ram=args.max_ram)
     found = [cards.row(name) for name in names]
     if args.csv:
         cards.write_csv(found, args.csv)
-    shown = ("name", "int8", "parameters", "flash_bytes", "arena_bytes")
+    shown = ("name", "int8", "parameters", "flash_bytes", "ram_bytes")
     rows = [tuple(cards.cell(key, each[key]) for key in shown) for each in found]
     titles = [cards.COLUMNS[key] if key != "int8" else "int8 accuracy or mean IoU" for key in shown]
     common.show(args, {each.pop("name"): each for each in found}, rows=rows, columns=titles)
@@ -140,6 +143,7 @@ def _export(args) -> int:
         name=args.name,
         observation=entry.observation(),
         packaging=args.packaging,
+        core=args.core,
     )
     show_report(args, report)
     return 0

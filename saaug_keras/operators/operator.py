@@ -88,6 +88,11 @@ class Operator:
         return 1
 
     @property
+    def is_builtin(self) -> bool:
+        """Whether TFLite Micro's own operators compute it."""
+        return self.deployed_as == "conv"
+
+    @property
     def fits_int8(self) -> bool:
         """Whether its deployed weights are int8 numbers, so that a built-in operator can take them."""
         return not any(part.distance for _, part in self.cascade())

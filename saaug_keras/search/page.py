@@ -18,7 +18,7 @@ svg{max-width:100%;height:auto;display:block;margin:.5rem 0}svg text{font:12px s
 """
 _COLOURS = {1: "#8a94a6", 2: "#2563a8", "front": "#c2410c", "infeasible": "#b91c1c", "limit": "#b91c1c"}
 _NAMES = {
-    "sram_bytes": "peak SRAM, bytes",
+    "ram_bytes": "RAM, bytes",
     "flash_bytes": "flash, bytes",
     "operations": "operations",
     "energy_mj": "energy, mJ",

@@ -281,7 +281,7 @@ def _check_limits(space, plan):
 def make_report(search, oracle, best, spec, trained, subspaces) -> dict:
     """Everything that the page shows, as plain data."""
     plan, chosen = search.plan, oracle.candidate(best.trial_id)
-    compared = cost.compare(spec)
+    compared = cost.compare(spec, **plan.where)
     limits = plan.limits
     where = f" for {plan.device}" if plan.device else ""
     bounds = ", ".join(f"{page.name_of(name)} <= {page.number(limit)}" for name, limit in limits.items()) or "none"
@@ -292,7 +292,7 @@ def make_report(search, oracle, best, spec, trained, subspaces) -> dict:
         (f"{validation:.1%}", "validation, trained"),
         (f"{test:.1%}", "test, trained"),
         (page.number(chosen["costs"]["flash_bytes"]), "flash, bytes"),
-        (page.number(chosen["costs"]["sram_bytes"]), "peak SRAM, bytes"),
+        (page.number(chosen["costs"]["ram_bytes"]), "RAM, bytes"),
         (page.number(chosen["costs"]["operations"]), "operations"),
     ]
     columns = ("", "FP32 multiply", "INT8 multiply", "this, 32 bits", "this, deployed")
@@ -300,17 +300,17 @@ def make_report(search, oracle, best, spec, trained, subspaces) -> dict:
         "title": "Costs, operator and bit width apart",
         "columns": columns,
         "rows": [
-            [page.name_of(name), *(getattr(value, name) for value in compared.values())]
+            [page.name_of(name), *("-" if (x := getattr(value, name)) is None else x for value in compared.values())]
             for name in ("multiplies", "shifts", "adds", "params", *COST_NAMES, "latency_ms")
         ],
         "note": "Energy and latency are those of an Eyeriss-like accelerator with DRAM, and predict nothing about a "
-        "microcontroller. SRAM: the activations in TFLite Micro's arena.",
+        f"microcontroller. Flash and RAM: everything that target {plan.where['target']} takes on core {plan.where['core']}.",
     }
     layers = {
         "title": "Layers",
-        "columns": ("layer", "operator", "output", "MACs", "flash, bytes", "energy, mJ"),
+        "columns": ("layer", "operator", "output", "MACs", "model file, bytes", "energy, mJ"),
         "rows": [
-            [c.name, c.operator, "x".join(map(str, layer.output_shape)), c.macs, c.flash_bytes, c.energy_mj]
+            [c.name, c.operator, "x".join(map(str, layer.output_shape)), c.macs, c.model_bytes, c.energy_mj]
             for c, layer in zip(compared["deployed"].layers, backbones.lower(spec), strict=True)
         ],
     }

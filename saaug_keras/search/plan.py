@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
-from saaug_keras import _validate, devices
+from saaug_keras import _validate, devices, memory
 from saaug_keras.recipes import Recipe
-from saaug_keras.search.space import COST_NAMES, SearchSpace, StageSpace
+from saaug_keras.search.space import COST_NAMES, SearchSpace, StageSpace, measure
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,8 @@ class Plan:
 
     Args:
         device: name of a `devices.Device`, or None.
+        target, core: what flash and RAM are counted for: of `memory.TARGETS`, on one of `memory.CORES`; None: on the
+            device's core, "m4" without a device.
         sram, flash, max_energy, max_ops: limits in place of the device's or beside them; see `devices.limits`.
         slack: factor >= 1 on flash, energy and operations for the SubNet, whose blocks may go later.
         space: "tiny" or "small", see `make_space`; None: by the size of the images.
@@ -32,6 +35,8 @@ class Plan:
     """
 
     device: str | None = None
+    target: str = "c"
+    core: str | None = None
     sram: int | None = None
     flash: int | None = None
     max_energy: float | None = None
@@ -62,18 +67,29 @@ class Plan:
         for name in ("supernet_rate", "adapt_rate"):
             _validate.number_in("Plan", name, getattr(self, name), 1e-8, 1e3)
         _validate.number_in("Plan", "slack", self.slack, 1, 1e6)
+        memory.check("Plan", **self.where)
         for name in self.minimize:
             _validate.one_of("Plan", "minimize", name, COST_NAMES)
 
     @property
+    def where(self) -> dict:
+        """Target and core that flash and RAM are counted for, as `cost.estimate` takes them."""
+        return {"target": self.target, "core": self.core or devices.core_of(self.device)}
+
+    @property
     def limits(self) -> dict:
-        """Cost name -> largest value."""
-        return devices.limits(self.device, sram=self.sram, flash=self.flash, max_energy=self.max_energy, max_ops=self.max_ops)
+        """Cost name -> largest value. Those of memory are less than the device's by what the model may be wrong by, so
+        that an export of what was found meets them; RAM of plain C is not modelled but planned."""
+        found = devices.limits(self.device, sram=self.sram, flash=self.flash, max_energy=self.max_energy, max_ops=self.max_ops)
+        for name in ("flash_bytes",) if self.target == "c" else ("flash_bytes", "ram_bytes"):
+            if name in found:
+                found[name] = int(found[name] * (1 - memory.TOLERANCE[self.target]))
+        return found
 
     @property
     def slacks(self) -> dict:
-        """Cost name -> factor in stage 1. SRAM has none: blocks that go do not lower its peak."""
-        return {name: self.slack for name in self.limits if name != "sram_bytes"}
+        """Cost name -> factor in stage 1. RAM has none: blocks that go do not lower its peak."""
+        return {name: self.slack for name in self.limits if name != "ram_bytes"}
 
 
 def make_space(plan: Plan, image_shape, num_classes: int) -> SearchSpace:
@@ -85,7 +101,7 @@ def make_space(plan: Plan, image_shape, num_classes: int) -> SearchSpace:
     _validate.one_of("Plan", "space", plan.space, (None, "small", "tiny"))
     size, channels = image_shape[0], image_shape[2]
     which = plan.space or ("tiny" if size <= 16 else "small")
-    options = {"channels": channels, "operators": plan.operators}
+    options = {"channels": channels, "operators": plan.operators, "measure": functools.partial(measure, **plan.where)}
     if which == "tiny":
         stages = (
             StageSpace(8, 1, (1, 2), (3, 5), (2, 3, 4)),

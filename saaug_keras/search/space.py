@@ -15,7 +15,7 @@ from saaug_keras.search.genes import Gene, GeneSpace
 # Operators whose layers can take over a multiplicative layer's weights. "shiftadd" cannot: its second layer has none.
 OPERATORS = ("conv", "shift", "shift5", "shift-ps", "shift5-ps", "adder", "binary")
 DEPTHWISE_OPERATORS = (*OPERATORS, "channelshift")  # whose layers need no weights
-COST_NAMES = ("sram_bytes", "flash_bytes", "operations", "energy_mj")
+COST_NAMES = ("ram_bytes", "flash_bytes", "operations", "energy_mj")
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ class StageSpace:
     expand_ratios: tuple[int, ...] = (3, 4, 6)
 
 
-def measure(spec: NetSpec) -> dict[str, float]:
-    """The costs of a deployed network, by `COST_NAMES`, from its spec alone."""
+def measure(spec: NetSpec, *, target: str = "c", core: str = "m4") -> dict[str, float]:
+    """The costs of a deployed network, by `COST_NAMES`, from its spec alone; flash and RAM are `target`'s on `core`."""
     from saaug_keras import cost
 
-    found = cost.estimate(spec)
+    found = cost.estimate(spec, target=target, core=core)
     return {name: getattr(found, name) for name in COST_NAMES}
 
 

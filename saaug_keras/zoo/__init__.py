@@ -28,7 +28,7 @@ def list(
     *,
     sort_by: str = "name",
     max_flash: int | None = None,
-    max_arena: int | None = None,
+    max_ram: int | None = None,
     as_table: bool = False,
 ):
     """The entries' names, or a table of them.
@@ -37,8 +37,9 @@ def list(
         filter: shell pattern of the names; `"*shift*"`, say.
         sort_by: "name", or a column of `results`: sizes and counts with the smallest first, accuracies with the largest.
             Entries without that figure come last.
-        max_flash, max_arena: bytes of the exported model, and of its activations on TFLite Micro, that an entry may
-            take. With a limit, entries that are not trained, whose size is not known, are left out.
+        max_flash, max_ram: bytes that an entry may take as plain C on a Cortex-M4, everything counted (see
+            `saaug_keras.memory`). With a limit, entries whose size is not known are left out: those that are not trained
+            and those of products alone.
         as_table: the table as Markdown in the place of the names.
     Returns:
         tuple of names, or str.
@@ -47,7 +48,7 @@ def list(
     """
     from saaug_keras.zoo import cards
 
-    return cards.listed(_names(), filter, sort_by, {"flash_bytes": max_flash, "arena_bytes": max_arena}, as_table)
+    return cards.listed(_names(), filter, sort_by, {"flash_bytes": max_flash, "ram_bytes": max_ram}, as_table)
 
 
 def results(filter: str = "*") -> tuple[dict, ...]:

@@ -9,9 +9,9 @@ import math
 
 from saaug_keras import _validate, zoo
 from saaug_keras._files import write_atomic
+from saaug_keras.memory import CORES
 
-# Cores whose instructions are counted, as `zoo.multiplicative` and measured.toml name them.
-CORES = {"m0": "Cortex-M0", "m3": "Cortex-M3", "m4": "Cortex-M4", "m55": "Cortex-M55", "rv32": "RV32IMAC"}
+COUNTED = ("m0", "m3", "m4", "m55", "rv32")  # whose instructions are counted, as `zoo.multiplicative` names them
 
 
 def card(entry) -> str:
@@ -54,12 +54,15 @@ def figures(measured):
     yield "same class in both", percent(measured["agreement"])
     yield "parameters", f"{measured['parameters']:,}"
     for flavour in ("custom", "builtin"):
-        if f"{flavour}_flash_bytes" in measured:
-            yield f"flash, {flavour} operators", f"{measured[f'{flavour}_flash_bytes']:,} bytes"
-            yield f"arena, {flavour} operators", f"{measured[f'{flavour}_arena_bytes']:,} bytes"
-    for core, title in CORES.items():
+        if f"{flavour}_model_bytes" in measured:
+            yield f"model file, {flavour} operators", f"{measured[f'{flavour}_model_bytes']:,} bytes"
+            yield f"its activations on TFLite Micro, {flavour} operators", f"{measured[f'{flavour}_activation_bytes']:,} bytes"
+    for part, label in (("flash", "flash"), ("ram", "RAM")):
+        for core, size in measured.get(f"{part}_bytes_c", {}).items():
+            yield f"{label} as plain C, {CORES[core].title}", f"{size:,} bytes"
+    for core in COUNTED:
         if f"instructions_{core}" in measured:
-            yield f"instructions per inference, {title}", f"{measured[f'instructions_{core}']:,}"
+            yield f"instructions per inference, {CORES[core].title}", f"{measured[f'instructions_{core}']:,}"
     for column, energy in measured.get("energy_mj", {}).items():
         yield f"energy, Eyeriss model, {column}", f"{energy:.4f} mJ"
 
@@ -96,8 +99,10 @@ def readme() -> str:
 
 Written by `saaug zoo verify --write-table zoo/README.md`. Accuracy (of scenes with a class per pixel: mean IoU) on the
 whole test set; int8 on TFLite Micro. "direct" is the int8 accuracy of the same network trained alone for the same epochs,
-"twin" that of its multiplicative twin after its own epochs. Flash: the model file with packed weights, where the operators
-are ours. Arena: the activations, as TFLite Micro places them. Instructions per inference with our kernels.
+"twin" that of its multiplicative twin after its own epochs. Flash and RAM: everything that a project of plain C takes of a
+Cortex-M4, linked at -O3 with arm-none-eabi-gcc 12.2: constants, kernels and calls; activations, scratch, input and output.
+Model: the file for TFLite Micro with packed weights, where the operators are ours. Instructions per inference with our
+kernels.
 
 ## Beside products
 
@@ -116,12 +121,12 @@ add networks multiplies, in plain C, as the additions of tensors do in all of ou
 
 def cores_table() -> str:
     """The table of networks with and without products on every core, as Markdown."""
-    lines = [f"| entry | {' | '.join(CORES.values())} |", f"|{'---|' * (1 + len(CORES))}"]
+    lines = [f"| entry | {' | '.join(CORES[core].title for core in COUNTED)} |", f"|{'---|' * (1 + len(COUNTED))}"]
     for twin, by_core in zoo.multiplicative()["instructions"].items():
-        products = {core: sum(by_core[core].values()) for core in CORES}
+        products = {core: sum(by_core[core].values()) for core in COUNTED}
         for name in without_products(twin):
             measured = zoo.Entry.read(name).measured
-            cells = [beside(measured.get(f"instructions_{core}"), products[core]) for core in CORES]
+            cells = [beside(measured.get(f"instructions_{core}"), products[core]) for core in COUNTED]
             lines.append(f"| `{name}` | {' | '.join(cells)} |")
         lines.append(f"| `{twin}` | {' | '.join(f'{count / 1e6:.2f}' for count in products.values())} |")
     return "\n".join(lines)
@@ -135,15 +140,15 @@ def beside(count, products):
 def libraries() -> str:
     """The kernels that multiplicative twins were counted with, each once, as a list in Markdown."""
     kernels = zoo.multiplicative()["kernels"]
-    return "\n".join(f"- {library}" for library in dict.fromkeys(kernels[core] for core in CORES))
+    return "\n".join(f"- {library}" for library in dict.fromkeys(kernels[core] for core in COUNTED))
 
 
 def table() -> str:
     """The table of all entries, as Markdown."""
     lines = [
-        "| entry | images | epochs | parameters | float | int8 | direct | twin | flash, bytes | arena, bytes | "
-        "M4 instructions | M0 instructions |",
-        f"|{'---|' * 12}",
+        "| entry | images | epochs | parameters | float | int8 | direct | twin | flash, bytes | RAM, bytes | "
+        "model, bytes | M4 instructions | M0 instructions |",
+        f"|{'---|' * 13}",
     ]
     for name in zoo.list():
         entry = zoo.Entry.read(name)
@@ -151,7 +156,7 @@ def table() -> str:
         if not measured:
             continue
         height, width, channels = entry.spec().input_shape
-        flavour = "custom" if "custom_flash_bytes" in measured else "builtin"
+        sizes = row(name)
         cells = [
             f"`{name}`",
             f"{height}x{width}x{channels}",
@@ -161,7 +166,7 @@ def table() -> str:
             percent(score(measured, "tflm")),
             *(others(entry.direct)),
             *(others(entry.twin)),
-            *(f"{measured[f'{flavour}_{part}_bytes']:,}" for part in ("flash", "arena")),
+            *(cell(key, sizes[key]) for key in ("flash_bytes", "ram_bytes", "model_bytes")),
             *(f"{measured[f'instructions_{core}']:,}" if f"instructions_{core}" in measured else "-" for core in ("m4", "m0")),
         ]
         lines.append(f"| {' | '.join(cells)} |")
@@ -185,7 +190,9 @@ COLUMNS = {
     "float": "float",
     "int8": "int8",
     "flash_bytes": "flash, bytes",
-    "arena_bytes": "arena, bytes",
+    "ram_bytes": "RAM, bytes",
+    "model_bytes": "model file, bytes",
+    "activation_bytes": "activations, bytes",
     "instructions_m4": "M4 instructions",
     "instructions_m0": "M0 instructions",
 }
@@ -197,7 +204,7 @@ def row(name) -> dict:
     from saaug_keras import backbones
 
     entry = zoo.Entry.read(name)
-    measured, flavour = entry.measured, "custom" if "custom_flash_bytes" in entry.measured else "builtin"
+    measured, flavour = entry.measured, "custom" if "custom_model_bytes" in entry.measured else "builtin"
     return {
         "name": name,
         "dataset": entry.dataset,
@@ -206,8 +213,10 @@ def row(name) -> dict:
         "macs": backbones.count_macs(entry.spec()),
         "float": score(measured, "float"),
         "int8": score(measured, "tflm"),
-        "flash_bytes": measured.get(f"{flavour}_flash_bytes"),
-        "arena_bytes": measured.get(f"{flavour}_arena_bytes"),
+        "flash_bytes": measured.get("flash_bytes_c", {}).get("m4"),
+        "ram_bytes": measured.get("ram_bytes_c", {}).get("m4"),
+        "model_bytes": measured.get(f"{flavour}_model_bytes"),
+        "activation_bytes": measured.get(f"{flavour}_activation_bytes"),
         "instructions_m4": measured.get("instructions_m4"),
         "instructions_m0": measured.get("instructions_m0"),
     }

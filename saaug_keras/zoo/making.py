@@ -157,8 +157,8 @@ def write_models(entry, model, observation, folder) -> dict:
             (folder / f"{flavour}.tflite").write_bytes((pathlib.Path(directory) / f"{flavour}.tflite").read_bytes())
         measured |= {
             "parameters": report.parameters,
-            f"{flavour}_flash_bytes": report.flash_bytes,
-            f"{flavour}_arena_bytes": report.arena_bytes,
+            f"{flavour}_model_bytes": report.model_bytes,
+            f"{flavour}_activation_bytes": report.activation_bytes,
         }
     columns = cost.compare(entry.spec(), layer_options=entry.recipe.layer_options)
     measured["energy_mj"] = {column: round(each.energy_mj, 6) for column, each in columns.items()}
@@ -235,7 +235,7 @@ def flavours_of(entry) -> tuple[str, ...]:
 
     found = [backbones.operator_of(layer, entry.recipe.layer_options) for layer in backbones.lower(entry.spec())]
     found = [operator for operator in found if operator is not None]
-    ours, whole = any(operator.deployed_as != "conv" for operator in found), all(operator.fits_int8 for operator in found)
+    ours, whole = not all(operator.is_builtin for operator in found), all(operator.fits_int8 for operator in found)
     return ("custom",) * ours + ("builtin",) * whole
 
 
@@ -302,6 +302,27 @@ def toml_of(files, measured) -> str:
 
 def record_instructions(name: str, counts: dict):
     """Adds instructions per inference {core: count} to an entry's measured figures."""
+    _record(name, {f"instructions_{core}": count for core, count in counts.items()})
+
+
+def memory_of(entry, cores) -> dict:
+    """{core: `memory.Memory` as a project of plain C takes it} of a trained entry of which something is ours."""
+    import tflm_export
+    from tflm_export import firmware, footprint
+
+    blank = np.zeros((1, *entry.spec().input_shape), np.uint8)
+    options = {"flavour": "custom", "observation": entry.observation()}
+    network = tflm_export.compile_network(zoo.load(entry.name), blank, **options)
+    _, files = firmware.c_files(network, "net")
+    return {core: footprint.measure_c(network, files, "net", core) for core in cores}
+
+
+def record_memory(name: str, found: dict):
+    """Adds flash and RAM of plain C, {core: linked `memory.Memory`}, to an entry's measured figures."""
+    parts = ("flash", "ram")
+    _record(name, {f"{part}_bytes_c": {core: getattr(each, f"{part}_bytes") for core, each in found.items()} for part in parts})
+
+
+def _record(name, more):
     entry = zoo.Entry.read(name)
-    measured = {**entry.measured, **{f"instructions_{core}": count for core, count in counts.items()}}
-    write_atomic(entry.folder / "measured.toml", toml_of(entry.files, measured))
+    write_atomic(entry.folder / "measured.toml", toml_of(entry.files, {**entry.measured, **more}))
