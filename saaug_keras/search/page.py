@@ -223,7 +223,7 @@ def _rejects(rejects) -> str:
     )
 
 
-_OPERATOR_COLOURS = {"conv": "#8a94a6", "adder": "#4d7c0f"}
+_OPERATOR_COLOURS = ("#2563a8", "#4d7c0f", "#8a94a6", "#b45309", "#7c3aed")  # in the order in which they come
 
 
 def _architecture(layers) -> str:
@@ -231,9 +231,11 @@ def _architecture(layers) -> str:
     height = 26
     most = max(layer["expanded"] for layer in layers)
     items = []
+    kinds = dict.fromkeys(layer["operator"] for layer in layers)
+    colours = {operator: _OPERATOR_COLOURS[index % len(_OPERATOR_COLOURS)] for index, operator in enumerate(kinds)}
     for index, layer in enumerate(layers):
         y = 6 + index * height
-        colour = _OPERATOR_COLOURS.get(layer["operator"], "#2563a8")
+        colour = colours[layer["operator"]]
         width = 8 + 330 * layer["expanded"] / most
         fill = f"fill='{colour}'" if layer["kept"] else f"fill='none' stroke='{colour}' stroke-dasharray='4 3'"
         items.append(words(0, y + 14, layer["name"]))

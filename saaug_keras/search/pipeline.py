@@ -68,8 +68,8 @@ class Search:
         except ValueError as error:
             raise ValueError(f"Search: {path} is damaged. Delete it and start again with the same options.") from error
         if theirs != mine:
-            plan = theirs.get("plan", {})
-            parts = [f"{k}: {plan.get(k)!r} there, {v!r} here" for k, v in mine["plan"].items() if plan.get(k) != v]
+            there, here = ({**plan.pop("recipe", {}), **plan} for plan in (theirs.get("plan", {}), mine["plan"]))
+            parts = [f"{k}: {there.get(k)!r} there, {v!r} here" for k, v in here.items() if there.get(k) != v]
             others = [key for key in ("version", "data") if theirs.get(key) != mine[key]]
             parts += [f"{key}: {theirs.get(key)!r} there, {mine[key]!r} here" for key in others]
             raise ValueError(f"Search: {self.out} holds another search ({'; '.join(parts)}). Choose another folder.")

@@ -83,7 +83,8 @@ class SuperNet(keras.Model):
         self.starts = {layer.name: 1 + self.block_count + _PER_LAYER * i for i, layer in enumerate(weighted)}
         # Operators by their numbers in `encode`, and those that each layer may have.
         parts = [part for text in space.operators for part in operators.parse_block(text)]
-        self._operators = tuple(dict.fromkeys((*map(operators.parse, ("conv", "shift")), *parts)))
+        places = (place for part in parts for place in (part, part.as_stem, part.as_dense))
+        self._operators = tuple(dict.fromkeys((operators.parse("conv"), *places)))
         self._known = {}
         alternatives = (backbones.lower(largest.with_operator(text)) for text in space.operators)
         for layer, *others in zip(self.layers_of, *alternatives, strict=True):
