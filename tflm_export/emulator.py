@@ -176,6 +176,8 @@ def build(core, sources, directory, *, include=(), flags=(), name="program", opt
 
 @dataclasses.dataclass(frozen=True)
 class Result:
+    """How a program ended: its exit status and what it printed."""
+
     status: int
     output: str
 
