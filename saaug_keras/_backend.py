@@ -159,6 +159,24 @@ def subgraph(function=None, *, any_shape=False):
 
 
 @portable
+def choose(condition, yes, no):
+    """What the function `yes` computes where a scalar condition holds, else `no`; the other one is not computed."""
+    import keras
+
+    return keras.ops.cond(condition, yes, no)
+
+
+@choose.on("tensorflow")
+def _choose_with_gradients(condition, yes, no):
+    import tensorflow as tf
+
+    if tf.executing_eagerly():
+        return yes() if condition else no()
+    # As functions of their own: a branch with a custom gradient has none in a graph.
+    return tf.cond(condition, tf.function(yes, autograph=False), tf.function(no, autograph=False))
+
+
+@portable
 def barrier(tensor):
     """`tensor`, through which XLA does not fuse; on TensorFlow in an `island` alone."""
     from tensorflow.compiler.tf2xla.ops import gen_xla_ops  # not among tf.raw_ops

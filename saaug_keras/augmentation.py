@@ -236,6 +236,32 @@ class HybridNetwork(keras.layers.Layer):
                 )
         return model
 
+    def start_from(self, model) -> list[str]:
+        """Takes over what fits of a trained network of plain layers, as `export_target` or `zoo.load` gives it.
+
+        A layer of products, whether it multiplies or shifts, starts from the weights of the layer of its name and shape,
+        whatever that one's operator among products; an add layer from those of an add layer. Its batch norm comes with it.
+
+        Returns:
+            The names of the layers that took weights over.
+        Raises:
+            ValueError: there is no such layer.
+        """
+        taken = []
+        theirs = {layer.name: layer for layer in model.layers}
+        for name, layer in self.weighted.items():
+            if name not in theirs or not layer.start_from(theirs[name]):
+                continue
+            taken.append(name)
+            if name in self.norms and name + "_bn" in theirs:
+                self.norms[name].start_from(theirs[name + "_bn"])
+        if not taken:
+            raise ValueError(
+                f"HybridNetwork.start_from: `model` must have a layer of the name, shape and kind of one of the target's. "
+                f"Received: {model.name}, with {', '.join([*theirs][:5])}, ..."
+            )
+        return taken
+
     @staticmethod
     def _is_multiplicative(layer):
         gate = getattr(layer, "gate", None)

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import hashlib
 import json
 import math
 import pathlib
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +24,7 @@ from saaug_keras._files import atomic_file, only_process, sweep, write_atomic
 
 _LATER = {"later": True}
 _OWNER = "recipes.train"
+_PATIENCE = 5  # seconds between looks at a network that another process trains
 _RESULTS = ("target.keras", "augmented.weights.h5", "result.json")
 _WRITTEN = ("recipe.json", "history.*", "result.json", MANIFEST, "target.keras", "*.weights.h5")
 
@@ -56,6 +60,10 @@ class Recipe:
         segmentation: arguments of `NetSpec.with_segmentation`, used where the labels are per pixel.
         validation_fraction, evaluate_every: share of the training images held out; epochs between evaluations.
         seed: of the initial weights, the drawn widths and the data's order. The split does not depend on it.
+        start: the recipe, as plain data, of a network that is trained first: this one's layers start from the weights of
+            those of the same name and shape, as `HybridNetwork.start_from`.
+        teacher: the recipe of a network that is trained first, for images of the same shape and the same classes, whose
+            outputs the target learns, too: teacher_weight and teacher_temperature as `AugmentedModel.learn_from`.
     """
 
     backbone: str | None = None
@@ -96,6 +104,10 @@ class Recipe:
     # Later fields: at their default a recipe is what it was without them. Names of runs rest on that.
     decay: str = dataclasses.field(default="decoupled", metadata=_LATER)
     clip_adder_kernels: bool = dataclasses.field(default=False, metadata=_LATER)
+    start: dict | None = dataclasses.field(default=None, metadata=_LATER)
+    teacher: dict | None = dataclasses.field(default=None, metadata=_LATER)
+    teacher_weight: float = dataclasses.field(default=1.0, metadata=_LATER)
+    teacher_temperature: float = dataclasses.field(default=2.0, metadata=_LATER)
 
     def __post_init__(self):
         owner = "Recipe"
@@ -129,6 +141,14 @@ class Recipe:
                 raise ValueError(
                     f"{owner}: `{name}` must be two shares of training, start and end. Received: {name}={getattr(self, name)}."
                 )
+        for name in ("start", "teacher"):
+            if (first := getattr(self, name)) is not None:
+                if not isinstance(first, dict):
+                    raise ValueError(f"{owner}: `{name}` must be a recipe as plain data, or None. Received: {name}={first!r}.")
+                try:
+                    object.__setattr__(self, name, Recipe.from_dict(first).identity())
+                except (TypeError, ValueError) as error:
+                    raise type(error)(f"{owner}: `{name}`: {error}") from error
 
     @classmethod
     def from_dict(cls, data: dict) -> Recipe:
@@ -155,6 +175,11 @@ class Recipe:
     def replace(self, **changes) -> Recipe:
         """The same recipe with other values; unknown keys as in `from_dict`."""
         return Recipe.from_dict({**self.as_dict(), **changes})
+
+    @property
+    def epochs_in_all(self) -> int:
+        """Epochs of this network and of the one that it starts from."""
+        return self.epochs + (Recipe.from_dict(self.start).epochs_in_all if self.start else 0)
 
     @property
     def is_direct(self) -> bool:
@@ -303,6 +328,7 @@ def train(
     verbose: int = 0,
     device_resident: bool | None = None,
     until: float | None = None,
+    first=None,
 ) -> dict:
     """Runs a recipe and writes its folder.
 
@@ -324,6 +350,8 @@ def train(
             augmentation are drawn by other generators, so a run that goes on should go on in the same way.
         until: no epoch begins that would, by the last one's time, end later than this, as `time.time()` counts; one of
             more than five minutes ends within, where it has a checkpoint there.
+        first: function of a recipe (`start` or `teacher`) that gives its trained network, a Keras model. Default:
+            `network_of` in `out`.
     Returns:
         {"epochs", "train_seconds", "images_per_second", "val_accuracy", "val_loss", "test_accuracy" (with `test`),
         "parameters"}: accuracies as fractions. Where labels are per pixel, "mean_iou" stands in the place of accuracy.
@@ -334,7 +362,7 @@ def train(
         BlockingIOError: another process trains in the folder.
         OSError: the folder cannot be written.
     """
-    with contextlib.closing(_run(recipe, data, out, resume, test, callbacks, device_resident, until)) as run:
+    with contextlib.closing(_run(recipe, data, out, resume, test, callbacks, device_resident, until, first)) as run:
         try:
             model, on_device, fitting, further = next(run)
         except StopIteration as finished:
@@ -397,6 +425,25 @@ def train_side_by_side(
         return [results[run] for run in runs]
 
 
+def network_of(recipe: Recipe, data, folder, *, until: float | None = None):
+    """The deployed network of a recipe, a Keras model. It is trained in a subfolder of `folder`, unless it is there.
+
+    Where another process trains it, it is waited for. Arguments and errors as `train`.
+    """
+    import keras
+
+    from saaug_keras import layers  # noqa: F401 - registered for load_model
+
+    text = json.dumps({"dataset": data.name, **recipe.identity()}, sort_keys=True)
+    out = pathlib.Path(folder) / f"first-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+    while True:
+        try:
+            train(recipe, data, out, until=until, first=functools.partial(network_of, data=data, folder=folder, until=until))
+            return keras.models.load_model(out / "target.keras", compile=False)
+        except BlockingIOError:
+            time.sleep(_PATIENCE)
+
+
 def _finish(run, evaluate):
     try:
         run.send(evaluate)
@@ -405,7 +452,7 @@ def _finish(run, evaluate):
     raise AssertionError("a run is fitted once")
 
 
-def _run(recipe, data, out, resume, test, callbacks, device_resident, until=None):
+def _run(recipe, data, out, resume, test, callbacks, device_resident, until=None, first=None):
     """A generator that stops once, where its model is to be fitted, and returns the result of the run.
 
     Yields:
@@ -428,7 +475,13 @@ def _run(recipe, data, out, resume, test, callbacks, device_resident, until=None
     per_pixel = data.y_train.ndim == 3
     spec = recipe.spec(data.image_shape, data.num_classes, per_pixel=per_pixel)
     device_resident = device_training.chosen(device_resident, data.image_shape, spec.input_shape)
+    first = first or functools.partial(network_of, data=data, folder=out, until=until)
+    start, teacher = (each and first(Recipe.from_dict(each)) for each in (recipe.start, recipe.teacher))
     model = make_model(recipe, spec)
+    if start is not None:  # a checkpoint will replace its weights
+        model.network.start_from(start)
+    if teacher is not None:
+        model.learn_from(teacher, weight=recipe.teacher_weight, temperature=recipe.teacher_temperature)
     steps = max(1, len(training[0]) // recipe.batch_size)
     loss, metric = _make_loss(recipe, data, per_pixel)
     compile_model(recipe, model, steps, loss=loss, metrics=[metric])

@@ -150,6 +150,7 @@ class AugmentedModel(keras.Model):
         self.distill_temperature = distill_temperature
         self.seed = seed
         self.clip_adder_kernels = _validate.one_of(owner, "clip_adder_kernels", clip_adder_kernels, (True, False))
+        self._lesson = None
         self._clipped = self._clipped_layers() if clip_adder_kernels else []
         # One row a step: index of the width factor, then of every block's expand factor.
         generator = np.random.default_rng(seed)
@@ -261,8 +262,45 @@ class AugmentedModel(keras.Model):
         choice = self.network.largest_choice() if choice is None else choice
         return self.network(keras.ops.convert_to_tensor(inputs), choice=choice, training=training)
 
+    def learn_from(self, teacher, *, weight: float = 1.0, temperature: float = 2.0):
+        """Adds what a trained network says of the images to the loss that training minimises.
+
+            L + weight * T^2 * KL(softmax(teacher / T) || softmax(target / T))
+
+        The teacher learns nothing, is no part of this model and is not saved with it.
+
+        Args:
+            teacher: function of images, (N, H, W, C) as this model's, that gives logits of the target's shape: a Keras
+                model, for example; it is called with training=False. None for no teacher.
+            weight: in [0, 100]; temperature: T, in [0.1, 100].
+        Raises:
+            ValueError: a number out of range, or a Keras model of other images or outputs than the target's.
+        """
+        owner = "AugmentedModel.learn_from"
+        _validate.number_in(owner, "weight", weight, 0, 100)
+        _validate.number_in(owner, "temperature", temperature, 0.1, 100)
+        if isinstance(teacher, keras.Model):
+            theirs, mine = (teacher.input_shape[1:], teacher.output_shape[-1]), (self.spec.input_shape, self.spec.num_classes)
+            if theirs != mine:
+                raise ValueError(
+                    f"{owner}: `teacher` must be a network for images {mine[0]} of {mine[1]} classes. Received: one for "
+                    f"{theirs[0]} of {theirs[1]}."
+                )
+        # In a function, where Keras finds no layer to take over.
+        self._lesson = None if teacher is None else (lambda x: teacher(x, training=False), weight, temperature)
+
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The joint loss, and its parts in the logs; on target logits alone the target's loss."""
+        loss = self._joint_loss(x, y, y_pred, sample_weight, training)
+        if not training or self._lesson is None:
+            return loss
+        teacher, weight, temperature = self._lesson
+        return loss + weight * self._divergence(temperature)(teacher(x), _target_of(y_pred), sample_weight=sample_weight)
+
+    def _divergence(self, temperature):
+        return _Divergence(temperature, name="divergence", reduction=self.loss.reduction)
+
+    def _joint_loss(self, x, y, y_pred, sample_weight, training):
         if not isinstance(y_pred, (tuple, list)):
             loss = super().compute_loss(x, y, y_pred, sample_weight, training)
             if training:
@@ -275,7 +313,7 @@ class AugmentedModel(keras.Model):
         self._augmented_tracker.update_state(augmented * _replicas())
         total = target + self.aug_loss_weight * augmented
         if self.distill_weight:
-            divergence = _Divergence(self.distill_temperature, name="divergence", reduction=self.loss.reduction)
+            divergence = self._divergence(self.distill_temperature)
             total += self.distill_weight * divergence(augmented_logits, target_logits, sample_weight=sample_weight)
         return total / (1 + self.aug_loss_weight) if self.normalize_loss else total
 

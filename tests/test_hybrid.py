@@ -28,6 +28,12 @@ def built(cls, kwargs, shape=SHAPE, **options):
     return layer
 
 
+def tensorflow_function(function):
+    import tensorflow as tf
+
+    return tf.function(function)
+
+
 def slow_free(operator, run, x, kernel, upstream, window):
     """The target's operator with fake-quantized inputs, by loops."""
     quantized, inside, step = reference.fake_quantized(x, *RANGE)
@@ -249,6 +255,29 @@ def test_a_closed_gate_multiplies(cls, kwargs, call, operator):
     np.testing.assert_allclose(array(layer(x[..., :n])), array(twin(quantized[..., :n].astype("float32"))), atol=1e-4)
     layer.gate.assign(1.0)
     np.testing.assert_array_equal(array(layer(x, **call)), open_)
+
+
+@pytest.mark.parametrize("cls, kwargs, call", [case for case in CASES if case.values[0] is not HybridDense])
+@pytest.mark.parametrize("gate", [0.0, 1.0])
+def test_a_gate_computes_one_branch_with_its_gradients(cls, kwargs, call, gate):
+    """In a compiled step, too: outputs and the kernel's gradient are those of a layer that has no gate."""
+    layer = built(cls, kwargs, operator="adder", mutable=True, remap=False)
+    layer.gate.assign(gate)
+    twin = built(cls, kwargs, operator="adder" if gate else "conv", remap=False)
+    twin.kernel.assign(layer.kernel)
+    x = random_inputs(SHAPE)
+    n = layer.target_channels
+    quantized = np.concatenate([reference.fake_quantized(x[..., :n], *RANGE)[0], x[..., n:]], axis=-1).astype("float32")
+    step = (lambda each: each) if keras.backend.backend() == "jax" else tensorflow_function
+    mine = gradients(step(lambda _, inputs: layer(inputs, **call)), layer.kernel, x)
+    its = gradients(lambda _, inputs: twin(inputs, **call), twin.kernel, quantized)
+    np.testing.assert_allclose(mine[0], its[0], atol=1e-4)
+    np.testing.assert_allclose(mine[1][0], its[1][0], rtol=1e-4, atol=1e-4)
+    used = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(layer), "_distance", lambda *args: used.append("add") or args[1])
+        layer(x[..., :n])
+    assert used == ["add"] * bool(gate)
 
 
 def test_ps_scales_the_gradient_by_the_rounding():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 import time
 
@@ -48,6 +49,12 @@ AUGMENTATION = {
     "remap": "no Gaussian-to-Laplace remap of shared weights",
     "reorder": "no channel reorder after each epoch",
 }
+FIRST = {
+    "start": "folder of a run whose weights this one starts from, of a layer of products for one of products: a shift network "
+    "from its multiplicative twin, say",
+    "teacher": "folder of a run whose network's outputs this one learns, too",
+}
+LESSON = {"teacher_weight": "of what the teacher says, in the loss", "teacher_temperature": "of the softmax of both"}
 
 
 def add_parser(subparsers):
@@ -80,6 +87,10 @@ def add_parser(subparsers):
     which.add_argument("--direct", action="store_true", help="train the network alone")
     parser.set_defaults(direct=False)
     common.add_fields(group, Recipe, AUGMENTATION)
+    group = parser.add_argument_group("networks trained before")
+    for name, text in FIRST.items():
+        group.add_argument(f"--{name}", metavar="RUN", help=text)
+    common.add_fields(group, Recipe, LESSON)
 
     parser.add_argument("--tensorboard", metavar="DIR", help="write TensorBoard logs there")
     return parser
@@ -89,7 +100,22 @@ def make_recipe(args):
     """The `Recipe` that the arguments ask for."""
     # Directly there is no augmented loss, and the remap belongs to shared weights.
     alone = {"aug_loss_weight": 0.0, "distill_weight": 0.0, "remap": False} if args.direct else {}
-    return common.from_fields(Recipe, args, **alone)
+    return common.from_fields(Recipe, args, **alone, **{name: run and recipe_of(name, run) for name, run in runs_of(args)})
+
+
+def runs_of(args):
+    """[(option, folder or None)] of the runs that this one builds on."""
+    return [(name, getattr(args, name)) for name in FIRST]
+
+
+def recipe_of(option, run) -> dict:
+    """The recipe of a run's folder, as plain data."""
+    try:
+        return Recipe.from_dict(json.loads((pathlib.Path(run) / "recipe.json").read_text())).identity()
+    except (OSError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"train: `--{option}` must be the folder of a run, as this command writes it. Received: {run}: {error}"
+        ) from error
 
 
 def run(args) -> int:
@@ -110,7 +136,14 @@ def run(args) -> int:
     callbacks = [make_reporter(recipe, args)]
     if args.tensorboard:
         callbacks.append(keras.callbacks.TensorBoard(args.tensorboard))
-    result = recipes.train(recipe, data, out, resume=not args.overwrite, test=args.test, callbacks=callbacks)
+    folders = {json.dumps(getattr(recipe, name)): pathlib.Path(run) for name, run in runs_of(args) if run}
+
+    def first(of):
+        folder = folders[json.dumps(of.identity())]
+        recipes.train(of, data, folder)  # goes on, if it was not at its end
+        return keras.models.load_model(folder / "target.keras", compile=False)
+
+    result = recipes.train(recipe, data, out, resume=not args.overwrite, test=args.test, callbacks=callbacks, first=first)
     write_csv(out)
     common.show(args, {"out": str(out), **result}, title=f"{recipe.backbone}, {recipe.operator}, {data.name}")
     return 0

@@ -17,9 +17,9 @@ import numpy as np
 from keras import ops as K
 
 from saaug_keras import _validate, operators, ops, remap
-from saaug_keras._backend import has_sizes_at_run_time, subgraph
+from saaug_keras._backend import choose, has_sizes_at_run_time, subgraph
 from saaug_keras.operators.layer import QuantizedLayer, channels_of, set_window, window_of
-from saaug_keras.operators.shift_layers import assign_kernel
+from saaug_keras.operators.shift_layers import assign_kernel, kernel_of
 
 # The Laplacian of the standard deviation that add kernels have.
 LAPLACE_SCALE = float(operators.Adder().start_scale() / np.sqrt(2))
@@ -256,10 +256,13 @@ class Hybrid(QuantizedLayer, keras.layers.Layer):
         return target_kernel(self.kernel.value, *self._parts(), view=self._view)
 
     def _distance(self, inputs, step):
-        """The target of a distance; 0 where the gate is closed."""
+        """The target of a distance."""
         kernel = self.operator.round_on(self.remapped_kernel(), step)
-        out = self.operator.apply(self._kind, inputs, kernel, **window_of(self))
-        return out if self.gate is None else out * K.cast(self.gate.value, out.dtype)
+        return self.operator.apply(self._kind, inputs, kernel, **window_of(self))
+
+    def _where_open(self, free, multiplicative):
+        """What one of two functions computes, by the gate; the other one costs nothing, except where JAX vectorises."""
+        return free() if self.gate is None else choose(self.gate.value > 0.5, free, multiplicative)
 
     def _all_free(self, inputs, block, step):
         """An augmented layer that is multiplication-free as a whole, with that block of the latent kernel."""
@@ -322,6 +325,29 @@ class Hybrid(QuantizedLayer, keras.layers.Layer):
             layer.bias.assign(K.convert_to_numpy(self.bias)[: layer.bias.shape[0]])
         if self.activation_bits is not None:
             layer.input_range.assign(K.convert_to_numpy(self.input_range))
+
+    def start_from(self, layer) -> bool:
+        """Takes the weights of a plain layer for the target's, as a start of training, and says whether they fit.
+
+        What a kernel multiplies and what it is compared with are no start for each other, and neither are other shapes.
+        The latent kernel gets the layer's kernel as it is: under a remap the target sees it through that.
+        """
+        its = getattr(layer, "operator", operators.Conv())
+        if its.moves or self.operator.moves or its.distance != self.operator.distance:
+            return False
+        kernel, block = K.convert_to_numpy(kernel_of(layer)), self._view.slices()
+        latent = np.array(K.convert_to_numpy(self.kernel))
+        bias = np.array(K.convert_to_numpy(self.bias)) if self.use_bias else None
+        if latent[block].shape != kernel.shape or self.use_bias != (getattr(layer, "bias", None) is not None):
+            return False
+        latent[block] = kernel
+        self.kernel.assign(latent)
+        if self.use_bias:
+            bias[: layer.bias.shape[0]] = K.convert_to_numpy(layer.bias)
+            self.bias.assign(bias)
+        if self.activation_bits is not None and hasattr(layer, "input_range"):
+            self.input_range.assign(K.convert_to_numpy(layer.input_range))
+        return True
 
     def _quantize_target(self, inputs, augmented, training):
         """The activated inputs with the target's channels on their grid, those channels alone, and the grid's step."""
@@ -473,8 +499,7 @@ class HybridConv2D(Hybrid):
         inputs, _, step = self._quantize_target(inputs, False, training)
         if not self.operator.distance:
             return self._multiply(inputs, self._target_kernel())
-        out = self._distance(inputs, step)
-        return out if self.gate is None else out + self._multiply(inputs, self._merged_kernel(n, m))
+        return self._where_open(lambda: self._distance(inputs, step), lambda: self._multiply(inputs, self._merged_kernel(n, m)))
 
     def _augmented(self, inputs, filters, training):
         c = channels_of(inputs)
@@ -487,7 +512,8 @@ class HybridConv2D(Hybrid):
             # Weights are concatenated, not activations: one convolution computes all that multiplies.
             out = self._multiply(inputs, self._merged_kernel(c, count))
             if self.operator.distance:
-                out = ops.add_to_head(out, self._distance(head, step))
+                products = out
+                out = self._where_open(lambda: ops.add_to_head(products, self._distance(head, step)), lambda: products)
         bias = self.bias.value[:count] if self.use_bias else None
         if masked:
             mask = K.cast(K.arange(self.filters) < filters, out.dtype)
@@ -545,10 +571,15 @@ class HybridDepthwise(Hybrid):
         elif not self.operator.distance:
             out = self._multiply(inputs, self._merged_kernel(c) if augmented else self._target_kernel())
         else:
-            out = self._distance(head, step)
-            if self.gate is not None or (augmented and inputs.shape[-1] != n):
-                # Zeros, or what still multiplies, in the place of the target's taps.
-                out = ops.add_to_head(self._multiply(inputs, self._merged_kernel(c)), out)
+            # With zeros in the place of the target's taps, or with what still multiplies.
+            def products():
+                return self._multiply(inputs, self._merged_kernel(c))
+
+            def distances():
+                out = self._distance(head, step)
+                return ops.add_to_head(products(), out) if augmented and inputs.shape[-1] != n else out
+
+            out = self._where_open(distances, products)
         return out + K.cast(self.bias.value[:c], out.dtype) if self.use_bias else out
 
     def _multiply(self, inputs, kernel):

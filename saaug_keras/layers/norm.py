@@ -1,6 +1,7 @@
 """Batch normalization of a target and of the larger layer that it lives in."""
 
 import keras
+import numpy as np
 from keras import ops as K
 
 from saaug_keras import _validate
@@ -64,6 +65,17 @@ class HybridBatchNormalization(PersistAllWeights, keras.layers.Layer):
         mean.assign(new[0])
         variance.assign(new[1])
         return out
+
+    def start_from(self, layer):
+        """Takes scale, offset and statistics of a plain batch norm for the target's; the augmented ones start with them."""
+        channels = slice(self.target_channels)
+        for name in ("gamma", "beta", "moving_mean", "moving_variance"):
+            given = K.convert_to_numpy(getattr(layer, name))
+            for mine in (name, f"augmented_{name}"):
+                if hasattr(self, mine):
+                    values = np.array(K.convert_to_numpy(getattr(self, mine)))
+                    values[channels] = given
+                    getattr(self, mine).assign(values)
 
     def reset_target_statistics(self):
         """The target's running statistics as at the start."""

@@ -103,6 +103,11 @@ def assign_kernel(layer, kernel):
         layer.kernel.assign(kernel)
 
 
+def kernel_of(layer):
+    """The float kernel of a plain layer, ours or Keras's, with which `assign_kernel` deploys what it deploys."""
+    return layer.quantized_kernel() if isinstance(layer, PlainShift) and layer.variant == "ps" else layer.kernel
+
+
 def _sign_of(draw, spread, shape, dtype):
     return K.where(draw(shape, dtype=dtype) < 0, -1.0, 1.0) * spread(shape, dtype=dtype)
 

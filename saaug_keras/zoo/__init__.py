@@ -199,6 +199,7 @@ class Entry:
         dataset: as `datasets.load`; input_shape, classes: of its images.
         recipe: the `Recipe` that trains it.
         direct, twin: names of the entries of the same network trained alone, and of its multiplicative twin; None.
+        start, teacher: names of the entries whose recipes stand in the recipe's fields of these names; None.
         files: {file: SHA-256}; measured: {figure: value}; both empty until the entry is trained.
     """
 
@@ -214,20 +215,22 @@ class Entry:
     recipe: Recipe
     direct: str | None = None
     twin: str | None = None
+    start: str | None = None
+    teacher: str | None = None
     files: dict = dataclasses.field(default_factory=dict)
     measured: dict = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def read(cls, name: str) -> Entry:
-        """Reads an entry of the zoo.
+    def read(cls, name: str, *, before=()) -> Entry:
+        """Reads an entry of the zoo; `before` are the entries that it is read for.
 
         Raises:
             ValueError: an unknown name or key, a value out of range, or a version from the future; names the file.
         """
-        return cls.read_folder(path(name))
+        return cls.read_folder(path(name), before=before)
 
     @classmethod
-    def read_folder(cls, folder) -> Entry:
+    def read_folder(cls, folder, *, before=()) -> Entry:
         """Reads the entry in a folder."""
         folder = pathlib.Path(folder)
         data = _read(folder / "entry.toml")
@@ -238,8 +241,15 @@ class Entry:
         for key in (*_TEXTS, "dataset", "input_shape", "classes", "recipe"):
             if key not in data:
                 raise ValueError(f"{file}: `{key}` must be given.")
+        first = {}
+        for key in ("start", "teacher"):
+            if key in data:
+                _validate.one_of(str(file), key, data[key], [name for name in _names() if name != folder.name])
+                if data[key] in before:
+                    raise ValueError(f"{file}: `{key}` must not lead back to the entry. Received: {key}={data[key]!r}.")
+                first[key] = cls.read(data[key], before=(*before, folder.name)).recipe.as_dict()
         try:
-            recipe = Recipe.from_dict(data.pop("recipe"))
+            recipe = Recipe.from_dict({**data.pop("recipe"), **first})
         except (TypeError, ValueError) as error:
             raise type(error)(f"{file}: [recipe] {error}") from error
         shape = tuple(_validate.int_in(str(file), "input_shape", size, 1, 4096) for size in data.pop("input_shape"))

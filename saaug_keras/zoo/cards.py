@@ -10,6 +10,7 @@ import math
 from saaug_keras import _validate, zoo
 from saaug_keras._files import write_atomic
 from saaug_keras.memory import CORES
+from saaug_keras.recipes import Recipe
 
 COUNTED = ("m0", "m3", "m4", "m55", "rv32")  # whose instructions are counted, as `zoo.multiplicative` names them
 
@@ -29,6 +30,7 @@ def card(entry) -> str:
         f"- Network: {recipe.backbone}, operator `{recipe.operator}`, {len(spec.blocks)} blocks, images {height}x{width}x"
         f"{channels}, {entry.classes} classes" + (f", strides {list_of(recipe.strides)}" if recipe.strides else "") + ".",
         f"- Training: {training_of(recipe)}",
+        *(f"- It {verb} {named(name, first)}." for verb, name, first in trained_first(entry)),
         f"- Data: {entry.licence.strip()}",
         f"- Limits: {entry.limits.strip()}",
     ]
@@ -85,6 +87,19 @@ def training_of(recipe) -> str:
     )
 
 
+def trained_first(entry):
+    """(what an entry does with a network that was trained before, the entry that this is or None, its recipe)."""
+    pairs = (("starts from the weights of", "start"), ("learns from the outputs of", "teacher"))
+    return [(verb, getattr(entry, key), first) for verb, key in pairs if (first := getattr(entry.recipe, key))]
+
+
+def named(name, recipe) -> str:
+    """A network that was trained first, with its epochs."""
+    recipe = Recipe.from_dict(recipe)
+    what = f"`{name}`" if name else f"the network of {recipe.backbone} with operator `{recipe.operator}`"
+    return f"{what}, trained for {recipe.epochs_in_all} epochs"
+
+
 def options_of(layer_options) -> str:
     """Options of layers, to end a list with."""
     texts = (f"{key} {value}" for options in layer_options.values() for key, value in options.items())
@@ -98,8 +113,9 @@ def readme() -> str:
 {table()}
 
 Written by `saaug zoo verify --write-table zoo/README.md`. Accuracy (of scenes with a class per pixel: mean IoU) on the
-whole test set; int8 on TFLite Micro. "direct" is the int8 accuracy of the same network trained alone for the same epochs,
-"twin" that of its multiplicative twin after its own epochs. Flash and RAM: everything that a project of plain C takes of a
+whole test set; int8 on TFLite Micro. Epochs: with those of the network whose weights an entry starts from, as its card says.
+"direct" is the int8 accuracy of the same network trained alone for the same epochs, "twin" that of its multiplicative twin
+after its own epochs. Flash and RAM: everything that a project of plain C takes of a
 Cortex-M4, linked at -O3 with arm-none-eabi-gcc 12.2: constants, kernels and calls; activations, scratch, input and output.
 Model: the file for TFLite Micro with packed weights, where the operators are ours. Instructions per inference with our
 kernels.

@@ -24,6 +24,8 @@ MAY_DIFFER = ("float_", "agreement")  # by a few images: float sums differ betwe
 def train(name: str, out, *, data_dir=None, callbacks=(), resume: bool = True, until: float | None = None) -> dict:
     """Trains an entry by its recipe and puts weights, models and figures into the entry's folder.
 
+    What its recipe names as `start` or `teacher` is the entry of that recipe, where that is trained; else it is trained first.
+
     Args:
         name: of the entry.
         out: folder of the run, for its checkpoints; a killed run goes on there.
@@ -42,7 +44,12 @@ def train(name: str, out, *, data_dir=None, callbacks=(), resume: bool = True, u
 
     entry = zoo.Entry.read(name)
     data = datasets.load(entry.dataset, data_dir=data_dir)
-    result = recipes.train(entry.recipe, data, out, callbacks=callbacks, resume=resume, until=until)
+
+    def first(recipe):
+        found = _trained(recipe, entry.dataset)
+        return recipes.network_of(recipe, data, out, until=until) if found is None else zoo.load(found)
+
+    result = recipes.train(entry.recipe, data, out, callbacks=callbacks, resume=resume, until=until, first=first)
     model = keras.models.load_model(pathlib.Path(out) / "target.keras", compile=False)
     weights.deploy(model)
     if broken := checks.first_not_finite(model):
@@ -61,7 +68,7 @@ def train(name: str, out, *, data_dir=None, callbacks=(), resume: bool = True, u
         metric = "mean_iou" if data.y_train.ndim == 3 else "accuracy"
         measured |= {
             f"val_{metric}": round(result[f"val_{metric}"], 6),
-            "epochs": result["epochs"],
+            "epochs": entry.recipe.epochs_in_all,
             "train_seconds": round(result["train_seconds"]),
         }
         figures = [value for value in measured.values() if isinstance(value, float)]
@@ -73,6 +80,13 @@ def train(name: str, out, *, data_dir=None, callbacks=(), resume: bool = True, u
                 (folder / path.name).write_bytes(path.read_bytes())
             (folder / "measured.toml").write_text(toml_of(files, measured))
     return measured
+
+
+def _trained(recipe, dataset):
+    """The name of a trained entry of a recipe, None where there is none."""
+    entries = (zoo.Entry.read(name) for name in zoo.list())
+    same = (each.name for each in entries if each.dataset == dataset and each.recipe == recipe and each.files)
+    return next(same, None)
 
 
 def train_all(names, folder, *, jobs: int = 1, data_dir=None, until: float | None = None, prepare=None, say=print) -> dict:
