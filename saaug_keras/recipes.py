@@ -434,14 +434,29 @@ def network_of(recipe: Recipe, data, folder, *, until: float | None = None):
 
     from saaug_keras import layers  # noqa: F401 - registered for load_model
 
-    text = json.dumps({"dataset": data.name, **recipe.identity()}, sort_keys=True)
-    out = pathlib.Path(folder) / f"first-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+    out = _folder_of_first(recipe, data.name, folder)
     while True:
         try:
             train(recipe, data, out, until=until, first=functools.partial(network_of, data=data, folder=folder, until=until))
             return keras.models.load_model(out / "target.keras", compile=False)
         except BlockingIOError:
             time.sleep(_PATIENCE)
+
+
+def seconds_before(recipe: Recipe, dataset: str, folder) -> float:
+    """Seconds that `network_of` in `folder` trained what a recipe names, and what that names in its turn."""
+    seconds = 0.0
+    for each in (recipe.start, recipe.teacher):
+        if each is not None:
+            first = Recipe.from_dict(each)
+            result = RunFolder(_folder_of_first(first, dataset, folder), _OWNER).read("result.json", dict)
+            seconds += result["train_seconds"] + seconds_before(first, dataset, folder)
+    return seconds
+
+
+def _folder_of_first(recipe, dataset, folder):
+    text = json.dumps({"dataset": dataset, **recipe.identity()}, sort_keys=True)
+    return pathlib.Path(folder) / f"first-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
 
 def _finish(run, evaluate):

@@ -10,7 +10,7 @@ import pytest
 
 from saaug_keras import augment, backbones, cli, datasets, recipes, zoo
 from saaug_keras.recipes import Recipe
-from saaug_keras.study import runner
+from saaug_keras.study import Study, runner
 from saaug_keras.zoo import making
 
 BLOCKS = (backbones.BlockSpec(8, 16, 3, 2), backbones.BlockSpec(8, 16, 3, 1, residual=True, squeeze_excite=4))
@@ -234,9 +234,28 @@ def test_runs_of_a_study_share_what_is_trained_first(monkeypatch, tmp_path):
     twin = Recipe(operator="conv", **SMALL)
     for seed in (0, 1):
         recipe = twin.replace(operator="shift", seed=seed, start=twin.as_dict())
-        runner.train("digits", None, recipe, tmp_path / "training" / f"run{seed}", False)
-    assert len(list((tmp_path / "training").glob("first-*"))) == 1
+        result, _ = runner.train("digits", None, recipe, tmp_path / "training" / f"run{seed}", False)
+        own = json.loads((tmp_path / "training" / f"run{seed}" / "result.json").read_text())["train_seconds"]
+        (first,) = (tmp_path / "training").glob("first-*")  # whose time both runs pay for
+        assert result["train_seconds"] == own + json.loads((first / "result.json").read_text())["train_seconds"]
     assert not list((tmp_path / "training").glob("run*/first-*"))
+
+
+def test_a_start_has_the_seed_of_its_run_and_a_teacher_its_own():
+    first = {"backbone": "tiny32-44k", "operator": "conv", "seed": 7}
+    arm = {"recipe": {"start": first, "teacher": first}}
+    study = Study.from_dict(
+        {
+            "title": "",
+            "dataset": "digits",
+            "backbones": ["tiny32-44k"],
+            "operators": ["shift"],
+            "seeds": [3],
+            "arms": {"a": arm},
+        }
+    )
+    recipe = study.make_recipe(study.cells()[0], {}, seed=3, tuning=False)
+    assert (recipe.seed, recipe.start["seed"], recipe.teacher["seed"]) == (3, 3, 7)
 
 
 def test_an_entry_starts_from_an_entry(monkeypatch, tmp_path):

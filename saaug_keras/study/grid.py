@@ -252,9 +252,13 @@ class Study:
             cell, candidate, seed: which run.
             tuning: stage 1, at its share of the epochs.
             ratio: factor of the epochs, for equal compute.
+
+        A network that the run starts from has the run's seed; a teacher is the same for all.
         """
         values = {**self.recipe, "backbone": cell.backbone, "operator": cell.operator, **self.arm(cell.arm).recipe}
         recipe = Recipe.from_dict({**values, **candidate, "seed": seed})
+        if recipe.start is not None:
+            recipe = recipe.replace(start={**recipe.start, "seed": seed})
         full_epochs = Recipe.from_dict({"backbone": cell.backbone, **self.recipe}).epochs
         share = self.tuning_epochs / full_epochs if tuning else 1.0
         return recipe.replace(epochs=max(1, round(recipe.epochs * share * ratio)))

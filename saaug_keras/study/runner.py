@@ -310,6 +310,8 @@ def train(
     # What several runs start from or learn from is trained once.
     first = functools.partial(recipes.network_of, data=data, folder=folder.parent, until=until)
     result = recipes.train(recipe, data, folder, test=test, callbacks=callbacks, until=until, first=first)
+    before = recipes.seconds_before(recipe, data.name, folder.parent)
+    result = {**result, "train_seconds": result["train_seconds"] + before}
     if test and "test_accuracy" not in result:  # a run of stage 1, trained to the end already and now chosen
         result = {**result, "test_accuracy": _test(folder / "target.keras", data)}
     return result, json.loads((folder / "history.json").read_text())
