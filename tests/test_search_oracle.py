@@ -131,6 +131,24 @@ def test_infeasible_trials_rank_behind_feasible_ones_when_they_are_let_in(tmp_pa
     assert feasible == sorted(feasible, reverse=True)
 
 
+@pytest.mark.parametrize("reject", [True, False])
+def test_the_first_stage_ends_with_a_network_that_can_lose_enough(reject, tmp_path):
+    """A toy's layers that may go are eight tenths of it: with so much slack, most of stage 1 is too large even so."""
+    limits = {"flash_bytes": 60, "ram_bytes": 10}
+    oracle = make_oracle(tmp_path, (30, 10), limits=limits, slack={"flash_bytes": 20}, reject_infeasible=reject)
+    assert run(oracle) == "STOPPED" and oracle.failure is None
+    rows = oracle.history()
+    assert sum(row["stage"] == 2 for row in rows) == 10
+    flash = [row["costs"]["flash_bytes"] for row in rows if row["stage"] == 1]
+    winner = oracle.space.costs(oracle.subnet)["flash_bytes"]
+    assert 0.2 * winner <= 60 < winner
+    if reject:
+        assert max(flash) <= 300 and oracle.evolution.rejects["1"]["descendants"] > 3
+        assert all(row["feasible"] for row in rows)
+    else:
+        assert max(flash) > 300
+
+
 def test_limits_that_only_tiny_candidates_meet_are_met_by_shrinking(tmp_path):
     space = ToySpace(second=False)
     least = space.costs(space.smallest()[0])["flash_bytes"]

@@ -73,6 +73,13 @@ class Evolution:
         if unmet:
             raise ValueError(f"{self.owner}: `limits` that no candidate meets: {', '.join(unmet)}.")
 
+    def has_descendant(self, space, stage: int, values: dict) -> bool:
+        """Whether the next stage of a candidate, if there is one, has a candidate within that stage's limits."""
+        following = space.second_stage(values) if stage < self.stages else None
+        if following is None:
+            return True
+        return any(self.violation(stage + 1, following.costs(each)) == 0 for each in following.smallest())
+
     def violation(self, stage: int, costs: dict) -> float:
         """How far costs are beyond a stage's limits, as a sum of fractions of them; 0 is feasible."""
         return sum(
@@ -129,6 +136,9 @@ class Evolution:
             sample = self.rejected.setdefault(str(stage), [])
             sample.append({name: float(costs[name]) for name in self.cost_names})
             del sample[:-_REJECTS_SHOWN]
+            return False
+        if self.reject_infeasible and not self.has_descendant(space, stage, values):
+            counts["descendants"] = counts.get("descendants", 0) + 1
             return False
         return True
 

@@ -45,7 +45,8 @@ class TwoStageOracle(keras_tuner.Oracle):
     between generations: a slow or lost worker holds nobody up.
 
     "Best" is NSGA-II's order on the objective and the costs in `minimize`, feasible trials before infeasible ones. A
-    candidate beyond a limit is rejected before it becomes a trial, and counted by reason in `evolution.rejects`.
+    candidate beyond a limit is rejected before it becomes a trial, and counted by reason in `evolution.rejects`; so is one of
+    stage 1 that is beyond the limits of stage 2 without all the layers that may go there.
 
     Every draw depends on `seed` and the number of proposals so far, and on finished trials, on nothing else: so a
     killed search goes on with the same proposals.
@@ -186,18 +187,20 @@ class TwoStageOracle(keras_tuner.Oracle):
         return sum(facts["stage"] == stage for facts in self._facts.values())
 
     def _begin_next_stage(self):
-        best = next((t for t in self.ranked(self.stage) if self._violation_of(t) == 0), None)
-        if best is None:
+        within = [t for t in self.ranked(self.stage) if self._violation_of(t) == 0]
+        if not within:
             self.failure = f"stage {self.stage} ended without one finished trial within the limits."
             return False
-        self.subnet = dict(self._facts[best.trial_id]["values"])
+        # Where candidates beyond the limits become trials, the best one may be too large without its optional layers, too.
+        space, facts = self.stage_space(self.stage), [self._facts[t.trial_id]["values"] for t in within]
+        self.subnet = dict(next((v for v in facts if self.evolution.has_descendant(space, self.stage, v)), facts[0]))
         if self.space.second_stage(self.subnet) is None:
             return False
         self.stage += 1
         try:
             self.evolution.check_limits(self.stage_space(self.stage), self.stage)
         except ValueError as error:
-            self.failure = f"{error} The first stage's winner is too large even without its optional layers."
+            self.failure = f"{error} All of the first stage's networks are too large even without their optional layers."
             return False
         return True
 

@@ -23,6 +23,7 @@ _NAMES = {
     "operations": "operations",
     "energy_mj": "energy, mJ",
     "duplicate": "tried before",
+    "descendants": "beyond the limits without all that may go",
 }
 _WIDTH, _HEIGHT = 760, 340
 _LEFT, _RIGHT, _TOP, _BOTTOM = 70, 20, 16, 48
