@@ -5,9 +5,10 @@ import re
 
 import pytest
 
-from saaug_keras import cost, memory
+from saaug_keras import cost, datasets, memory
 from saaug_keras.backbones import NetSpec
-from saaug_keras.cli import main
+from saaug_keras.cli import main, make_parser, search
+from saaug_keras.search.pipeline import Search
 
 SMALLEST = [
     "search",
@@ -119,6 +120,21 @@ def test_the_export_takes_what_the_search_said_and_the_limits_allow(folder):
     assert deployed["flash_bytes"] == pytest.approx(costs["flash_bytes"], rel=memory.TOLERANCE["c"])
     assert deployed["flash_bytes"] <= 28 * 1024 and report["limits"]["flash_bytes"] == int(28 * 1024 * 0.99)
     assert "target c on core m0" in (folder / "report.html").read_text()
+
+
+def test_a_search_of_an_earlier_version_of_the_recipe_goes_on(folder, tmp_path):
+    """Its plan lacks the fields that came later, and means their defaults."""
+    args = make_parser().parse_args([*SMALLEST, "--out", str(tmp_path)])
+    data = datasets.load("digits")
+    written = json.loads((folder / "plan.json").read_text())
+    for name in ("start", "teacher", "teacher_weight", "decay"):
+        del written["plan"]["recipe"][name]
+    (tmp_path / "plan.json").write_text(json.dumps(written))
+    Search(search.make_plan(args), data, tmp_path).claim(resume=True)
+    del written["plan"]["recipe"]["epochs"]  # at its default, which is not what was asked for
+    (tmp_path / "plan.json").write_text(json.dumps(written))
+    with pytest.raises(ValueError, match="holds another search .epochs: 30 there"):
+        Search(search.make_plan(args), data, tmp_path).claim(resume=True)
 
 
 def test_a_folder_of_another_search_is_refused(folder, capsys):

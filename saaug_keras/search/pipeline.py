@@ -67,6 +67,9 @@ class Search:
             theirs = json.loads(path.read_text())
         except ValueError as error:
             raise ValueError(f"Search: {path} is damaged. Delete it and start again with the same options.") from error
+        # Fields of a recipe that the search's version did not know are at their default there.
+        if isinstance(theirs, dict) and isinstance(recipe := theirs.get("plan", {}).get("recipe"), dict):
+            theirs["plan"]["recipe"] = {**json.loads(json.dumps(recipes.Recipe().as_dict())), **recipe}
         if theirs != mine:
             there, here = ({**plan.pop("recipe", {}), **plan} for plan in (theirs.get("plan", {}), mine["plan"]))
             parts = [f"{k}: {there.get(k)!r} there, {v!r} here" for k, v in here.items() if there.get(k) != v]
