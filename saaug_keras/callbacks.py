@@ -174,6 +174,37 @@ class DepthDecay(_Schedule):
             logs["depth_gate"] = float(_read(self.network.depth_gate))
 
 
+class Settling(_Schedule):
+    """Draws kernels towards the grid that they are rounded to, ever more: the share rises linearly from 0.
+
+        k <- k - pull * (k - round(k))    after every step;  pull = strength * progress
+
+    The gradient passes straight through the rounding, so it carries a weight to the edge between two powers of two and there
+    back and forth; on so coarse a grid that is much noise for all other weights, and a smaller learning rate does not
+    lessen it. Drawn inwards, a weight changes sides only where the gradient insists. Needs a model built with `settle=True`.
+    Logged as "pull".
+
+    Args:
+        strength: of the last epoch, in (0, 1]; 3e-3 settles a kernel within some hundred steps.
+        start: share of training in [0, 1) from which it rises.
+        epochs: length of training; default: that of `fit`.
+    Source: the dampening of Nagel et al. 2022, arXiv:2203.11086, as a step of its own in the place of a loss.
+    """
+
+    def __init__(self, strength: float = 3e-3, *, start: float = 0.4, epochs: int | None = None):
+        super().__init__(start, 1.0, epochs)
+        self.strength = _validate.number_in("Settling", "strength", strength, 1e-9, 1)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if not getattr(self.network and self.model, "settle", False):
+            raise ValueError("Settling: the model must be built with settle=True, augment(..., settle=True).")
+        self.model.pull.assign(self.strength * self.progress(epoch))
+
+    def on_epoch_end(self, epoch, logs=None):
+        if logs is not None:
+            logs["pull"] = float(_read(self.model.pull))
+
+
 class BlockMutation(_Schedule):
     """Block-variant training: the target starts multiplicative and its blocks turn multiplication-free, shallow first.
 

@@ -60,6 +60,8 @@ class Recipe:
         segmentation: arguments of `NetSpec.with_segmentation`, used where the labels are per pixel.
         validation_fraction, evaluate_every: share of the training images held out; epochs between evaluations.
         seed: of the initial weights, the drawn widths and the data's order. The split does not depend on it.
+        settle, settle_from: share of its way to the grid that a kernel of a shift or binary layer is drawn after every step of
+            the last epoch, 0 for none, and the share of training from which it rises to that; see `callbacks.Settling`.
         start: the recipe, as plain data, of a network that is trained first: this one's layers start from the weights of
             those of the same name and shape, as `HybridNetwork.start_from`.
         teacher: the recipe of a network that is trained first, for images of the same shape and the same classes, whose
@@ -108,6 +110,8 @@ class Recipe:
     teacher: dict | None = dataclasses.field(default=None, metadata=_LATER)
     teacher_weight: float = dataclasses.field(default=1.0, metadata=_LATER)
     teacher_temperature: float = dataclasses.field(default=2.0, metadata=_LATER)
+    settle: float = dataclasses.field(default=0.0, metadata=_LATER)
+    settle_from: float = dataclasses.field(default=0.4, metadata=_LATER)
 
     def __post_init__(self):
         owner = "Recipe"
@@ -125,6 +129,8 @@ class Recipe:
                 f"{owner}: `decay` must be 'decoupled' with optimizer {self.optimizer!r}. Received: decay='coupled'."
             )
         _validate.one_of(owner, "clip_adder_kernels", self.clip_adder_kernels, (True, False))
+        _validate.number_in(owner, "settle", self.settle, 0, 1)
+        _validate.number_in(owner, "settle_from", self.settle_from, 0, 1, " of training")
         _validate.number_in(owner, "label_smoothing", self.label_smoothing, 0, 0.9)
         _validate.number_in(owner, "width_until", self.width_until, 0, 1, " of training")
         _validate.number_in(owner, "validation_fraction", self.validation_fraction, 0, 0.9)
@@ -236,6 +242,7 @@ def make_model(recipe: Recipe, spec: backbones.NetSpec):
         mutable=recipe.mutation_span is not None,
         layer_options=recipe.layer_options,
         clip_adder_kernels=recipe.clip_adder_kernels,
+        settle=recipe.settle > 0,
         seed=recipe.seed,
         dtype=recipe.dtype,
     )
@@ -305,6 +312,8 @@ def make_callbacks(recipe: Recipe, recalibration_images) -> list:
         made.append(callbacks.DepthDecay(start=recipe.depth_span[0], end=recipe.depth_span[1], epochs=recipe.epochs))
     if recipe.mutation_span:
         made.append(callbacks.BlockMutation(start=recipe.mutation_span[0], end=recipe.mutation_span[1], epochs=recipe.epochs))
+    if recipe.settle:
+        made.append(callbacks.Settling(recipe.settle, start=recipe.settle_from, epochs=recipe.epochs))
     if recipe.reorder and not recipe.is_direct:
         # The last epochs keep their channels: what was learned after the last move is what is deployed.
         made.append(callbacks.ChannelReorder(until=max(1, math.ceil(recipe.width_until * recipe.epochs) - 1)))

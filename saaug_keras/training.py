@@ -31,6 +31,7 @@ def augment(
     mutable: bool = False,
     layer_options: dict | None = None,
     clip_adder_kernels: bool = False,
+    settle: bool = False,
     seed: int = 0,
     dtype=None,
 ) -> AugmentedModel:
@@ -52,11 +53,14 @@ def augment(
         clip_adder_kernels: after every step, clip the add kernels to the range of their inputs and half a step of its
             grid. A weight outside of it adds a constant, which the batch norm takes away again: nothing else would
             draw it back.
+        settle: after every step, draw the kernels of shift and binary layers towards what they are rounded to, by the share
+            `pull` of the model (0 at first; see `callbacks.Settling`). Without it a weight between two powers of two swings
+            from one to the other with every few steps, at any learning rate, and the others never see a network at rest.
         seed: of the drawn widths; with the same seed a run that is resumed draws the same.
         dtype: a Keras dtype policy, for example "mixed_float16".
     Raises:
         ValueError: a factor below 1, a weight out of range, or `clip_adder_kernels` with add kernels that are remapped
-            or whose inputs are not quantized.
+            or whose inputs are not quantized, or `settle` where no kernel can: none is rounded, or all are remapped.
     """
     return AugmentedModel(
         spec,
@@ -70,6 +74,7 @@ def augment(
         mutable=mutable,
         layer_options=layer_options,
         clip_adder_kernels=clip_adder_kernels,
+        settle=settle,
         seed=seed,
         dtype=dtype,
     )
@@ -132,6 +137,7 @@ class AugmentedModel(keras.Model):
         layer_options,
         seed,
         clip_adder_kernels=False,
+        settle=False,
         **kwargs,
     ):
         kwargs.setdefault("name", "augmented_model")
@@ -152,6 +158,8 @@ class AugmentedModel(keras.Model):
         self.clip_adder_kernels = _validate.one_of(owner, "clip_adder_kernels", clip_adder_kernels, (True, False))
         self._lesson = None
         self._clipped = self._clipped_layers() if clip_adder_kernels else []
+        self.settle = _validate.one_of(owner, "settle", settle, (True, False))
+        self._settling = self._settling_layers() if settle else []
         # One row a step: index of the width factor, then of every block's expand factor.
         generator = np.random.default_rng(seed)
         self.draws = np.concatenate(
@@ -193,6 +201,21 @@ class AugmentedModel(keras.Model):
                 )
         return found
 
+    def _settling_layers(self):
+        found = [layer for layer in self.network.weighted.values() if layer.settles]
+        if not found:
+            raise ValueError(
+                "augment: `settle` must be False where no kernel is rounded to signed powers of two or to signs, or all are "
+                "remapped. Received: settle=True. Pass remap=False, or another operator."
+            )
+        return found
+
+    def _adjusted(self):
+        """[(kernel, its value after a step of the optimizer)] of the layers that have more to do than that."""
+        return [(layer.kernel, layer.clipped_kernel()) for layer in self._clipped] + [
+            (layer.kernel, layer.settled_kernel(self.pull.value)) for layer in self._settling
+        ]
+
     def build(self, input_shape=None):
         if self.built:
             return
@@ -202,6 +225,8 @@ class AugmentedModel(keras.Model):
         self.step = self.add_weight(name="step", dtype="int32", initializer="zeros", **options)
         self.width_enabled = self.add_weight(name="width_enabled", dtype="int32", initializer="ones", **options)
         self.expand_enabled = self.add_weight(name="expand_enabled", dtype="int32", initializer="ones", **options)
+        if self.settle:
+            self.pull = self.add_weight(name="pull", initializer="zeros", **options)
         self.built = True
 
     def compile(self, optimizer="sgd", loss=None, metrics=None, **kwargs):
@@ -368,8 +393,8 @@ class AugmentedModel(keras.Model):
         gradients = tape.gradient(scaled, self.trainable_variables)
         gradients = _scale_over_replicas(self.gradient_rules, self.trainable_variables, gradients, self._loss_scale())
         self.optimizer.apply(gradients, self.trainable_variables)
-        for layer in self._clipped:
-            _assign_in_replica(layer.kernel, layer.clipped_kernel())
+        for kernel, value in self._adjusted():
+            _assign_in_replica(kernel, value)
         return self.compute_metrics(x, y, y_pred, sample_weight)
 
     @_train_step.on("jax")
@@ -392,8 +417,8 @@ class AugmentedModel(keras.Model):
         with keras.StatelessScope(zip(self.optimizer.variables, optimizer_variables, strict=True)):
             gradients = scale_gradients(self.gradient_rules, self.trainable_variables, gradients, loss_scale=self._loss_scale())
         trainable, optimizer_variables = self.optimizer.stateless_apply(optimizer_variables, gradients, trainable)
-        if self._clipped:
-            trainable = self._clip_stateless(trainable, non_trainable)
+        if self._clipped or self._settling:
+            trainable = self._adjust_stateless(trainable, non_trainable)
         with keras.StatelessScope(zip(self.metrics_variables, metric_variables, strict=True)) as scope:
             self._loss_metric().update_state(loss, sample_weight=x.shape[0])
             logs = self.compute_metrics(x, y, y_pred, sample_weight)
@@ -403,15 +428,15 @@ class AugmentedModel(keras.Model):
             ]
         return logs, (trainable, non_trainable, optimizer_variables, metric_variables)
 
-    def _clip_stateless(self, trainable, non_trainable):
-        """The trainable values with clipped add kernels."""
+    def _adjust_stateless(self, trainable, non_trainable):
+        """The trainable values with adjusted kernels."""
         values = [
             *zip(self.trainable_variables, trainable, strict=True),
             *zip(self.non_trainable_variables, non_trainable, strict=True),
         ]
         with keras.StatelessScope(values) as scope:
-            for layer in self._clipped:
-                layer.kernel.assign(layer.clipped_kernel())
+            for kernel, value in self._adjusted():
+                kernel.assign(value)
             return [scope.get_current_value(variable) for variable in self.trainable_variables]
 
     def _loss_metric(self):
@@ -436,6 +461,7 @@ class AugmentedModel(keras.Model):
             "distill_weight": self.distill_weight,
             "distill_temperature": self.distill_temperature,
             "clip_adder_kernels": self.clip_adder_kernels,
+            "settle": self.settle,
             "seed": self.seed,
         }
 

@@ -280,6 +280,29 @@ def test_a_gate_computes_one_branch_with_its_gradients(cls, kwargs, call, gate):
     assert used == ["add"] * bool(gate)
 
 
+@pytest.mark.parametrize("operator", ["shift", "shift5", "shift-ps", "binary"])
+@pytest.mark.parametrize("cls, kwargs, call", CASES)
+def test_a_kernel_settles_where_it_is_rounded_to(cls, kwargs, call, operator):
+    """The target's block alone, and only while it is rounded."""
+    if cls is HybridDense and operator == "binary":
+        pytest.skip("a classifier has no binary operator")
+    shape = (6, 5) if cls is HybridDense else SHAPE
+    layer = built(cls, kwargs, shape, operator=operator, remap=False, mutable=True)
+    before, block = array(layer.kernel), layer._view.slices()
+    expected = before.copy()
+    expected[block] -= 0.25 * (before[block] - array(layer.quantized_kernel()))
+    assert np.abs(expected - before).max() > 1e-3
+    np.testing.assert_allclose(array(layer.settled_kernel(0.25)), expected, rtol=1e-6, atol=1e-7)
+    layer.gate.assign(0.0)
+    np.testing.assert_array_equal(array(layer.settled_kernel(0.25)), before)
+    assert layer.settles and not built(cls, kwargs, shape, operator=operator).settles  # through a remap
+
+
+@pytest.mark.parametrize("operator", ["conv", "adder"])
+def test_what_is_on_no_coarse_grid_does_not_settle(operator):
+    assert not built(HybridConv2D, CONV, operator=operator, remap=False).settles
+
+
 def test_ps_scales_the_gradient_by_the_rounding():
     layer = built(HybridDense, DENSE, (6, 5), remap=False, variant="ps")
     x = random_inputs((6, 5))[:, :3]

@@ -57,7 +57,16 @@ def test_a_recipe_survives_json_and_refuses_unknown_keys():
 def test_a_recipe_of_an_earlier_version_is_the_same_run(digits, tmp_path):
     """Fields that came later change neither the name of a run nor whose folder it is, while they are at their default."""
     recipe = Recipe(**SMALL, network={"blocks": ({"filters": 8},)})
-    later = ("decay", "clip_adder_kernels", "start", "teacher", "teacher_weight", "teacher_temperature")
+    later = (
+        "decay",
+        "clip_adder_kernels",
+        "start",
+        "teacher",
+        "teacher_weight",
+        "teacher_temperature",
+        "settle",
+        "settle_from",
+    )
     early = {key: value for key, value in recipe.as_dict().items() if key not in later}
     assert recipe.identity() == early
     assert recipe.replace(decay="coupled").identity() == {**early, "decay": "coupled"}

@@ -302,6 +302,51 @@ def test_distillation_counts_a_row_as_often_as_its_weight_says(reduction):
         assert float(loss) == pytest.approx((rows * weight).sum() / (4 if reduction == "sum_over_batch_size" else 1), rel=1e-5)
 
 
+@pytest.mark.parametrize("aug_loss_weight", [0.0, 1.0])
+@pytest.mark.parametrize("operator", ["shift", "adder/shift/adder"])
+def test_kernels_settle_after_every_step(operator, aug_loss_weight):
+    images, labels = some_data(16)
+    options = {"remap": False, "aug_loss_weight": aug_loss_weight}
+    plain, still, settling = (compiled(operator, settle=settle, **options) for settle in (False, True, True))
+    settling.pull.assign(0.25)
+    for model in (plain, still, settling):
+        model.fit(images, labels, batch_size=16, epochs=1, shuffle=False, verbose=0)
+    for name, layer in plain.network.weighted.items():
+        kernel = keras.ops.convert_to_numpy(layer.kernel)
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(still.network.weighted[name].kernel), kernel)
+        if layer.settles:
+            kernel = keras.ops.convert_to_numpy(layer.settled_kernel(0.25))
+        found = keras.ops.convert_to_numpy(settling.network.weighted[name].kernel)
+        np.testing.assert_allclose(found, kernel, rtol=1e-5, atol=1e-6)
+
+
+def test_settling_rises_with_training_and_needs_a_model_for_it():
+    images, labels = some_data(16)
+    model = compiled("shift", remap=False, settle=True, aug_loss_weight=0.0)
+    schedule = callbacks.Settling(0.5, start=0.4)
+    history = model.fit(images, labels, batch_size=16, epochs=5, verbose=0, callbacks=[schedule]).history
+    np.testing.assert_allclose(history["pull"], [0, 0, 0, 0.25, 0.5], atol=1e-7)
+    kernels = [
+        (keras.ops.convert_to_numpy(layer.kernel)[layer._view.slices()], keras.ops.convert_to_numpy(layer.quantized_kernel()))
+        for layer in model.network.weighted.values()
+    ]
+    before = compiled("shift", remap=False, aug_loss_weight=0.0).network.weighted.values()
+    apart = [
+        np.abs(
+            keras.ops.convert_to_numpy(layer.kernel)[layer._view.slices()]
+            - keras.ops.convert_to_numpy(layer.quantized_kernel())
+        )
+        for layer in before
+    ]
+    assert sum(np.abs(kernel - grid).sum() for kernel, grid in kernels) < 0.7 * sum(each.sum() for each in apart)
+    with pytest.raises(ValueError, match=r"Settling: the model must be built with settle=True"):
+        compiled("shift").fit(images, labels, epochs=1, verbose=0, callbacks=[schedule])
+    with pytest.raises(ValueError, match="augment: `settle` must be False where no kernel .* Pass remap=False"):
+        compiled("shift", settle=True)
+    with pytest.raises(ValueError, match="augment: `settle` must be False where no kernel"):
+        compiled("conv", settle=True, remap=False)
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
@@ -327,8 +372,9 @@ def test_joint_training_holds_on_jax():
     # Compiling takes most of the time, so it is told to be quick.
     environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     # Each operator once; agreement with TensorFlow, step by step, is test_device_training's.
-    names = "(fit_lowers and adder) or (exported_target and (shift-True or shiftadd) and not channel) or block_variant"
+    names = "(fit_lowers and adder) or (exported_target and (shift-True or shiftadd) and not channel) or block_variant "
+    names += "or (kernels_settle and adder and 0.0)"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", names, __file__]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:]
-    assert "4 passed" in done.stdout
+    assert "5 passed" in done.stdout

@@ -299,6 +299,25 @@ class Hybrid(QuantizedLayer, keras.layers.Layer):
             chosen = K.logical_and(chosen, self.gate.value > 0.5)
         return K.where(chosen, K.clip(latent, low - half, high + half), latent)
 
+    @property
+    def settles(self) -> bool:
+        """Whether the target's kernel is stored as it is and rounded to a coarse grid: signed powers of two, signs."""
+        return self.operator.free and not self.operator.distance and not self.operator.moves and not self.remap
+
+    def settled_kernel(self, pull):
+        """The latent kernel, the target's block moved towards what it is rounded to; not while the gate is closed.
+
+        k <- k - pull * (k - round(k))
+        """
+        block, latent = self._view.slices(), self.kernel.value
+        if self.gate is not None:
+            pull = pull * self.gate.value
+        away = latent[block] - K.stop_gradient(self._view.rounded(latent[block]))
+        if away.shape == latent.shape:
+            return latent - pull * away
+        edges = [(0, full - size) for full, size in zip(latent.shape, away.shape, strict=True)]
+        return latent - pull * K.pad(away, edges)
+
     def baked_kernel(self):
         """The target's kernel for the plain layer, a NumPy array: the remap is in it, the rounding is not."""
         return np.array(K.convert_to_numpy(self.remapped_kernel()))
