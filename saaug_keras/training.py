@@ -60,7 +60,7 @@ def augment(
         dtype: a Keras dtype policy, for example "mixed_float16".
     Raises:
         ValueError: a factor below 1, a weight out of range, or `clip_adder_kernels` with add kernels that are remapped
-            or whose inputs are not quantized, or `settle` where no kernel can: none is rounded, or all are remapped.
+            or whose inputs are not quantized, or `settle` where no kernel is on a coarse grid.
     """
     return AugmentedModel(
         spec,
@@ -205,8 +205,8 @@ class AugmentedModel(keras.Model):
         found = [layer for layer in self.network.weighted.values() if layer.settles]
         if not found:
             raise ValueError(
-                "augment: `settle` must be False where no kernel is rounded to signed powers of two or to signs, or all are "
-                "remapped. Received: settle=True. Pass remap=False, or another operator."
+                "augment: `settle` must be False where no kernel is rounded to signed powers of two or to signs. Received: "
+                "settle=True."
             )
         return found
 

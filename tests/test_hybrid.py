@@ -295,7 +295,22 @@ def test_a_kernel_settles_where_it_is_rounded_to(cls, kwargs, call, operator):
     np.testing.assert_allclose(array(layer.settled_kernel(0.25)), expected, rtol=1e-6, atol=1e-7)
     layer.gate.assign(0.0)
     np.testing.assert_array_equal(array(layer.settled_kernel(0.25)), before)
-    assert layer.settles and not built(cls, kwargs, shape, operator=operator).settles  # through a remap
+
+
+@pytest.mark.parametrize("operator", ["shift", "binary"])
+@pytest.mark.parametrize("remap", [True, "learned"])
+def test_a_remapped_kernel_settles_as_the_target_sees_it(operator, remap):
+    layer = built(HybridConv2D, CONV, operator=operator, remap=remap)
+    before = array(layer.kernel)
+    apart = np.abs(array(layer.remapped_kernel()) - array(layer.quantized_kernel())).mean()
+    for _ in range(60):
+        layer.kernel.assign(layer.settled_kernel(0.1))
+    kernel, block = array(layer.kernel), layer._view.slices()
+    assert np.abs(array(layer.remapped_kernel()) - array(layer.quantized_kernel())).mean() < 0.05 * apart
+    np.testing.assert_array_equal(np.sign(kernel), np.sign(before))
+    rest = np.ones(kernel.shape, bool)
+    rest[block] = False
+    np.testing.assert_array_equal(kernel[rest], before[rest])
 
 
 @pytest.mark.parametrize("operator", ["conv", "adder"])

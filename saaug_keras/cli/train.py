@@ -23,7 +23,7 @@ TRAINING = {
     ),
     "clip_adder_kernels": "clip add kernels to the range of their inputs after every step; needs --direct or --no-remap",
     "settle": "share of its way to the grid that a shift or binary kernel is drawn after every step of the last epoch, 3e-3 "
-    "say; needs --direct or --no-remap",
+    "say",
     "settle_from": "share of training from which it rises to that",
     "label_smoothing": "in [0, 0.9]",
     "ema": "momentum of an average of the weights, which is evaluated and kept",

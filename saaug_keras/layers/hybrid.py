@@ -301,18 +301,22 @@ class Hybrid(QuantizedLayer, keras.layers.Layer):
 
     @property
     def settles(self) -> bool:
-        """Whether the target's kernel is stored as it is and rounded to a coarse grid: signed powers of two, signs."""
-        return self.operator.free and not self.operator.distance and not self.operator.moves and not self.remap
+        """Whether the target's kernel is rounded to a coarse grid: signed powers of two, signs."""
+        return self.operator.free and not self.operator.distance and not self.operator.moves
 
     def settled_kernel(self, pull):
         """The latent kernel, the target's block moved towards what it is rounded to; not while the gate is closed.
 
-        k <- k - pull * (k - round(k))
+        k <- k - pull * (k - round(k)). Under a remap r, which keeps signs and order, k gets the same share of its own:
+        k <- k * (1 - pull * (r - round(r)) / r).
         """
         block, latent = self._view.slices(), self.kernel.value
         if self.gate is not None:
             pull = pull * self.gate.value
-        away = latent[block] - K.stop_gradient(self._view.rounded(latent[block]))
+        seen = self.remapped_kernel()
+        away = K.stop_gradient(seen - self._view.rounded(seen))
+        if self.remap:
+            away = latent[block] * K.where(seen == 0, 0.0, away / K.where(seen == 0, 1.0, seen))
         if away.shape == latent.shape:
             return latent - pull * away
         edges = [(0, full - size) for full, size in zip(latent.shape, away.shape, strict=True)]
