@@ -257,13 +257,13 @@ def test_add_kernels_are_clipped_to_what_their_inputs_reach():
     model = compiled("adder", remap=False, clip_adder_kernels=True, aug_loss_weight=0.0)
     before = {name: np.array(model.network.weighted[name].kernel) for name in ("block1_expand", "block1_depthwise")}
     variables = model.trainable_variables, model.non_trainable_variables
-    values = model._clip_stateless(*([variable.value for variable in each] for each in variables))
+    values = model._adjust_stateless(*([variable.value for variable in each] for each in variables))
     for variable, value in zip(variables[0], values, strict=True):
         np.testing.assert_array_equal(np.array(value), np.array(variable))
     # What the step of the JAX backend does, and the step of the one at hand.
     for name in before:
         model.network.weighted[name].input_range.assign([-0.5, 1.0])
-    values = model._clip_stateless(*([variable.value for variable in each] for each in variables))
+    values = model._adjust_stateless(*([variable.value for variable in each] for each in variables))
     half = 1.5 / 255 / 2
     for name, old in before.items():
         layer = model.network.weighted[name]
@@ -302,13 +302,19 @@ def test_distillation_counts_a_row_as_often_as_its_weight_says(reduction):
         assert float(loss) == pytest.approx((rows * weight).sum() / (4 if reduction == "sum_over_batch_size" else 1), rel=1e-5)
 
 
-@pytest.mark.parametrize("aug_loss_weight", [0.0, 1.0])
-@pytest.mark.parametrize("operator", ["shift", "adder/shift/adder"])
+@pytest.mark.parametrize("operator, aug_loss_weight", [("shift", 0.0), ("adder/shift/adder", 1.0)])
 def test_kernels_settle_after_every_step(operator, aug_loss_weight):
     images, labels = some_data(16)
     options = {"remap": False, "aug_loss_weight": aug_loss_weight}
     plain, still, settling = (compiled(operator, settle=settle, **options) for settle in (False, True, True))
     settling.pull.assign(0.25)
+    # As a step on JAX asks for it: values in, values out.
+    variables = settling.trainable_variables, settling.non_trainable_variables
+    values = settling._adjust_stateless(*([variable.value for variable in each] for each in variables))
+    for variable, value in zip(settling.trainable_variables, values, strict=True):
+        kernels = {id(layer.kernel): layer for layer in settling.network.weighted.values() if layer.settles}
+        settled = kernels[id(variable)].settled_kernel(0.25) if id(variable) in kernels else variable
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(value), keras.ops.convert_to_numpy(settled))
     for model in (plain, still, settling):
         model.fit(images, labels, batch_size=16, epochs=1, shuffle=False, verbose=0)
     for name, layer in plain.network.weighted.items():
@@ -370,9 +376,8 @@ def test_joint_training_holds_on_jax():
     # Compiling takes most of the time, so it is told to be quick.
     environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     # Each operator once; agreement with TensorFlow, step by step, is test_device_training's.
-    names = "(fit_lowers and adder) or (exported_target and (shift-True or shiftadd) and not channel) or block_variant "
-    names += "or (kernels_settle and adder and 0.0)"
+    names = "(fit_lowers and adder) or (exported_target and (shift-True or shiftadd) and not channel) or block_variant"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", names, __file__]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:]
-    assert "5 passed" in done.stdout
+    assert "4 passed" in done.stdout
