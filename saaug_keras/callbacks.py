@@ -196,7 +196,7 @@ class Settling(_Schedule):
         self.strength = _validate.number_in("Settling", "strength", strength, 1e-9, 1)
 
     def on_epoch_begin(self, epoch, logs=None):
-        if not getattr(self.network and self.model, "settle", False):
+        if not (self.network and self.model.settle):
             raise ValueError("Settling: the model must be built with settle=True, augment(..., settle=True).")
         self.model.pull.assign(self.strength * self.progress(epoch))
 
