@@ -4,6 +4,8 @@
     python benchmarks/search.py evolution           evolution against random search, five seeds, on a synthetic space
     python benchmarks/search.py evaluation          seconds per candidate on 512 held-out images
     python benchmarks/search.py ranking --out DIR   inherited against trained accuracy of 12 candidates on digits
+    python benchmarks/search.py ranking --out DIR --search DIR --data DIR --candidates 16
+                                                    the same of a search's random candidates on CIFAR-100
 
 Prints one JSON object.
 """
@@ -107,8 +109,41 @@ def measure_evaluation(args):
 
 
 def measure_ranking(args):
-    """Kendall's tau between accuracy on inherited weights and after training each candidate from scratch."""
+    """Kendall's tau between accuracy on inherited weights and after training each candidate from scratch.
+
+    Of a search on CIFAR-100, the candidates are the first that it drew at random; else some on digits.
+    """
+    out = pathlib.Path(args.out)
+    evaluators, space, shared, data, candidates = (_ranked_search if args.search else _ranked_digits)(args, out)
+    rows = []
+    for index, values in enumerate(candidates):
+        inherited = {name: evaluator(values) for name, evaluator in evaluators.items()}
+        spec = space.spec(values).with_operator("conv")
+        recipe = shared.replace(backbone=spec.name, operator="conv", network=spec.as_dict(), epochs=args.epochs)
+        recipe = recipe.replace(evaluate_every=args.epochs, aug_loss_weight=0.0, remap=False)
+        trained = _train(recipe, data, out / f"candidate{index}")
+        rows.append({**inherited, "trained": trained, "flash_bytes": space.costs(values)["flash_bytes"]})
+        print(rows[-1], file=sys.stderr, flush=True)
+    trained = [row["trained"] for row in rows]
+    taus = {name: kendall_tau([row[name] for row in rows], trained) for name in evaluators}
+    return {
+        "kendall_tau_b": taus,
+        "flash_bytes": kendall_tau([row["flash_bytes"] for row in rows], trained),
+        "candidates": rows,
+    }
+
+
+def _train(recipe, data, out):
     import keras
+
+    from saaug_keras import recipes
+
+    result = recipes.train(recipe, data, out)
+    keras.utils.clear_session()
+    return result["val_accuracy"]
+
+
+def _ranked_digits(args, out):
     import numpy as np
 
     from saaug_keras import datasets, recipes
@@ -116,38 +151,34 @@ def measure_ranking(args):
     from saaug_keras.search.plan import make_space
 
     data = datasets.load("digits")
-    plan = Plan(widths=(0.5, 1.0), resolutions=(8,), recipe=recipes.Recipe(validation_fraction=0.35))
-    space = make_space(plan, data.image_shape, data.num_classes)
-    (x, y), held_out = data.split(plan.recipe.validation_fraction)
-    out = pathlib.Path(args.out)
+    shared = recipes.Recipe(validation_fraction=0.35, batch_size=64, learning_rate=0.05, augment_data=False)
+    space = make_space(Plan(widths=(0.5, 1.0), resolutions=(8,), recipe=shared), data.image_shape, data.num_classes)
+    (x, y), held_out = data.split(shared.validation_fraction)
     evaluator = SuperNetEvaluator(SuperNet(space, random_candidates=2), out / "supernet")
-    shared = recipes.Recipe(batch_size=64, augment_data=False)
     evaluator.prepare(x, y, validation_data=held_out, recipe=shared, epochs=20, learning_rate=0.05, flip=False)
     rng = np.random.default_rng(1)
-    rows = []
-    for index in range(args.candidates):
-        values = space.sample(rng)
-        inherited = evaluator(values)
-        spec = space.spec(values).with_operator("conv")
-        recipe = recipes.Recipe(
-            backbone=spec.name,
-            operator="conv",
-            network=spec.as_dict(),
-            epochs=args.epochs,
-            batch_size=64,
-            learning_rate=0.05,
-            aug_loss_weight=0.0,
-            remap=False,
-            augment_data=False,
-            validation_fraction=plan.recipe.validation_fraction,
-            evaluate_every=args.epochs,
-        )
-        trained = recipes.train(recipe, data, out / f"candidate{index}")["val_accuracy"]
-        rows.append({"inherited": inherited, "trained": trained, "parameters": space.costs(values)["flash_bytes"]})
-        print(rows[-1], file=sys.stderr, flush=True)
-        keras.utils.clear_session()
-    tau = kendall_tau([row["inherited"] for row in rows], [row["trained"] for row in rows])
-    return {"kendall_tau_b": tau, "candidates": rows}
+    return {"inherited": evaluator}, space, shared, data, [space.sample(rng) for _ in range(args.candidates)]
+
+
+def _ranked_search(args, out):
+    from saaug_keras import datasets, recipes
+    from saaug_keras.search import Plan, Search, SuperNetEvaluator
+
+    data = datasets.load("cifar100", data_dir=args.data)
+    folder = pathlib.Path(args.search)
+    plan = json.loads((folder / "plan.json").read_text())["plan"]
+    plan = {key: tuple(value) if isinstance(value, list) else value for key, value in plan.items()}
+    plan = Plan(**{**plan, "recipe": recipes.Recipe.from_dict(plan["recipe"])})
+    search = Search(plan, data, folder)
+    search.choose_subspace()
+    evaluator = search.make_tuner().evaluate
+    everyone = SuperNetEvaluator(evaluator.supernet, folder / "supernet", held_out_images=len(search.held_out[1]))
+    evaluators = {f"inherited, {plan.held_out_images} images": evaluator, "inherited, all held-out images": everyone}
+    for each in evaluators.values():
+        each.prepare(*search.fit_part, **search.search_options())
+    trials = sorted((folder / "trials").glob("trial_*/trial.json"))[: args.candidates]
+    values = [json.loads(path.read_text())["hyperparameters"]["values"] for path in trials]
+    return evaluators, search.subspace, plan.recipe, data, values
 
 
 def kendall_tau(a, b) -> float:
@@ -162,6 +193,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("oracle", "evolution", "evaluation", "ranking"))
     parser.add_argument("--out", default="search-ranking", help="folder of ranking's trainings")
+    parser.add_argument("--search", help="folder of a search on CIFAR-100 whose ranking is judged")
+    parser.add_argument("--data", help="folder of CIFAR-100's files")
     parser.add_argument("--trials", type=int, default=300, help="of evolution")
     parser.add_argument("--candidates", type=int, default=12, help="of ranking")
     parser.add_argument("--epochs", type=int, default=15, help="of each candidate of ranking")

@@ -139,6 +139,7 @@ _PLAIN_RECORDS = {
     "saaug_plain_conv_2d": 72,
     "saaug_plain_depthwise_conv_2d": 72,
     "saaug_plain_add_tensors": 48,
+    "saaug_plain_add_any": 48,
     "saaug_plain_add_same": 48,
     "saaug_plain_multiply_tensors": 36,
     "saaug_plain_mean_over_image": 24,

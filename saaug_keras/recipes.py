@@ -362,7 +362,8 @@ def train(
         first: function of a recipe (`start` or `teacher`) that gives its trained network, a Keras model. Default:
             `network_of` in `out`.
     Returns:
-        {"epochs", "train_seconds", "images_per_second", "val_accuracy", "val_loss", "test_accuracy" (with `test`),
+        {"epochs", "train_seconds", "images_per_second", "val_accuracy", "val_loss", "train_accuracy" (of as many training
+        images, as they are: not much above that of validation where a network underfits), "test_accuracy" (with `test`),
         "parameters"}: accuracies as fractions. Where labels are per pixel, "mean_iou" stands in the place of accuracy.
     Raises:
         OutOfTime: `until` has come; the same call goes on.
@@ -586,6 +587,9 @@ def _run(recipe, data, out, resume, test, callbacks, device_resident, until=None
         if evaluation is not None:
             scores = scores_of(*held_out, evaluation)
             result |= {f"val_{score}": scores[score], "val_loss": scores["loss"]}
+            some = np.random.default_rng(0).permutation(len(training[0]))[: len(held_out[0])]
+            some = (training[0][some], training[1][some])
+            result[f"train_{score}"] = scores_of(*some, batches_of(*some))[score]
         if test:
             scores = scores_of(data.x_test, data.y_test, batches_of(data.x_test, data.y_test))
             result |= {f"test_{score}": scores[score], "test_loss": scores["loss"]}

@@ -1,8 +1,12 @@
 """Firmware projects: built by host compilers with sanitizers and for emulated cores, outputs equal to the reference."""
 
+import collections
+import ctypes
+import itertools
 import re
 import shutil
 import subprocess
+import types
 
 import keras
 import numpy as np
@@ -13,7 +17,7 @@ from test_reference_integer import every_builtin_op
 
 import tflm_export
 from saaug_keras import layers as ours
-from tflm_export import emulator, firmware, flatbuffer, plan, records
+from tflm_export import emulator, firmware, flatbuffer, native, plan, records, reference
 
 WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-pedantic", "-Werror")
 
@@ -101,6 +105,36 @@ def test_c_project_of_every_builtin_op_equals_the_reference(tmp_path, run_on_hos
         assert f"saaug_plain_{call}(" in source, call
     compiler = "clang" if shutil.which("clang") else "gcc"
     assert "NOT" not in run_on_host(tmp_path / "net", "REFERENCE", compiler)
+
+
+def test_every_pair_of_values_is_added_as_the_reference_does(tmp_path):
+    """Grids in any proportion, whichever input is the coarser, to outputs as fine or coarse as the exporter accepts."""
+    library = tmp_path / "plain.so"
+    command = ["gcc", "-std=c99", "-O2", "-shared", "-fPIC", "-fsanitize=undefined", "-fsanitize-undefined-trap-on-error"]
+    subprocess.run([*command, f"-I{native.PLAIN}", native.PLAIN / "saaug_plain.c", "-o", library], check=True)
+    code = ctypes.CDLL(str(library))
+    grid = np.arange(-128, 128)
+    a, b = (side.astype("int8").ravel() for side in np.meshgrid(grid, grid))
+    ratios = (1.0, 1.0000001, 1.37, 2.0, 3.0, 255.9, 4096.0, 1.1e6)
+    outputs = (2.0**-17, 0.013, 0.5, 1.0, 1.7, 90.0)  # of the coarser scale
+    random = np.random.default_rng(5)
+    seen = collections.Counter()
+    for ratio, output, swapped in itertools.product(ratios, outputs, (False, True)):
+        scales = [0.04, 0.04 / ratio][:: -1 if swapped else 1]
+        zero_a, zero_b, zero_out = random.choice([-128, -3, 0, 127], 3)
+        tensors = [
+            types.SimpleNamespace(scale=np.float32(scale), zero_point=int(zero), shape=(1 << 16,))
+            for scale, zero in zip((*scales, 0.04 * output), (zero_a, zero_b, zero_out), strict=True)
+        ]
+        step = types.SimpleNamespace(inputs=tensors[:2], output=tensors[2], act_min=-128, act_max=int(random.choice([127, 90])))
+        function, order, numbers = firmware.addition(step)
+        seen[function] += 1
+        out = np.empty(1 << 16, "int8")
+        layer = np.concatenate([np.ravel(each) for each in numbers]).astype("int32")
+        getattr(code, function)(*(each.ctypes.data_as(ctypes.c_void_p) for each in (layer, *((a, b)[i] for i in order), out)))
+        expected = np.clip(reference._add(step, a.astype("int64"), b.astype("int64")), step.act_min, step.act_max)
+        np.testing.assert_array_equal(out, expected, err_msg=f"{function} {scales} {output}")
+    assert seen["saaug_plain_add_tensors"] > 50 and seen["saaug_plain_add_any"] > 20
 
 
 def test_c_project_of_convolutions_that_reach_beyond_the_image_equals_the_reference(tmp_path, run_on_host):

@@ -126,8 +126,15 @@ def test_a_finished_run_is_not_repeated(digits, tmp_path):
     assert recipes.train(recipe, digits, tmp_path / "run", test=True) == result
     assert (tmp_path / "run" / "target.keras").stat().st_mtime_ns == written
     target = keras.saving.load_model(tmp_path / "run" / "target.keras")
-    predicted = target.predict(digits.x_test.astype("float32") / 255, verbose=0).argmax(1)
-    assert (predicted == digits.y_test).mean() == pytest.approx(result["test_accuracy"], abs=1e-6)
+
+    def accuracy(images, labels):
+        return (target.predict(images.astype("float32") / 255, verbose=0).argmax(1) == labels).mean()
+
+    assert accuracy(digits.x_test, digits.y_test) == pytest.approx(result["test_accuracy"], abs=1e-6)
+    (x, y), held_out = digits.split(recipe.validation_fraction)
+    assert accuracy(*held_out) == pytest.approx(result["val_accuracy"], abs=1e-6)
+    some = np.random.default_rng(0).permutation(len(x))[: len(held_out[0])]  # of training images, not augmented
+    assert accuracy(x[some], y[some]) == pytest.approx(result["train_accuracy"], abs=1e-6)
     with pytest.raises(ValueError, match="holds another recipe's run"):
         recipes.train(recipe.replace(seed=9), digits, tmp_path / "run")
     # What is given back is what was written: one bit, or what is missing, is an error with its remedy.

@@ -383,7 +383,7 @@ def test_the_table_says_mean_spread_and_paired_difference(finished):
     assert difference.values == pytest.approx([2.0, 2.15, 2.3])  # the seeds' own shifts cancel
     assert difference.mean == pytest.approx(2.15) and difference.spread == pytest.approx(0.15)
     text = (book.out / "table.md").read_text()
-    assert "| augmented | learning_rate 0.1 | 10 | 3 | 62.07 ± 0.31 | 63.07 ± 0.31 | +2.15 ± 0.15 |" in text
+    assert "| augmented | learning_rate 0.1 | 10 | 3 | 66.07 ± 0.31 | 62.07 ± 0.31 | 63.07 ± 0.31 | +2.15 ± 0.15 |" in text
     assert "`augmented` - `direct-equal-compute`" in text and "better" in text
 
 
@@ -408,6 +408,7 @@ def test_summary_has_one_plain_record_per_final_run(finished):
         "epochs": 10,
         "train_seconds": 10 * 2.0 + 40,
         "learning_rate": 0.1,
+        "train_accuracy": pytest.approx(0.64),
         "val_accuracy": pytest.approx(0.60),
         "test_accuracy": pytest.approx(0.61),
     }

@@ -247,23 +247,9 @@ class _CWriter:
         )
 
     def add(self, index, step, inputs, out):
-        first, second = step.inputs
-        *scales, output = reference.add_scales(step)
-        layer = self.static(
-            "saaug_plain_add",
-            index,
-            (
-                _count(step),
-                (first.zero_point, second.zero_point),
-                step.output.zero_point,
-                step.act_min,
-                step.act_max,
-                tuple(_scale(*scale) for scale in scales),
-                _scale(*output),
-            ),
-        )
-        same = len({(tensor.scale, tensor.zero_point) for tensor in (*step.inputs, step.output)}) == 1
-        self.call("saaug_plain_add_same" if same else "saaug_plain_add_tensors", f"&{layer}", *inputs, out)
+        function, order, numbers = addition(step)
+        layer = self.static("saaug_plain_add", index, numbers)
+        self.call(function, f"&{layer}", *(inputs[i] for i in order), out)
 
     def multiply(self, index, step, inputs, out):
         first, second = step.inputs
@@ -349,6 +335,24 @@ class _CWriter:
 
 def _count(step):
     return int(np.prod(step.output.shape))
+
+
+def addition(step):
+    """(function of plain C, order of its two inputs, the numbers of its saaug_plain_add) of a sum of tensors."""
+    *scales, output = reference.add_scales(step)
+    function, order = reference.add_function(step), (0, 1)
+    if function == "saaug_plain_add_tensors":
+        order = tuple(sorted(order, key=lambda i: -scales[i][1]))  # the coarser grid first
+    numbers = (
+        _count(step),
+        tuple(step.inputs[i].zero_point for i in order),
+        step.output.zero_point,
+        step.act_min,
+        step.act_max,
+        tuple(_scale(*scales[i]) for i in order),
+        _scale(*output),
+    )
+    return function, order, numbers
 
 
 def _scale(multiplier, shift):

@@ -6,7 +6,7 @@ import dataclasses
 
 from saaug_keras import _scratch, memory
 from saaug_keras.memory import Memory, Operation
-from tflm_export import flatbuffer, linking, plan
+from tflm_export import flatbuffer, linking, plan, reference
 from tflm_export.quantize import Network
 
 _FUNCTIONS = {  # of plain C, by kind of op
@@ -51,8 +51,7 @@ def _operation(step, seen, ours):
         return Operation(seen, f"saaug_{layer.name.lower()}_s8", _words(layer.weights.nbytes) + layer.params.nbytes, window)
     kind = "depthwise" if step.op.kind == "channel_shift" else step.op.kind
     if kind == "add":
-        same = len({(tensor.scale, tensor.zero_point) for tensor in (*step.inputs, step.output)}) == 1
-        return Operation(seen, "saaug_plain_add_same" if same else "saaug_plain_add_tensors", 0)
+        return Operation(seen, reference.add_function(step), 0)
     calls = len(step.inputs) if kind == "concatenate" else 1
     constants, channels = 256 if _FUNCTIONS[kind] == "saaug_plain_look_up" else 0, 0
     if step.constants is not None:

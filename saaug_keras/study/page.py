@@ -104,6 +104,10 @@ def _section(study, backbone, operator, lines, answers, colours):
     )
     parts.append(charts.accuracy_chart(lines, colours))
     parts.append(_lines_table(study, lines))
+    parts.append(
+        '<p class="soft">Training images: as many as those of validation, not augmented. A network that is no better on them '
+        "underfits.</p>"
+    )
     if answers:
         parts += [
             "<h3>What each part is worth</h3>",
@@ -132,13 +136,14 @@ def _lines_table(study, lines):
         rows.append(
             f"<tr><td>{_e(line.cell.arm)}{f'<small>{_e(description)}</small>' if description else ''}</td>"
             f'<td class="left">{_e(candidate_text(line.candidate))}</td><td>{line.epochs}</td>'
-            f"<td>{_e(duration(line.train_seconds))}</td><td>{line.test.count}</td><td>{points(line.validation)}</td>"
+            f"<td>{_e(duration(line.train_seconds))}</td><td>{line.test.count}</td>"
+            f"<td>{points(line.training) if line.training else ''}</td><td>{points(line.validation)}</td>"
             f"<td><b>{points(line.test)}</b></td>"
             f"<td>{points(difference, sign=True) if difference else ''}</td></tr>"
         )
     return (
         '<div class="scroll"><table><tr><th>arm</th><th class="left">chosen</th><th>epochs</th><th>time</th><th>n</th>'
-        f"<th>validation</th><th>test</th><th>minus direct</th></tr>{''.join(rows)}</table></div>"
+        f"<th>training images</th><th>validation</th><th>test</th><th>minus direct</th></tr>{''.join(rows)}</table></div>"
     )
 
 

@@ -97,6 +97,12 @@ class Line:
         return Estimate(tuple(100 * record["val_accuracy"] for record in self.records))
 
     @property
+    def training(self) -> Estimate | None:
+        """Of training images without augmentation; None where a run of an earlier version did not say."""
+        known = tuple(100 * record["train_accuracy"] for record in self.records if "train_accuracy" in record)
+        return Estimate(known) if len(known) == len(self.records) else None
+
+    @property
     def epochs(self) -> int:
         return self.records[0]["epochs"]
 
@@ -174,8 +180,7 @@ class Findings:
                 "epochs": record["epochs"],
                 "train_seconds": round(record["train_seconds"], 1),
                 "learning_rate": record["recipe"]["learning_rate"],
-                "val_accuracy": record["val_accuracy"],
-                "test_accuracy": record["test_accuracy"],
+                **{key: record[key] for key in ("train_accuracy", "val_accuracy", "test_accuracy") if key in record},
             }
             for line in self.lines
             for record in line.records
@@ -264,7 +269,8 @@ def table(study, findings: Findings) -> str:
     out += [
         f"Data set {study.dataset}, seeds {', '.join(map(str, study.seeds))}. Each arm's candidates were chosen on "
         "validation images; the test images were evaluated once per run, at the end. Accuracies are percentages, mean "
-        "± standard deviation over seeds; differences are percentage points, paired by seed.",
+        "± standard deviation over seeds; differences are percentage points, paired by seed. Training images are as many as "
+        "those of validation and not augmented: a network that is no better on them underfits.",
         "",
     ]
     if findings.missing:
@@ -274,14 +280,14 @@ def table(study, findings: Findings) -> str:
         out += [
             f"## {operator} on {backbone}",
             "",
-            "| arm | chosen | epochs | n | validation | test | minus direct |",
-            "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+            "| arm | chosen | epochs | n | training images | validation | test | minus direct |",
+            "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
         ]
         for line in lines:
             difference = differences.get(line.cell)
             out.append(
                 f"| {line.cell.arm} | {candidate_text(line.candidate)} | {line.epochs} | {line.test.count} | "
-                f"{points(line.validation)} | {points(line.test)} | "
+                f"{points(line.training) if line.training else ''} | {points(line.validation)} | {points(line.test)} | "
                 f"{points(difference, sign=True) if difference else ''} |"
             )
         if answers:

@@ -170,7 +170,7 @@ int saaug_plain_check_conv(const saaug_plain_conv *layer, const int8_t *weights,
     return 1;
 }
 
-void saaug_plain_add_tensors(const saaug_plain_add *layer, const int8_t *a, const int8_t *b, int8_t *output)
+void saaug_plain_add_any(const saaug_plain_add *layer, const int8_t *a, const int8_t *b, int8_t *output)
 {
     const saaug_plain_add l = *layer; /* which the output might be, for all that the compiler knows */
     int32_t i;
@@ -179,6 +179,23 @@ void saaug_plain_add_tensors(const saaug_plain_add *layer, const int8_t *a, cons
         const int32_t second = rescale(shift_left(b[i] - l.zero_points[1], 20), l.inputs[1]);
         const int32_t sum = rescale(first + second, l.output) + l.output_zero_point;
         output[i] = (int8_t)clamp(sum, l.act_min, l.act_max);
+    }
+}
+
+void saaug_plain_add_tensors(const saaug_plain_add *layer, const int8_t *a, const int8_t *b, int8_t *output)
+{
+    const saaug_plain_add l = *layer;
+    const int32_t high = l.inputs[1].multiplier >> 11, low = l.inputs[1].multiplier & 2047;
+    const int32_t half = 1 << (l.inputs[1].shift - 1), zero = -shift_left(l.zero_points[0], 19);
+    const int32_t last = (1 << (l.output.shift - 1)) + shift_left(l.output_zero_point, l.output.shift);
+    int32_t i;
+    for (i = 0; i < l.count; ++i) {
+        /* Before the last product no number leaves 32 bits: |value| < 2^9, and 2^20 / 2^31 of its scaling is 2^-11. */
+        const int32_t value = b[i] - l.zero_points[1];
+        const int32_t second = value * high + ((value * low + 1024) >> 11);
+        const int32_t sum = shift_left(a[i], 19) + zero + ((second + half + (second >> 31)) >> l.inputs[1].shift);
+        const int32_t scaled = multiply_high(sum, l.output.multiplier);
+        output[i] = (int8_t)clamp((scaled + last + (scaled >> 31)) >> l.output.shift, l.act_min, l.act_max);
     }
 }
 

@@ -56,9 +56,16 @@ typedef struct {
     saaug_plain_scale inputs[2], output;
 } saaug_plain_add;
 
+/** Any scales. Those that are powers of two multiply nothing. */
+void saaug_plain_add_any(const saaug_plain_add *layer, const int8_t *a, const int8_t *b, int8_t *output);
+
+/**
+ * The same, in half the instructions.
+ * @pre inputs[0] is a half (2^30, 0), as that of the coarser grid is; inputs[1].shift in [1, 31]; output.shift in [1, 23].
+ */
 void saaug_plain_add_tensors(const saaug_plain_add *layer, const int8_t *a, const int8_t *b, int8_t *output);
 
-/** y = clamp(a + b - zero_point) of three tensors on one grid: what saaug_plain_add_tensors gives there, no product. */
+/** y = clamp(a + b - zero_point) of three tensors on one grid: what saaug_plain_add_any gives there, no product. */
 void saaug_plain_add_same(const saaug_plain_add *layer, const int8_t *a, const int8_t *b, int8_t *output);
 
 /** y = clamp(a * b), b repeating every b_count elements. The output may be a. */
