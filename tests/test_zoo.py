@@ -438,7 +438,7 @@ def test_twins_were_counted_on_every_core_and_stand_beside_what_has_no_products(
         assert twin in NAMES and by_core.keys() == recorded["kernels"].keys() >= set(cards.COUNTED)
         assert all(kinds.keys() == by_core["m0"].keys() for kinds in by_core.values())
         entries = cards.without_products(twin)
-        assert len(entries) == 2 and all(f"| `{name}` | " in cards.cores_table() for name in (*entries, twin))
+        assert entries and all(f"| `{name}` | " in cards.cores_table() for name in (*entries, twin))
     assert cards.beside(2_000_000, 3_000_000) == "2.00 (1.50)" and cards.beside(None, 3_000_000) == "-"
 
 
