@@ -125,12 +125,8 @@ def measure_ranking(args):
         rows.append({**inherited, "trained": trained, "flash_bytes": space.costs(values)["flash_bytes"]})
         print(rows[-1], file=sys.stderr, flush=True)
     trained = [row["trained"] for row in rows]
-    taus = {name: kendall_tau([row[name] for row in rows], trained) for name in evaluators}
-    return {
-        "kendall_tau_b": taus,
-        "flash_bytes": kendall_tau([row["flash_bytes"] for row in rows], trained),
-        "candidates": rows,
-    }
+    taus = {name: kendall_tau([row[name] for row in rows], trained) for name in (*evaluators, "flash_bytes")}
+    return {"kendall_tau_b": taus, "candidates": rows}
 
 
 def _train(recipe, data, out):

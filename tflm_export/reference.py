@@ -85,9 +85,6 @@ def _scales(step):
     return [float(tensor.scale) for tensor in step.inputs], float(step.output.scale)
 
 
-_HALF = (1 << 30, 0)  # as (multiplier, left shift): of the coarser of two grids that are added
-
-
 def add_scales(step):
     """(multiplier, left shift) of both inputs, from 20 fraction bits, and of the output."""
     (scale_a, scale_b), scale_out = _scales(step)
@@ -100,10 +97,10 @@ def add_function(step) -> str:
     if len({(tensor.scale, tensor.zero_point) for tensor in (*step.inputs, step.output)}) == 1:
         return "saaug_plain_add_same"
     *inputs, (multiplier, left) = add_scales(step)
-    fine = min(inputs, key=lambda scale: scale[1])
-    products = fine[0] != _HALF[0] or multiplier != _HALF[0]
-    usual = _HALF in inputs and 1 <= -fine[1] <= 31 and 1 <= -left <= 23
-    return "saaug_plain_add_tensors" if products and usual else "saaug_plain_add_any"
+    fine, fine_left = min(inputs, key=lambda scale: scale[1])  # the other is a half
+    products = fine != 1 << 30 or multiplier != 1 << 30
+    in_range = 1 <= -fine_left <= 31 and 1 <= -left <= 23
+    return "saaug_plain_add_tensors" if products and in_range else "saaug_plain_add_any"
 
 
 def _add(step, a, b):
