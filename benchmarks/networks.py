@@ -121,14 +121,20 @@ def count(core, layers, directory):
     return by_kind(layers, [counted.instructions for counted in counts])
 
 
+def pairs_of(twins):
+    """(twin, entry without products) of every such entry; one whose twin has other strides names none, so is in no pair."""
+    from saaug_keras.zoo import cards
+
+    return [(twin, name) for twin in twins for name in cards.without_products(twin)]
+
+
 def store(cores):
     """Counts anew into STORED."""
     from saaug_keras import zoo
-    from saaug_keras.zoo import cards
 
     stored = json.loads(STORED.read_text()) if STORED.exists() else {"compilers": {}, "macs": {}, "instructions": {}}
-    entries = [name for twin in zoo.multiplicative()["instructions"] for name in cards.without_products(twin)]
-    layers = {name: layers_of(name) for name in entries}
+    layers = {name: layers_of(name) for _, name in pairs_of(zoo.multiplicative()["instructions"])}
+    stored["instructions"] = {name: counts for name, counts in stored["instructions"].items() if name in layers}
     stored["macs"] = {name: by_kind(its, [layer.macs for layer in its]) for name, its in layers.items()}
     with tempfile.TemporaryDirectory() as directory:
         for name in cores:
@@ -146,26 +152,26 @@ def table(cores=CORES):
     from saaug_keras import zoo
 
     stored, twins = json.loads(STORED.read_text()), zoo.multiplicative()["instructions"]
+    pairs = [(twins[twin], name) for twin, name in pairs_of(twins)]
     lines = [
         "| core | layers | shift | products | times fewer | add | products | times fewer |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for core in cores:
         for kind, label in KINDS.items():
-            cells = [part for operator in OPERATORS for part in compared(stored, twins, operator, core, kind)]
+            cells = [part for operator in OPERATORS for part in compared(stored, pairs, operator, core, kind)]
             lines.append(f"| {core} | {label} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def compared(stored, twins, operator, core, kind):
+def compared(stored, pairs, operator, core, kind):
     """Cells: instructions per MAC of our operator and of products in the same networks, and their ratio."""
     ours, theirs, macs = 0, 0, 0
-    for name, kinds in stored["macs"].items():
-        if operator_of(name) == operator and kind in kinds:
-            twin = next(twin for twin in twins if twin.split("-conv-") == name.split(f"-{operator}-"))
-            macs += kinds[kind]
+    for products, name in pairs:
+        if operator_of(name) == operator and kind in stored["macs"][name]:
+            macs += stored["macs"][name][kind]
             ours += stored["instructions"][name][core][kind]
-            theirs += twins[twin][core][kind]
+            theirs += products[core][kind]
     return [f"{ours / macs:.2f}", f"{theirs / macs:.2f}", f"{theirs / ours:.2f}"] if macs else ["", "", ""]
 
 

@@ -261,7 +261,9 @@ def mutation_groups(network) -> list[list[str]]:
 class AugmentationSchedule(_NetworkCallback):
     """NetAug's schedule: width and expand augmentation for the first part of training, expand alone after it.
 
-    An augmentation that has ended stays at the smallest factor of its list, which therefore should be 1.
+    An augmentation that has ended stays at the smallest factor of its list, which therefore should be 1. Where both have
+    ended, the augmented network would be the target once more: from there on the target trains alone, at direct cost and
+    with the gradient of one loss.
 
     Args:
         width_until, expand_until: shares of training in [0, 1] at which each ends.
@@ -278,8 +280,10 @@ class AugmentationSchedule(_NetworkCallback):
     def on_epoch_begin(self, epoch, logs=None):
         self.network  # noqa: B018 - the check of the model's class
         epochs = self.epochs or self.params["epochs"]
-        self.model.width_enabled.assign(int(epoch < self.width_until * epochs))
-        self.model.expand_enabled.assign(int(epoch < self.expand_until * epochs))
+        width, expand = (epoch < until * epochs for until in (self.width_until, self.expand_until))
+        self.model.width_enabled.assign(int(width))
+        self.model.expand_enabled.assign(int(expand))
+        self.model.train_alone(not (width or expand))
 
 
 class BatchNormRecalibration(_NetworkCallback):

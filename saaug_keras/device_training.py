@@ -203,7 +203,7 @@ class _Program:
         self._draws = jnp.stack([model.draws for model in models])
         rates = _relative_rates(models)
         self._rates = None if (rates == 1).all() else jnp.asarray(rates, "float32")
-        self._train = jax.jit(jax.vmap(self._epoch, in_axes=(0, 0, 0, None if self._rates is None else 0, None, None, None)))
+        self._trains = {}
         self._test = jax.jit(jax.vmap(self._scores, in_axes=(0, None, None)))
         self._stack = jax.jit(lambda states: jax.tree.map(lambda *values: jnp.stack(values), *states))
         self._unstack = jax.jit(lambda state: [jax.tree.map(lambda value, i=i: value[i], state) for i in range(len(models))])
@@ -212,10 +212,21 @@ class _Program:
         """Trains for an epoch those models that are going; the logs of each as arrays (steps,)."""
         seeds = np.asarray(seeds, "uint32")
         state = self._read(_trained, self._models)
-        logs, state = self._train(state, seeds, self._draws, self._rates, np.uint32(epoch), self._x, self._y)
+        logs, state = self._train(going)(state, seeds, self._draws, self._rates, np.uint32(epoch), self._x, self._y)
         self._write(_trained, state, going)
         logs = {name: np.asarray(value) for name, value in logs.items()}
         return [{name: value[i] for name, value in logs.items()} for i in range(len(self._models))]
+
+    def _train(self, going):
+        """The compiled epoch of models that go together; another one where none has an augmented network any more."""
+        import jax
+
+        (augmented,) = {model.is_augmented for model in itertools.compress(self._models, going)}
+        if augmented not in self._trains:
+            self._models[0].train_alone(not augmented)  # it is the one that is traced, whether it goes or not
+            axes = (0, 0, 0, None if self._rates is None else 0, None, None, None)
+            self._trains[augmented] = jax.jit(jax.vmap(self._epoch, in_axes=axes))
+        return self._trains[augmented]
 
     def batches(self, x, y) -> list:
         """Images and labels on the device, in batches of one size where that is possible."""

@@ -50,7 +50,8 @@ class Recipe:
         dtype: Keras dtype policy.
         width, expand, aug_loss_weight, normalize_loss, distill_weight, remap: as `augment`. aug_loss_weight 0 is
             direct training.
-        width_until: share of training after which the width stays 1.
+        width_until, expand_until: shares of training after which the width and the factors inside the blocks stay 1; after
+            both the target trains alone, see `callbacks.AugmentationSchedule`.
         reorder: channel reorder after every epoch of width augmentation.
         drop_blocks: blocks that are depth augmentation, phased out between the shares of training `depth_span`.
         mutation_span: shares of training between which blocks turn multiplication-free; None for none.
@@ -112,6 +113,7 @@ class Recipe:
     teacher_temperature: float = dataclasses.field(default=2.0, metadata=_LATER)
     settle: float = dataclasses.field(default=0.0, metadata=_LATER)
     settle_from: float = dataclasses.field(default=0.4, metadata=_LATER)
+    expand_until: float = dataclasses.field(default=1.0, metadata=_LATER)
 
     def __post_init__(self):
         owner = "Recipe"
@@ -133,6 +135,7 @@ class Recipe:
         _validate.number_in(owner, "settle_from", self.settle_from, 0, 1, " of training")
         _validate.number_in(owner, "label_smoothing", self.label_smoothing, 0, 0.9)
         _validate.number_in(owner, "width_until", self.width_until, 0, 1, " of training")
+        _validate.number_in(owner, "expand_until", self.expand_until, 0, 1, " of training")
         _validate.number_in(owner, "validation_fraction", self.validation_fraction, 0, 0.9)
         _validate.int_in(owner, "evaluate_every", self.evaluate_every, 1, 100_000, " epochs")
         for name in ("strides", "width", "expand", "drop_blocks", "depth_span", "mutation_span"):
@@ -306,8 +309,9 @@ def make_callbacks(recipe: Recipe, recalibration_images) -> list:
     from saaug_keras import callbacks
 
     made = []
-    if recipe.width_until < 1:
-        made.append(callbacks.AugmentationSchedule(width_until=recipe.width_until, epochs=recipe.epochs))
+    if min(recipe.width_until, recipe.expand_until) < 1:
+        spans = {"width_until": recipe.width_until, "expand_until": recipe.expand_until}
+        made.append(callbacks.AugmentationSchedule(**spans, epochs=recipe.epochs))
     if recipe.drop_blocks:
         made.append(callbacks.DepthDecay(start=recipe.depth_span[0], end=recipe.depth_span[1], epochs=recipe.epochs))
     if recipe.mutation_span:

@@ -156,6 +156,7 @@ class AugmentedModel(keras.Model):
         self.distill_temperature = distill_temperature
         self.seed = seed
         self.clip_adder_kernels = _validate.one_of(owner, "clip_adder_kernels", clip_adder_kernels, (True, False))
+        self._alone = False
         self._lesson = None
         self._clipped = self._clipped_layers() if clip_adder_kernels else []
         self.settle = _validate.one_of(owner, "settle", settle, (True, False))
@@ -181,7 +182,18 @@ class AugmentedModel(keras.Model):
     @property
     def is_augmented(self) -> bool:
         """Whether training runs an augmented network beside the target."""
-        return self.aug_loss_weight > 0 or self.distill_weight > 0
+        return not self._alone and (self.aug_loss_weight > 0 or self.distill_weight > 0)
+
+    def train_alone(self, alone: bool = True):
+        """Says whether steps from now on train the target alone, at direct cost, whatever the losses weigh.
+
+        For callbacks at the beginning of an epoch; a `fit` under way makes its step anew. No part of the configuration or
+        of the weights: a model that was loaded trains as it was built.
+        """
+        if alone != self._alone:
+            self._alone = alone
+            if getattr(self, "train_function", None) is not None:
+                self.make_train_function(force=True)
 
     @property
     def gradient_rules(self) -> dict:
@@ -345,6 +357,13 @@ class AugmentedModel(keras.Model):
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """The metrics of the target."""
         return super().compute_metrics(x, y, _target_of(y_pred), sample_weight)
+
+    def get_metrics_result(self):
+        """As Keras's; no loss of an augmented network where none runs."""
+        results = super().get_metrics_result()
+        if not self.is_augmented:
+            results.pop("augmented_loss", None)
+        return results
 
     @property
     def variables_without_decay(self) -> list:

@@ -104,6 +104,32 @@ def test_a_callback_of_the_method_refuses_another_model():
         model.fit(np.zeros((4, 3)), np.zeros((4, 2)), verbose=0, callbacks=[callbacks.ChannelReorder()])
 
 
+def test_where_all_augmentation_has_ended_the_target_trains_alone_and_with_a_later_schedule_again():
+    images, labels = some_data()
+    model = compiled()
+    until_half = callbacks.AugmentationSchedule(width_until=0.25, expand_until=0.5)
+    options = {"batch_size": 16, "shuffle": False, "verbose": 0}
+    logs = model.fit(images, labels, epochs=4, callbacks=[until_half], **options).history
+    assert len(logs["loss"]) == 4 and len(logs["augmented_loss"]) == 2  # Keras keeps what an epoch has
+    assert int(model.step) == 2 * int(np.ceil(len(images) / 16))
+    assert (np.divide(logs["loss"], logs["target_loss"]) > 1.5).tolist() == [True, True, False, False]
+    assert logs["loss"][2:] == pytest.approx(logs["target_loss"][2:], rel=1e-6)
+
+    # From the same weights a step alone is a direct one.
+    direct = augment(small_spec(), width=(1.0, 1.5), expand=(1.0, 2.0), aug_loss_weight=0.0)
+    direct.compile(keras.optimizers.SGD(0.05))
+    model.compile(keras.optimizers.SGD(0.05))
+    model.train_alone()
+    direct.set_weights(model.get_weights())
+    for each in (model, direct):
+        each.fit(images, labels, epochs=1, **options)
+    for ours, theirs in zip(model.trainable_variables, direct.trainable_variables, strict=True):
+        np.testing.assert_array_equal(np.array(ours), np.array(theirs))
+
+    again = model.fit(images, labels, epochs=1, callbacks=[callbacks.AugmentationSchedule()], **options).history
+    assert again["augmented_loss"][0] > 0
+
+
 def test_width_augmentation_ends_when_the_schedule_says():
     images, labels = some_data()
     model = compiled()

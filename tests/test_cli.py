@@ -364,7 +364,8 @@ def test_options_are_the_fields_of_what_they_make():
     assert fields - set(vars(args)) == no_options
     plan_fields = {field.name for field in dataclasses.fields(Plan)}
     assert plan_fields - {*search.LIMITS, *search.SEARCH, *search.SUPERNET} == {"recipe", "target", "core"}
-    words = "--mutation-span 0.2,0.6 --no-remap --drop-blocks 1,2 --width-until 0.5 --no-data-augmentation --direct"
+    words = "--mutation-span 0.2,0.6 --no-remap --drop-blocks 1,2 --width-until 0.5 --expand-until 0.75"
+    words += " --no-data-augmentation --direct"
     args = parser.parse_args(["train", "--backbone", "tiny32-44k", "--dataset", "digits", "--out", "x", *words.split()])
     assert train.make_recipe(args) == Recipe(
         "tiny32-44k",
@@ -372,6 +373,7 @@ def test_options_are_the_fields_of_what_they_make():
         remap=False,
         drop_blocks=(1, 2),
         width_until=0.5,
+        expand_until=0.75,
         augment_data=False,
         aug_loss_weight=0.0,
     )

@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from saaug_keras import backbones, zoo
 from tflm_export import emulator
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -65,6 +66,17 @@ def test_the_products_beside_our_kernels_are_computed_for_every_layer(benchmark,
 
 def test_the_kernels_readme_has_what_whole_networks_take(networks):
     assert networks.table() in (ROOT / "tflm_export" / "kernels" / "README.md").read_text()
+
+
+def test_what_is_stored_of_whole_networks_is_of_the_zoos_and_of_their_twins_shapes(networks):
+    stored = json.loads(networks.STORED.read_text())
+    pairs = networks.pairs_of(zoo.multiplicative()["instructions"])
+    assert {name for _, name in pairs} == stored["macs"].keys() == stored["instructions"].keys()
+    for twin, name in pairs:
+        macs, products = (backbones.count_macs(zoo.Entry.read(entry).spec()) for entry in (name, twin))
+        assert macs == products, f"{name} has other layers than its twin"
+        if networks.operator_of(name) == "shift":
+            assert sum(stored["macs"][name].values()) == macs, f"{name} was counted with other strides"
 
 
 def test_whole_networks_take_what_is_stored_of_them(networks, benchmark, tmp_path):

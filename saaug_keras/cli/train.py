@@ -45,6 +45,7 @@ AUGMENTATION = {
     "normalize_loss": "divide the sum of losses by 1 + aug-loss-weight",
     "distill_weight": "of the augmented network as a teacher",
     "width_until": "share of training after which the width stays 1",
+    "expand_until": "share of training after which the factors inside the blocks stay 1; after both, the target trains alone",
     "drop_blocks": "residual blocks that are trained and then phased out: depth augmentation",
     "depth_span": "shares of training between which they go",
     "mutation_span": "shares of training between which blocks turn multiplication-free, one after another (default: they are "
