@@ -62,7 +62,8 @@ class Recipe:
         validation_fraction, evaluate_every: share of the training images held out; epochs between evaluations.
         seed: of the initial weights, the drawn widths and the data's order. The split does not depend on it.
         settle, settle_from: share of its way to the grid that a kernel of a shift or binary layer is drawn after every step of
-            the last epoch, 0 for none, and the share of training from which it rises to that; see `callbacks.Settling`.
+            the last epoch, 0 for none, and the share of training from which it rises to that; see `callbacks.Settling`. A
+            network without such layers trains as without it, so that a study can ask it of all.
         start: the recipe, as plain data, of a network that is trained first: this one's layers start from the weights of
             those of the same name and shape, as `HybridNetwork.start_from`.
         teacher: the recipe of a network that is trained first, for images of the same shape and the same classes, whose
@@ -245,11 +246,16 @@ def make_model(recipe: Recipe, spec: backbones.NetSpec):
         mutable=recipe.mutation_span is not None,
         layer_options=recipe.layer_options,
         clip_adder_kernels=recipe.clip_adder_kernels,
-        settle=recipe.settle > 0,
+        settle=recipe.settle > 0 and _settles(spec),
         seed=recipe.seed,
         dtype=recipe.dtype,
     )
     return model
+
+
+def _settles(spec):
+    """Whether a network has layers that settle."""
+    return any(layer.operator is not None and layer.operator.settles for layer in backbones.lower(spec, all_blocks=True))
 
 
 def make_optimizer(recipe: Recipe, steps_per_epoch: int):
@@ -536,7 +542,7 @@ def _run(recipe, data, out, resume, test, callbacks, device_resident, until=None
     )
     evaluation = held_out and batches_of(*held_out)
     calibration = batches_of(*training, shuffle=True, epoch=0)
-    method = make_callbacks(recipe, calibration)
+    method = make_callbacks(recipe if model.settle else recipe.replace(settle=0.0), calibration)
     if recipe.ema is not None:
         method.insert(0, keras.callbacks.SwapEMAWeights())
     advice = f"Try a smaller learning_rate (now {recipe.learning_rate:g}), a longer warm-up, or normalize_loss=True."

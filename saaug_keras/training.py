@@ -214,7 +214,7 @@ class AugmentedModel(keras.Model):
         return found
 
     def _settling_layers(self):
-        found = [layer for layer in self.network.weighted.values() if layer.settles]
+        found = [layer for layer in self.network.weighted.values() if layer.operator.settles]
         if not found:
             raise ValueError(
                 "augment: `settle` must be False where no kernel is rounded to signed powers of two or to signs. Received: "

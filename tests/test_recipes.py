@@ -105,6 +105,29 @@ def test_the_command_line_asks_for_the_recipe_that_its_words_say():
     assert changed == plain.replace(decay="coupled", clip_adder_kernels=True)
 
 
+@pytest.mark.parametrize(
+    "operator, settles",
+    [
+        ("conv", False),
+        ("adder", True),
+        ("shift", True),
+        ("binary", True),
+        ("adder/shift/adder", True),
+        ("conv/adder/conv", False),
+    ],
+)
+def test_a_recipe_that_settles_is_for_every_network_and_settles_where_there_is_a_grid(operator, settles):
+    recipe = Recipe("tiny32-44k", operator=operator, blocks=1, settle=3e-3, aug_loss_weight=0.0, remap=False)
+    assert recipes.make_model(recipe, recipe.spec((16, 16, 3), 4)).settle == settles
+
+
+def test_a_network_without_a_grid_trains_with_a_recipe_that_settles(digits, tmp_path):
+    recipe = Recipe("tiny32-44k", operator="conv", blocks=1, epochs=1, settle=3e-3, aug_loss_weight=0.0, remap=False)
+    recipes.train(recipe, digits, tmp_path)
+    assert "pull" not in json.loads((tmp_path / "history.json").read_text())[0]
+    assert Recipe.from_dict(json.loads((tmp_path / "recipe.json").read_text())) == recipe
+
+
 def test_adam_has_no_coupled_decay():
     with pytest.raises(ValueError, match="Recipe: `decay` must be 'decoupled' with optimizer 'adamw'"):
         Recipe("mobilenetv2-tiny", optimizer="adamw", decay="coupled")

@@ -299,11 +299,6 @@ class Hybrid(QuantizedLayer, keras.layers.Layer):
             chosen = K.logical_and(chosen, self.gate.value > 0.5)
         return K.where(chosen, K.clip(latent, low - half, high + half), latent)
 
-    @property
-    def settles(self) -> bool:
-        """Whether the target's kernel is rounded to a coarse grid: signed powers of two, signs."""
-        return self.operator.free and not self.operator.distance and not self.operator.moves
-
     def settled_kernel(self, pull):
         """The latent kernel, the target's block moved towards what it is rounded to; not while the gate is closed.
 

@@ -98,6 +98,11 @@ class Operator:
         return not any(part.distance for _, part in self.cascade())
 
     @property
+    def settles(self) -> bool:
+        """Whether its weights are on a coarse grid, so that training can draw a kernel to it: powers of two, signs."""
+        return self.free and not self.distance and not self.moves
+
+    @property
     def as_stem(self) -> Operator:
         """What the first layer is in a network of this operator."""
         return self
