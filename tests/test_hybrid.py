@@ -315,7 +315,7 @@ def test_a_remapped_kernel_settles_as_the_target_sees_it(operator, remap):
 
 @pytest.mark.parametrize("operator", ["conv", "adder"])
 def test_what_is_on_no_coarse_grid_does_not_settle(operator):
-    assert not built(HybridConv2D, CONV, operator=operator, remap=False).settles
+    assert not built(HybridConv2D, CONV, operator=operator, remap=False).operator.settles
 
 
 def test_ps_scales_the_gradient_by_the_rounding():

@@ -66,6 +66,7 @@ def test_a_recipe_of_an_earlier_version_is_the_same_run(digits, tmp_path):
         "teacher_temperature",
         "settle",
         "settle_from",
+        "expand_until",
     )
     early = {key: value for key, value in recipe.as_dict().items() if key not in later}
     assert recipe.identity() == early

@@ -312,7 +312,7 @@ def test_kernels_settle_after_every_step(operator, aug_loss_weight):
     variables = settling.trainable_variables, settling.non_trainable_variables
     values = settling._adjust_stateless(*([variable.value for variable in each] for each in variables))
     for variable, value in zip(settling.trainable_variables, values, strict=True):
-        kernels = {id(layer.kernel): layer for layer in settling.network.weighted.values() if layer.settles}
+        kernels = {id(layer.kernel): layer for layer in settling.network.weighted.values() if layer.operator.settles}
         settled = kernels[id(variable)].settled_kernel(0.25) if id(variable) in kernels else variable
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(value), keras.ops.convert_to_numpy(settled))
     for model in (plain, still, settling):
@@ -320,7 +320,7 @@ def test_kernels_settle_after_every_step(operator, aug_loss_weight):
     for name, layer in plain.network.weighted.items():
         kernel = keras.ops.convert_to_numpy(layer.kernel)
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(still.network.weighted[name].kernel), kernel)
-        if layer.settles:
+        if layer.operator.settles:
             kernel = keras.ops.convert_to_numpy(layer.settled_kernel(0.25))
         found = keras.ops.convert_to_numpy(settling.network.weighted[name].kernel)
         np.testing.assert_allclose(found, kernel, rtol=1e-5, atol=1e-6)
