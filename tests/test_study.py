@@ -123,6 +123,10 @@ def test_a_shipped_grid_loads_and_tunes_its_arms(path):
     tuned = [study.candidates_of(cell) for cell in study.cells() if cell.arm not in ablations]
     assert tuned and all(len(candidates) >= (2 if "smallest" in path.stem else 3) for candidates in tuned)
     assert study.comparisons[0].arm == "augmented" and study.comparisons[0].against == "direct"
+    for cell in study.cells():  # what a whole study asks for can be had by each of its operators
+        recipe = study.make_recipe(cell, study.candidates_of(cell)[0], seed=0, tuning=False)
+        recipe = recipe if recipe.drop_blocks else recipe.replace(blocks=1)
+        assert recipes.make_model(recipe, recipe.spec((32, 32, 3), 10)).is_augmented != recipe.is_direct
 
 
 def test_an_arm_starts_from_the_arm_that_it_is_based_on():
