@@ -139,7 +139,7 @@ def test_strange_words_are_argparse_errors(capsys):
     assert "whole numbers separated by commas, not '1,x'" in capsys.readouterr().err
 
 
-SMALL = ["--blocks", "2", "--width-multiplier", "0.25", "--batch-size", "256", "--learning-rate", "0.05"]
+SMALL = ["--blocks", "1", "--width-multiplier", "0.25", "--batch-size", "256", "--learning-rate", "0.05"]
 
 
 @pytest.fixture(scope="module")

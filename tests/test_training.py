@@ -376,7 +376,7 @@ def test_joint_training_holds_on_jax():
     # Compiling takes most of the time, so it is told to be quick.
     environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     # Each operator once; the remap and agreement with TensorFlow, step by step, are test_device_training's.
-    names = "(fit_lowers and adder) or (exported_target and shiftadd) or block_variant"
+    names = "(fit_lowers and adder) or (exported_target and channelshift) or block_variant"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", names, __file__]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:]
