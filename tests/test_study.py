@@ -123,6 +123,7 @@ def test_a_shipped_grid_loads_and_tunes_its_arms(path):
     tuned = [study.candidates_of(cell) for cell in study.cells() if cell.arm not in ablations]
     assert tuned and all(len(candidates) >= (2 if "smallest" in path.stem else 3) for candidates in tuned)
     assert study.comparisons[0].arm == "augmented" and study.comparisons[0].against == "direct"
+    assert len(set(charts.colours_of(study).values())) == len(study.arms)
     for cell in study.cells():  # what a whole study asks for can be had by each of its operators
         recipe = study.make_recipe(cell, study.candidates_of(cell)[0], seed=0, tuning=False)
         recipe = recipe if recipe.drop_blocks else recipe.replace(blocks=1)

@@ -11,7 +11,8 @@ from saaug_keras.study.results import Answer, Line, interval, points
 
 # Told apart with any colour vision (Okabe and Ito); direct training is the grey that others are held against.
 _DIRECT = "#6b7280"
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9", "#7c3aed", "#b91c1c", "#0f766e", "#a16207")
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9", "#7c3aed", "#b91c1c", "#0f766e", "#111827")
+_COLOURS += ("#e6a800", "#84a816")
 _WIDTH = 760
 _ROW = 30
 _NAME, _VALUE = ' class="name"', ' class="value"'
@@ -172,8 +173,9 @@ def save_curves(path, title: str, lines: list[Line], colours: dict[str, str]):
         speed = statistics.fmean(record["seconds_per_epoch"] for record in result.records) / seconds
         colour = colours[result.cell.arm]
         for axes, scale in ((by_epoch, 1.0), (by_time, speed)):
-            axes.plot([epoch * scale for epoch in epochs], mean, color=colour, label=result.cell.arm, linewidth=1.6)
-            axes.fill_between([epoch * scale for epoch in epochs], low, high, color=colour, alpha=0.12, linewidth=0)
+            by_scale = [epoch * scale for epoch in epochs]
+            axes.plot(by_scale, mean, "o-", color=colour, label=result.cell.arm, linewidth=1.6, markersize=4, markevery=[-1])
+            axes.fill_between(by_scale, low, high, color=colour, alpha=0.12, linewidth=0)
     for axes, label in ((by_epoch, "epoch"), (by_time, f"training time, {unit}")):
         axes.set_xlabel(label)
         axes.grid(color="#e8ebf0")
