@@ -13,6 +13,7 @@ import sys
 import time
 
 import keras
+import matplotlib.image
 import numpy as np
 import pytest
 import scipy.stats
@@ -472,6 +473,13 @@ def test_curves_are_drawn_and_their_absence_is_said(finished, tmp_path, monkeypa
     picture = (book.out / "curves-shift-mobilenetv2-tiny.png").read_bytes()
     assert picture.startswith(b"\x89PNG") and len(picture) > 10_000
     assert charts.mean_curve(findings.lines[0])[-1] == (10, pytest.approx(60 - 0.25 / 3))
+    line = findings.lines[0]
+    ends = tuple({**record, "history": record["history"][-1:]} for record in line.records)
+    charts.save_curves(tmp_path / "end.png", "", [dataclasses.replace(line, records=ends)], {line.cell.arm: "#ff0000"})
+    red, green, blue = matplotlib.image.imread(tmp_path / "end.png")[..., :3].transpose(2, 0, 1)
+    right = red.shape[1] // 2  # by time; the legend is in the other half
+    assert ((red > 0.9) & (green < 0.2) & (blue < 0.2))[:, right:].sum() > 20, "a curve of one point is a point"
+    (tmp_path / "end.png").unlink()
     monkeypatch.setattr(charts, "can_plot", lambda: False)
     said = []
     moved = Book(tmp_path, grid())

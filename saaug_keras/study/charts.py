@@ -9,10 +9,13 @@ from saaug_keras._files import atomic_file
 from saaug_keras._page import Scale, dot, escape, line, path, svg, ticks, words
 from saaug_keras.study.results import Answer, Line, interval, points
 
-# Told apart with any colour vision (Okabe and Ito); direct training is the grey that others are held against.
+# The first six are told apart with any colour vision (Okabe and Ito, the yellow darker); of all there are enough for a study
+# of every part of the method. Direct training is the grey that others are held against.
 _DIRECT = "#6b7280"
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9", "#7c3aed", "#b91c1c", "#0f766e", "#111827")
-_COLOURS += ("#e6a800", "#84a816")
+_COLOURS = (
+    *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9"),
+    *("#7c3aed", "#b91c1c", "#0f766e", "#111827", "#e6a800", "#84a816"),
+)
 _WIDTH = 760
 _ROW = 30
 _NAME, _VALUE = ' class="name"', ' class="value"'
