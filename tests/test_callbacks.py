@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from test_training import compiled, small_spec, some_data
+from test_training import BLOCKS, compiled, small_spec, some_data
 
 from saaug_keras import augment, callbacks
 
@@ -57,7 +57,7 @@ def test_recalibration_sets_the_statistics_of_all_its_images():
 
 def test_recalibration_happens_before_evaluation_and_at_the_end():
     images, labels = some_data()
-    model = compiled("shift")
+    model = compiled("shift", BLOCKS[:1])
     recalibration = callbacks.BatchNormRecalibration(images, batches=3, batch_size=16)
     model.fit(images, labels, batch_size=16, epochs=2, verbose=0, callbacks=[recalibration])
     after = [np.array(norm.moving_mean) for norm in model.network.norms.values()]
@@ -106,7 +106,7 @@ def test_a_callback_of_the_method_refuses_another_model():
 
 def test_where_all_augmentation_has_ended_the_target_trains_alone_and_with_a_later_schedule_again():
     images, labels = some_data()
-    model = compiled()
+    model = compiled(blocks=BLOCKS[:1])
     until_half = callbacks.AugmentationSchedule(width_until=0.25, expand_until=0.5)
     options = {"batch_size": 16, "shuffle": False, "verbose": 0}
     logs = model.fit(images, labels, epochs=4, callbacks=[until_half], **options).history
@@ -116,7 +116,7 @@ def test_where_all_augmentation_has_ended_the_target_trains_alone_and_with_a_lat
     assert logs["loss"][2:] == pytest.approx(logs["target_loss"][2:], rel=1e-6)
 
     # From the same weights a step alone is a direct one.
-    direct = augment(small_spec(), width=(1.0, 1.5), expand=(1.0, 2.0), aug_loss_weight=0.0)
+    direct = augment(small_spec(blocks=BLOCKS[:1]), width=(1.0, 1.5), expand=(1.0, 2.0), aug_loss_weight=0.0)
     direct.compile(keras.optimizers.SGD(0.05))
     model.compile(keras.optimizers.SGD(0.05))
     model.train_alone()
@@ -132,7 +132,7 @@ def test_where_all_augmentation_has_ended_the_target_trains_alone_and_with_a_lat
 
 def test_width_augmentation_ends_when_the_schedule_says():
     images, labels = some_data()
-    model = compiled()
+    model = compiled(blocks=BLOCKS[:1])
     model.fit(images, labels, batch_size=16, epochs=2, verbose=0, callbacks=[callbacks.AugmentationSchedule()])
     width, expand = model.draw()
     assert int(width) == 0

@@ -10,12 +10,12 @@ PROGRAM = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
 import keras, numpy as np
-from test_training import small_spec, some_data
+from test_training import BLOCKS, small_spec, some_data
 from saaug_keras import augment
 
 def fit():
     keras.utils.set_random_seed(4)
-    model = augment(small_spec("adder/shift/adder"), width=1.5, expand=1.0, remap=False)
+    model = augment(small_spec("adder/shift/adder", blocks=BLOCKS[:2]), width=1.5, expand=1.0, remap=False)
     model.compile(keras.optimizers.SGD(0.02))
     return model.fit(*some_data(64), batch_size=32, epochs=3, shuffle=False, verbose=0).history
 """

@@ -41,25 +41,12 @@ def assert_same_logits(model, target, images):
     np.testing.assert_allclose(ours, theirs, atol=5e-2)
 
 
-def compiled(operator="shift", **options):
+def compiled(operator="shift", blocks=BLOCKS, **options):
     keras.utils.set_random_seed(4)
     options = {"width": (1.0, 1.5), "expand": (1.0, 2.0), "seed": 3, **options}
-    model = augment(small_spec(operator), **options)
+    model = augment(small_spec(operator, blocks=blocks), **options)
     model.compile(keras.optimizers.SGD(0.05, momentum=0.9))
     return model
-
-
-@pytest.mark.parametrize("operator", ["conv", "shift", "adder"])
-def test_fit_lowers_both_losses_and_logs_them_apart(operator):
-    images, labels = some_data()
-    model = compiled(operator)
-    history = model.fit(images, labels, batch_size=16, epochs=6, verbose=0).history
-    assert {"loss", "target_loss", "augmented_loss", "accuracy"} <= set(history)
-    for name in ("target_loss", "augmented_loss"):
-        # So few images can throw a last epoch back, in one order of summation and not in another.
-        assert min(history[name]) < 0.8 * history[name][0]
-    total = np.add(history["target_loss"], history["augmented_loss"])
-    np.testing.assert_allclose(history["loss"], total, rtol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -71,14 +58,21 @@ def test_fit_lowers_both_losses_and_logs_them_apart(operator):
         ("adder", True),
         ("shiftadd", False),
         ("binary", True),
-        ("shift/channelshift/shift", True),
+        ("adder/channelshift/shift", True),
     ],
 )
-def test_the_exported_target_computes_what_the_model_computes(operator, remap):
+def test_fit_lowers_both_losses_and_the_exported_target_computes_what_the_model_computes(operator, remap):
     images, labels = some_data()
     model = compiled(operator, remap=remap)
     recalibration = callbacks.BatchNormRecalibration(images, batches=2, batch_size=24)
-    model.fit(images, labels, batch_size=16, epochs=2, verbose=0, callbacks=[callbacks.ChannelReorder(), recalibration])
+    watch = [callbacks.ChannelReorder(), recalibration]
+    history = model.fit(images, labels, batch_size=16, epochs=6, verbose=0, callbacks=watch).history
+    assert {"loss", "target_loss", "augmented_loss", "accuracy"} <= set(history)
+    for name in ("target_loss", "augmented_loss"):
+        # So few images can throw a last epoch back, in one order of summation and not in another.
+        assert min(history[name]) < 0.8 * history[name][0]
+    total = np.add(history["target_loss"], history["augmented_loss"])
+    np.testing.assert_allclose(history["loss"], total, rtol=1e-3)
     target = model.export_target()
     assert_same_logits(model, target, images)
     assert target.count_params() < model.count_params()
@@ -86,7 +80,7 @@ def test_the_exported_target_computes_what_the_model_computes(operator, remap):
 
 def test_evaluate_and_predict_speak_of_the_target():
     images, labels = some_data()
-    model = compiled()
+    model = compiled(blocks=BLOCKS[:1])
     model.fit(images, labels, batch_size=16, epochs=1, verbose=0)
     logits = model.predict(images, verbose=0)
     assert logits.shape == (48, 5)
@@ -133,7 +127,7 @@ def test_the_drawn_widths_depend_on_the_seed_and_the_step_alone():
 
 def test_training_goes_on_from_saved_weights_as_if_it_had_not_stopped(tmp_path):
     images, labels = some_data()
-    whole, first, second = compiled("adder"), compiled("adder"), compiled("adder")
+    whole, first, second = (compiled("adder", BLOCKS[:1]) for _ in range(3))
     fit = {"batch_size": 16, "shuffle": False, "verbose": 0}
     whole.fit(images, labels, epochs=3, **fit)
     first.fit(images, labels, epochs=1, **fit)
@@ -148,7 +142,7 @@ def test_training_goes_on_from_saved_weights_as_if_it_had_not_stopped(tmp_path):
 
 def test_a_model_that_is_saved_and_loaded_trains_on_as_if_it_had_not_been(tmp_path):
     images, labels = some_data()
-    model = compiled()
+    model = compiled(blocks=BLOCKS[:1])
     rate = keras.optimizers.schedules.CosineDecay(0.05, 6)
     model.compile(
         CoupledSGD(rate, l2=0.1, momentum=0.9),
@@ -375,9 +369,9 @@ def test_a_loss_function_without_a_class_is_refused():
 def test_joint_training_holds_on_jax():
     # Compiling takes most of the time, so it is told to be quick.
     environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    # Each operator once; the remap and agreement with TensorFlow, step by step, are test_device_training's.
-    names = "(fit_lowers and adder) or (exported_target and channelshift) or block_variant"
+    # Every kind of layer in one network; the remap and agreement with TensorFlow, step by step, are test_device_training's.
+    names = "(exported_target and channelshift) or block_variant"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", names, __file__]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:]
-    assert "3 passed" in done.stdout
+    assert "2 passed" in done.stdout

@@ -432,6 +432,12 @@ def test_the_demo_draws_and_counts(tmp_path, capsys):
     assert (tmp_path / "model" / "digits-shift.tflite").is_file()
 
 
+def test_the_demo_shows_the_most_accurate_shift_network():
+    entries = [zoo.Entry.read(name) for name in zoo.list("*-shift-cifar100*")]
+    assert max(entries, key=lambda entry: entry.measured["tflm_accuracy"]).name == demo.ENTRY
+    assert f"most accurate shift network of the [zoo](zoo/README.md), `{demo.ENTRY}`" in (ROOT / "README.md").read_text()
+
+
 def test_twins_were_counted_on_every_core_and_stand_beside_what_has_no_products():
     recorded = zoo.multiplicative()
     for twin, by_core in recorded["instructions"].items():
