@@ -255,6 +255,7 @@ class AugmentedModel(keras.Model):
                 "AugmentedModel.compile: `loss` must be a keras.losses.Loss or the name of one of its classes, for "
                 f"example keras.losses.CategoricalCrossentropy(from_logits=True). Received: loss={loss}."
             )
+        self._has_state = False
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
 
     def get_compile_config(self):
@@ -388,6 +389,37 @@ class AugmentedModel(keras.Model):
         """One step on the summed gradients; the gradients of add kernels are scaled after the sum."""
         _backend.need("AugmentedModel", "jax", "tensorflow")
         return self._train_step(*args)
+
+    def make_train_function(self, force=False):
+        """As Keras's; on TensorFlow it makes the variables of optimizer and metrics before it traces a step.
+
+        Keras leaves them to the first step, and TensorFlow throws away a trace in which variables are made, and begins anew.
+        """
+        before = self.train_function
+        super().make_train_function(force)
+        if _backend.name() == "tensorflow" and self.train_function is not before:
+            step = self.train_function
+
+            def with_state(iterator):
+                if not self._has_state:
+                    self._has_state = True
+                    self._make_state(iterator)
+                return step(iterator)
+
+            self.train_function = with_state
+
+    def _make_state(self, iterator):
+        """The variables of the optimizer, and of metrics where the shapes of labels are known."""
+        if self.distribute_strategy.num_replicas_in_sync > 1:  # Keras makes those of a strategy
+            return
+        if not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
+        labels = keras.utils.unpack_x_y_sample_weight(getattr(iterator, "element_spec", None))[1]
+        if getattr(labels, "shape", None) is not None and labels.shape.rank:
+            one = keras.ops.zeros([1, *(size or 1 for size in labels.shape[1:])], labels.dtype)
+            logits = self.network.layer_specs[-1].output_shape[0 if self.spec.segmentation else 2 :]
+            self.compute_metrics(None, one, keras.ops.zeros((1, *logits)))
+            self.reset_metrics()  # nothing was counted yet
 
     def _loss_scale(self):
         """What a LossScaleOptimizer multiplies the loss with; 1 for any other optimizer."""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from saaug_keras import augment, backbones, callbacks
-from saaug_keras.training import CoupledSGD
+from saaug_keras.training import AugmentedModel, CoupledSGD
 
 BLOCKS = (
     backbones.BlockSpec(8, 8),
@@ -76,6 +76,22 @@ def test_fit_lowers_both_losses_and_the_exported_target_computes_what_the_model_
     target = model.export_target()
     assert_same_logits(model, target, images)
     assert target.count_params() < model.count_params()
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow throws away what makes variables")
+@pytest.mark.parametrize("loss", [None, keras.losses.CategoricalCrossentropy(from_logits=True)], ids=["sparse", "one-hot"])
+def test_a_step_is_traced_once_and_the_first_images_count(loss, monkeypatch):
+    step, traces = AugmentedModel._eager_train_step, []
+    monkeypatch.setattr(AugmentedModel, "_eager_train_step", lambda self, data: traces.append(data) or step(self, data))
+    images, labels = some_data()
+    if loss is not None:
+        labels = np.eye(5, dtype="float32")[labels]
+    model = augment(small_spec("conv", blocks=BLOCKS[:1]), width=1.5, expand=1.0)
+    accuracy = keras.metrics.TopKCategoricalAccuracy(5) if loss is not None else keras.metrics.SparseTopKCategoricalAccuracy(5)
+    model.compile(keras.optimizers.SGD(0.05, momentum=0.9), loss=loss, metrics=["accuracy", accuracy])
+    history = model.fit(images, labels, batch_size=16, epochs=2, verbose=0).history
+    assert len(traces) == 1 and history[accuracy.name] == [1.0, 1.0]  # of five classes the right one is always among five
+    assert float(accuracy.count) == len(images)
 
 
 def test_evaluate_and_predict_speak_of_the_target():
