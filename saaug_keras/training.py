@@ -410,13 +410,15 @@ class AugmentedModel(keras.Model):
 
     def _make_state(self, iterator):
         """The variables of the optimizer, and of metrics where the shapes of labels are known."""
+        import tensorflow as tf
+
         if self.distribute_strategy.num_replicas_in_sync > 1:  # Keras makes those of a strategy
             return
         if not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
         labels = keras.utils.unpack_x_y_sample_weight(getattr(iterator, "element_spec", None))[1]
-        if getattr(labels, "shape", None) is not None and labels.shape.rank:
-            one = keras.ops.zeros([1, *(size or 1 for size in labels.shape[1:])], labels.dtype)
+        if isinstance(labels, tf.TensorSpec) and labels.shape[1:].is_fully_defined():
+            one = keras.ops.zeros([1, *labels.shape[1:]], labels.dtype)
             logits = self.network.layer_specs[-1].output_shape[0 if self.spec.segmentation else 2 :]
             self.compute_metrics(None, one, keras.ops.zeros((1, *logits)))
             self.reset_metrics()  # nothing was counted yet
