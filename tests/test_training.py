@@ -84,7 +84,7 @@ def test_fit_lowers_both_losses_and_the_exported_target_computes_what_the_model_
     [
         pytest.param((), 1, id="sparse"),
         pytest.param((5,), 1, id="one-hot"),
-        pytest.param((None,), 2, id="of unknown size"),  # whose metric "accuracy" is cannot be said
+        pytest.param((None,), 2, id="of unknown size"),
     ],
 )
 def test_a_step_is_traced_once_and_the_first_images_count(sizes, traced, monkeypatch):
@@ -403,7 +403,7 @@ def test_a_loss_function_without_a_class_is_refused():
 def test_joint_training_holds_on_jax():
     # Compiling takes most of the time, so it is told to be quick.
     environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    # Every kind of layer in one network; the remap and agreement with TensorFlow, step by step, are test_device_training's.
+    # Add, channelshift and shift layers in one network; the remap and agreement with TensorFlow, step by step, are test_device_training's.
     names = "(exported_target and channelshift) or block_variant"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", names, __file__]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
