@@ -81,11 +81,7 @@ def test_fit_lowers_both_losses_and_the_exported_target_computes_what_the_model_
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow throws away what makes variables")
 @pytest.mark.parametrize(
     "sizes, traced",
-    [
-        pytest.param((), 1, id="sparse"),
-        pytest.param((5,), 1, id="one-hot"),
-        pytest.param((None,), 2, id="of unknown size"),
-    ],
+    [pytest.param((), 1, id="sparse"), pytest.param((5,), 1, id="one-hot"), pytest.param((None,), 2, id="of unknown size")],
 )
 def test_a_step_is_traced_once_and_the_first_images_count(sizes, traced, monkeypatch):
     import tensorflow as tf
@@ -403,7 +399,7 @@ def test_a_loss_function_without_a_class_is_refused():
 def test_joint_training_holds_on_jax():
     # Compiling takes most of the time, so it is told to be quick.
     environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    # Add, channelshift and shift layers in one network; the remap and agreement with TensorFlow, step by step, are test_device_training's.
+    # Add, channelshift and shift layers in one network; remap and agreement with TensorFlow by steps: test_device_training.
     names = "(exported_target and channelshift) or block_variant"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", names, __file__]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
