@@ -107,6 +107,14 @@ def mean_curve(result: Line, key: str = "val_accuracy") -> list[tuple[int, float
     return [(epoch, 100 * statistics.fmean(curve[epoch] for curve in curves)) for epoch in common]
 
 
+def seconds_until(result: Line, epoch: int) -> float:
+    """Seconds of training until an epoch's end, the mean over seeds, with those of what a run starts or learns from."""
+    return statistics.fmean(
+        record["train_seconds"] - sum(row["seconds"] for row in record["history"] if row["epoch"] > epoch)
+        for record in result.records
+    )
+
+
 def curves_chart(lines: list[Line], colours: dict[str, str]) -> str:
     """Validation accuracy by epoch, the mean over seeds, named at the right in the order of the last values.
 
@@ -173,12 +181,11 @@ def save_curves(path, title: str, lines: list[Line], colours: dict[str, str]):
         ]
         low = [min(run[epoch] for run in runs) for epoch in epochs]
         high = [max(run[epoch] for run in runs) for epoch in epochs]
-        speed = statistics.fmean(record["seconds_per_epoch"] for record in result.records) / seconds
+        times = [seconds_until(result, epoch) / seconds for epoch in epochs]
         colour = colours[result.cell.arm]
-        for axes, scale in ((by_epoch, 1.0), (by_time, speed)):
-            by_scale = [epoch * scale for epoch in epochs]
-            axes.plot(by_scale, mean, "o-", color=colour, label=result.cell.arm, linewidth=1.6, markersize=4, markevery=[-1])
-            axes.fill_between(by_scale, low, high, color=colour, alpha=0.12, linewidth=0)
+        for axes, places in ((by_epoch, epochs), (by_time, times)):
+            axes.plot(places, mean, "o-", color=colour, label=result.cell.arm, linewidth=1.6, markersize=4, markevery=[-1])
+            axes.fill_between(places, low, high, color=colour, alpha=0.12, linewidth=0)
     for axes, label in ((by_epoch, "epoch"), (by_time, f"training time, {unit}")):
         axes.set_xlabel(label)
         axes.grid(color="#e8ebf0")
