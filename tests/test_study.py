@@ -13,6 +13,7 @@ import sys
 import time
 
 import keras
+import matplotlib.axes
 import matplotlib.image
 import numpy as np
 import pytest
@@ -468,12 +469,17 @@ def test_the_page_stands_alone_and_holds_every_figure(finished):
     assert "at the edge" not in text  # 0.1 is in the middle of 0.05, 0.1, 0.2
 
 
-def test_the_time_of_a_curve_holds_what_a_run_starts_from(finished):
+def test_the_time_of_a_curve_holds_what_a_run_starts_from(finished, tmp_path, monkeypatch):
     line = finished[2].lines[0]
-    rows = [{"epoch": epoch, "seconds": seconds} for epoch, seconds in ((1, 30.0), (2, 4.0), (3, 6.0))]
+    rows = [{"epoch": epoch, "seconds": seconds, "val_accuracy": 0.5} for epoch, seconds in ((1, 30.0), (2, 4.0), (3, 6.0))]
     records = tuple({**line.records[0], "train_seconds": seconds, "history": rows} for seconds in (140.0, 160.0))
-    times = [charts.seconds_until(dataclasses.replace(line, records=records), epoch) for epoch in (1, 2, 3)]
-    assert times == [140.0, 144.0, 150.0]  # 100 and 120 s before the first epoch
+    plot, drawn = matplotlib.axes.Axes.plot, []
+    monkeypatch.setattr(
+        matplotlib.axes.Axes, "plot", lambda self, x, *y, **how: (drawn.append(list(x)), plot(self, x, *y, **how))
+    )
+    charts.save_curves(tmp_path / "time.png", "", [dataclasses.replace(line, records=records)], {line.cell.arm: "#ff0000"})
+    # 100 and 120 s before the first epoch
+    assert drawn == [[1, 2, 3], [pytest.approx(seconds / 60) for seconds in (140, 144, 150)]]
 
 
 def test_curves_are_drawn_and_their_absence_is_said(finished, tmp_path, monkeypatch):
