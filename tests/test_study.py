@@ -124,7 +124,7 @@ def test_a_shipped_grid_loads_and_tunes_its_arms(path):
     ablations = {
         "cifar100-small": ("augmented-mf", "remap-off", "reorder-off"),
         "cifar100-tiny32-short": (
-            *("direct-equal-compute", "distilled", "augmented-mf"),
+            *("direct-equal-compute", "augmented-high-rate", "distilled", "augmented-mf"),
             *("remap-off", "remap-learned", "reorder-off", "mutation"),
         ),
     }.get(path.stem, ())

@@ -14,7 +14,7 @@ from saaug_keras.study.results import Answer, Line, interval, points
 _DIRECT = "#6b7280"
 _COLOURS = (
     *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9"),
-    *("#7c3aed", "#b91c1c", "#0f766e", "#111827", "#e6a800", "#84a816"),
+    *("#7c3aed", "#b91c1c", "#0f766e", "#111827", "#e6a800", "#84a816", "#db2777"),
 )
 _WIDTH = 760
 _ROW = 30

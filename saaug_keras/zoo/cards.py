@@ -190,10 +190,9 @@ def table() -> str:
 
 
 def without_products(twin) -> tuple[str, ...]:
-    """The entries whose multiplicative twin an entry is, but those that are another's network trained alone."""
-    entries = [zoo.Entry.read(name) for name in zoo.list()]
-    alone = {entry.direct for entry in entries}
-    return tuple(entry.name for entry in entries if entry.twin == twin and entry.name not in alone)
+    """The entries whose multiplicative twin an entry is; of a network trained alone and inside, the one trained alone."""
+    entries = (zoo.Entry.read(name) for name in zoo.list())
+    return tuple(entry.name for entry in entries if entry.twin == twin and not entry.direct)
 
 
 # Of `results` and `list`: each figure's heading; the largest of accuracies is the best, of all else the smallest.
