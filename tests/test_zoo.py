@@ -9,6 +9,7 @@ import re
 import shutil
 import struct
 import tracemalloc
+import types
 import zipfile
 
 import keras
@@ -446,6 +447,21 @@ def test_twins_were_counted_on_every_core_and_stand_beside_what_has_no_products(
         entries = cards.without_products(twin)
         assert entries and all(f"| `{name}` | " in cards.cores_table() for name in (*entries, twin))
     assert cards.beside(2_000_000, 3_000_000) == "2.00 (1.50)" and cards.beside(None, 3_000_000) == "-"
+
+
+def test_of_a_pair_the_half_trained_alone_stands_beside_products(monkeypatch):
+    entries = {
+        name: types.SimpleNamespace(name=name, twin=twin, direct=direct)
+        for name, twin, direct in [
+            ("alone", "conv", None),
+            ("conv", None, None),
+            ("inside", "conv", "alone"),
+            ("other", "c", None),
+        ]
+    }
+    monkeypatch.setattr(cards.zoo, "list", lambda: list(entries))
+    monkeypatch.setattr(cards.zoo.Entry, "read", entries.get)
+    assert cards.without_products("conv") == ("alone",)
 
 
 def test_the_table_is_what_the_entries_say():
